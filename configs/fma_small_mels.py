@@ -1,0 +1,35 @@
+"""CRNN-TF on precomputed 100 x 250 mel-spectrograms of FMA-small, with pseudo-album bags.
+
+    python -m mgc_jax.main --config configs/fma_small_mels.py:matt --config.data.arrays.clips=mels.npz \
+        --config.data.arrays.table=tracks.csv
+"""
+
+from mgc_jax.config import default
+
+
+def get_config(pooling="matt"):
+    config = default()
+    config.data.corpus = "arrays"
+    config.data.bag_key = "pair"
+    config.data.arrays.clips_key = "mel"
+    config.data.arrays.axes = "clip mel time"
+    config.data.arrays.columns.album = ""
+    config.model.encoder.name = "crnn_tf"
+    config.model.encoder.filters = (32, 64, 128, 128)
+    config.model.encoder.pools = ((2, 4), (2, 4), (2, 2), (2, 2))
+    config.model.encoder.gru_units = 32
+    config.model.encoder.features = 64
+    config.model.encoder.dropout = 0.5
+    config.model.encoder.batch_norm_momentum = 0.99
+    config.model.pooling = pooling
+    config.model.head_dropout = 0.0 if pooling == "none" else 0.5
+    config.batch.rows = 1
+    config.batch.clips_per_row = 32
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.02
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 1.0
+    config.train.epochs = 10
+    config.train.select = "clip_mean/micro_ap" if pooling == "none" else "bag/micro_ap"
+    return config

@@ -1,0 +1,200 @@
+"""The configuration: every key with its default, and the checks made before any work starts.
+
+A file in `configs/` starts from `default()` and changes what its experiment needs. A key that is not
+here does not exist: `--config.` flags and config files that name another one are refused.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mgc_jax.errors import UserError
+
+CORPORA = ("auto", "demo", "fma_small", "fma_medium", "arrays")
+SELECTION_VIEWS = ("clip", "clip_mean", "bag")
+SELECTION_METRICS = ("accuracy", "macro_f1", "micro_ap")
+
+
+def default() -> ConfigDict:
+    """Returns a configuration with every key."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, fma_medium, arrays
+    config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
+    config.data.representation = "mel_1360x96"  # what tfds_fma prepared
+    config.data.frames = 0  # use only the first frames of each clip; 0: all
+    config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
+    config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
+    config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
+    config.data.placement = "auto"  # auto, device (the corpus in device memory), host (batches gathered on the host)
+
+    # data.corpus=arrays: precomputed features and a CSV track table.
+    config.data.arrays = ConfigDict()
+    config.data.arrays.clips = ""  # .npz or .npy of per-clip arrays; empty: the feature columns of the table
+    config.data.arrays.clips_key = ""  # name of the array in the .npz; empty: its only array beside the ids
+    config.data.arrays.ids = ""  # .npy of track ids; empty: ids_key of the .npz, or the order of the table
+    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz
+    config.data.arrays.axes = "clip time mel"  # order of the axes: "clip time mel", "clip mel time", "clip feature"
+    config.data.arrays.table = ""  # CSV with a header row and one row per clip
+    config.data.arrays.features = ()  # columns of the table to use as features where clips is empty
+    config.data.arrays.genres = ()  # label list; empty: the genres that occur in the table
+    config.data.arrays.columns = ConfigDict()
+    config.data.arrays.columns.track_id = "track_id"
+    config.data.arrays.columns.genre = "genre_top"
+    config.data.arrays.columns.split = "split"
+    config.data.arrays.columns.artist = "artist_id"  # empty: unknown
+    config.data.arrays.columns.album = "album_id"  # empty: unknown
+
+    config.model = ConfigDict()
+    config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
+    config.model.pooling = "matt"  # none (bags of one clip), mean (+MIL), matt
+    config.model.head_dropout = 0.5  # dropout on the bag vector
+
+    config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
+    config.batch.rows = 1  # a multiple of the number of devices
+    config.batch.clips_per_row = 64  # a longer bag is split over rows
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # sgd, adam, adamw, rmsprop
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.schedule = "constant"  # constant, cosine (to zero at the last step)
+    config.optimizer.warmup_epochs = 0.0  # linear warm-up
+    config.optimizer.weight_decay = 0.0  # L2 added to the gradient; decoupled for adamw
+    config.optimizer.clip_norm = 0.0  # clip the global gradient norm; 0: off
+
+    config.train = ConfigDict()
+    config.train.epochs = 60
+    config.train.eval_every_epochs = 1
+    config.train.log_every_steps = 20
+    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
+    config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
+    config.train.keep_checkpoints = 2  # the last ones, beside the best one
+
+    config.eval = ConfigDict()
+    config.eval.batch_clips = 64  # clips embedded at once, over all devices
+
+    config.demo = ConfigDict()  # what changes when the corpus is the demo; a flag for the same key wins
+    return config
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf of a nested configuration."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy with the values of `config.demo` in place.
+
+    Args:
+        config: a configuration whose corpus turned out to be the demo.
+        overridden: dotted keys given on the command line, which win over `config.demo`.
+    """
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        for key, value in leaves(config.demo):
+            if key not in overridden:
+                resolved.update_from_flattened_dict({key: value})
+    return resolved
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns the configuration as JSON would give it back (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key}={value!r} is impossible: {remedy}.")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
+    known = {key for key, _ in leaves(default())}
+    free = ("model.encoder.", "demo.")  # checked by the encoder's constructor, and against the keys themselves
+    keys = {key for key, _ in leaves(config)}
+    unknown = sorted(key for key in keys - known if not key.startswith(free))
+    unknown += sorted(key for key, _ in leaves(config.demo, "") if key not in keys)
+    if unknown:
+        raise UserError(
+            f"unknown config keys: {', '.join(unknown)}. mgc_jax/config.py lists every key with its meaning."
+        )
+    data, batch, train = config.data, config.batch, config.train
+
+    def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
+        _require(value in choices, key, value, f"choose one of {', '.join(choices)}")
+
+    def at_least(key: str, value: float, least: float) -> None:
+        _require(value >= least, key, value, f"it must be at least {least}")
+
+    one_of("data.corpus", data.corpus, CORPORA)
+    one_of("data.bag_key", data.bag_key, ("paper", "pair"))
+    one_of("data.placement", data.placement, ("auto", "device", "host"))
+    one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
+    one_of("model.pooling", config.model.pooling, ("none", "mean", "matt"))
+    one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw", "rmsprop"))
+    one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine"))
+    at_least("data.frames", data.frames, 0)
+    at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
+    at_least("batch.rows", batch.rows, 1)
+    at_least("batch.clips_per_row", batch.clips_per_row, 1)
+    at_least("train.epochs", train.epochs, 1)
+    at_least("train.eval_every_epochs", train.eval_every_epochs, 1)
+    at_least("train.log_every_steps", train.log_every_steps, 1)
+    at_least("train.checkpoint_every_steps", train.checkpoint_every_steps, 0)
+    at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    at_least("eval.batch_clips", config.eval.batch_clips, 1)
+    at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
+    at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
+    at_least("optimizer.clip_norm", config.optimizer.clip_norm, 0)
+    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate,
+             "it must be positive")  # fmt: skip
+    _require(0 <= config.model.head_dropout < 1, "model.head_dropout", config.model.head_dropout,
+             "it must be at least 0 and below 1")  # fmt: skip
+    view, _, metric = train.select.partition("/")
+    _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
+             f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
+             f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
+    _require(view != "bag" or config.model.pooling != "none", "train.select", train.select,
+             "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+# Keys that may change between the runs of one workdir: they do not alter the weights of a given step. (The
+# corpus itself is compared by its fingerprint, wherever it lies.)
+_RESUMABLE = (
+    "data.corpus", "data.data_dir", "data.placement", "data.arrays.clips", "data.arrays.ids", "data.arrays.table",
+    "eval.", "demo.", "train.eval_every_epochs", "train.log_every_steps", "train.select",
+    "train.checkpoint_every_steps", "train.keep_checkpoints",
+)  # fmt: skip
+
+
+def check_same(config: ConfigDict, saved_file: Path) -> None:
+    """Raises `UserError` if a workdir was made with a configuration that would train another model.
+
+    Args:
+        config: the configuration of this run.
+        saved_file: `config.json` of the workdir.
+    """
+    resumable = _RESUMABLE
+    if config.optimizer.schedule == "constant":
+        resumable += ("train.epochs",)
+    now = dict(leaves(to_json(config)))
+    before = dict(leaves(json.loads(saved_file.read_text())))
+    different = [
+        f"{key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
+        for key in sorted(now.keys() | before.keys())
+        if now.get(key) != before.get(key) and not key.startswith(resumable)
+    ]
+    if different:
+        raise UserError(
+            f"the workdir {saved_file.parent} holds a run with another configuration ({'; '.join(different)}). "
+            "Give a new --workdir, or the flags of that run to resume it."
+        )

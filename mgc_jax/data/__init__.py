@@ -1,0 +1,1 @@
+"""Corpora, bags and batches."""

@@ -1,0 +1,8 @@
+"""Errors that the user can mend."""
+
+
+class UserError(Exception):
+    """Bad input: the message names the thing that is wrong and the remedy.
+
+    The command line prints the message alone and exits with status 1.
+    """

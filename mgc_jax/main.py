@@ -1,0 +1,121 @@
+"""Trains or evaluates one configuration: `python -m mgc_jax.main --config configs/matt_crnn_tf.py`.
+
+This file is short on purpose: it turns flags into a call. Everything worth importing lives elsewhere, and
+nothing heavy is imported before the flags are known to be good.
+"""
+
+import datetime
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from mgc_jax import config as config_lib
+from mgc_jax.allocator import restart_with_huge_pages
+from mgc_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, metrics, results. Default: runs/<config>-<date>. Give the "
+    "folder of an interrupted run to resume it."
+)  # fmt: skip
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "train (or resume), or evaluate a trained workdir.")
+
+log = logging.getLogger("mgc_jax")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the mode that the flags ask for; returns the exit status."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
+        if _CONFIG.value is None:
+            raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
+        config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(name, config, _MODE.value)
+        _log_to(workdir if _MODE.value == "train" else None)
+        log.info(why)
+        log.info("workdir %s", workdir)
+        from mgc_jax import train
+
+        run = train.train_and_evaluate if _MODE.value == "train" else train.evaluate_workdir
+        run(config, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes at the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[ConfigDict, str]:
+    """Returns the configuration with its corpus chosen, and a sentence that says which and why."""
+    config_lib.validate(config)
+    from mgc_jax.data.corpus import resolve_auto
+
+    corpus, why = resolve_auto(config.data)
+    with config.unlocked():
+        config.data.corpus = corpus
+    if corpus == "demo":
+        config = config_lib.resolve_demo(config, overridden)
+        config_lib.validate(config)
+    return config, why
+
+
+def _default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
+    """Returns today's folder of this configuration: one to go on with, or else a new one."""
+    first = Path("runs") / f"{name}-{datetime.date.today().isoformat()}"
+    if mode == "eval" and not first.exists():
+        raise UserError(f"{first} does not exist; give --workdir of the run to evaluate")
+    workdir, number = first, 1
+    while (workdir / "config.json").exists():
+        try:
+            config_lib.check_same(config, workdir / "config.json")
+            return workdir
+        except UserError:  # made with other flags
+            number += 1
+            workdir = first.with_name(f"{first.name}-{number}")
+    if mode == "eval":
+        raise UserError(f"no run of today has this configuration ({first}*); give --workdir")
+    return workdir
+
+
+def _log_to(workdir: Path | None) -> None:
+    """Sends our log lines to the terminal and to `<workdir>/train.log`."""
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX tell of every step they take
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if workdir:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(workdir / "train.log"))
+        except OSError as error:
+            raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("mgc_jax", "tfds_fma"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = handlers, False
+        logger.setLevel(logging.INFO)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        print(f"error: {message}\nSee --help; mgc_jax/config.py lists every key of a configuration.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    app.run(main, flags_parser=_parse_flags)

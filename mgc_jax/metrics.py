@@ -1,0 +1,132 @@
+"""Genre metrics, and where a run's numbers go: JSON lines, TensorBoard event files, and the progress line."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+def genre_metrics(label: np.ndarray, log_scores: np.ndarray) -> dict[str, float]:
+    """Accuracy, macro F1 and micro average precision, as scikit-learn defines them.
+
+    Args:
+        label: int [n].
+        log_scores: [n, genre].
+
+    Returns:
+        `accuracy`; `macro_f1` over the genres that occur among labels or predictions; `micro_ap`, the average
+        precision of all n x genre scores against the one-hot labels (MATT, section IV-B).
+    """
+    from sklearn.metrics import average_precision_score, f1_score
+
+    predicted = log_scores.argmax(axis=1)
+    one_hot = np.eye(log_scores.shape[1], dtype=bool)[label]
+    return {
+        "accuracy": float(np.mean(predicted == label)),
+        "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0)),
+        "micro_ap": float(average_precision_score(one_hot.ravel(), np.exp(log_scores).ravel())),
+    }
+
+
+def mean_log_scores(log_scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Averages the clips' log scores over each bag and normalizes: the clip-average baseline.
+
+    Args:
+        log_scores: [clip, genre], bag after bag.
+        offsets: [bag + 1], as in `Bags`.
+
+    Returns:
+        Log scores [bag, genre].
+    """
+    mean = np.add.reduceat(log_scores, offsets[:-1], axis=0) / np.diff(offsets)[:, None]
+    return mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
+
+
+class MetricsWriter:
+    """Appends to `<workdir>/metrics.jsonl` (one JSON object per step and group) and TensorBoard event files."""
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Opens the files; lines after `first_step`, left by an interrupted run, are dropped."""
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            path.write_text("".join(line + "\n" for line in kept))
+        self._lines = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes scalars of one step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._lines.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # cut off by a crash
+        return float("inf")
+
+
+class Progress:
+    """A live line on the terminal: step, rate, time left, and the share of time per part.
+
+    Attributes:
+        seconds: time spent in each part, of this run and those before it.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, seconds: dict[str, float]):
+        self.seconds = dict(seconds)
+        self._total, self._first, self._start = total_steps, first_step, time.perf_counter()
+        self._shown = self._start
+        self._live = sys.stderr.isatty()
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of a block to a part: data, train, evaluate, checkpoint."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0) + time.perf_counter() - start
+
+    def show(self, step: int, clips_per_second: float, loss: float) -> None:
+        """Redraws the line; where the output is not a terminal, writes one at most every ten seconds."""
+        now = time.perf_counter()
+        if not self._live and now - self._shown < 10:
+            return
+        self._shown = now
+        left = (now - self._start) / max(1, step - self._first) * (self._total - step)
+        total = sum(self.seconds.values()) or 1.0
+        shares = ", ".join(f"{100 * s / total:.0f}% {part}" for part, s in self.seconds.items())
+        line = (
+            f"step {step}/{self._total} ({100 * step / self._total:.0f}%)  loss {loss:.3f}  "
+            f"{clips_per_second:,.0f} clips/s  {clock(left)} left  ({shares})"
+        )
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Wipes the live line, so that a log line can take its place."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Formats a duration: 45s, 3m20s, 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes}m{seconds:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

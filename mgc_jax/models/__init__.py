@@ -1,0 +1,1 @@
+"""Encoders, pooling, and the classifier that joins them."""

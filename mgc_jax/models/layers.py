@@ -1,0 +1,371 @@
+"""Convolution, pooling and batch-norm layers shared by the models (NHWC; "SAME" as in TensorFlow).
+
+Every function is the plain form in value and gradient. What differs by platform is only how XLA is asked:
+on one CPU device the gradient of a convolution kernel is a sum of matrix products instead of XLA's own
+convolution (3 to 6 times slower), and a block on a one-channel input never stores its large convolution
+output. With several devices or on an accelerator the library's convolutions are used (a scan over a sharded
+batch would gather it). Custom gradients: reverse mode only.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+_BLOCK_BYTES = 2 << 20  # patches of a clip above this are cut into blocks of rows,
+_BLOCK_POSITIONS = 1024  # of at most about this many positions (measured: the L2 cache is 1 MiB)
+
+
+def _use_cpu_form() -> bool:
+    """Whether to use the forms made for one CPU device."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _library_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _patches(x: jax.Array, kh: int, kw: int) -> jax.Array:
+    """Gives the kh x kw neighbourhoods within a map: [h + kh - 1, w + kw - 1, c] to [h, w, kh * kw * c]."""
+    h, w = x.shape[0] - kh + 1, x.shape[1] - kw + 1
+    return jnp.concatenate([x[i : i + h, j : j + w] for i in range(kh) for j in range(kw)], -1)
+
+
+def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _library_conv(g, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
+    """Gradient of an odd-sized kernel as matrix products, clip by clip (or blocks of rows of large clips)."""
+    n, h, w, cin = x.shape
+    cout = g.shape[-1]
+    pad = ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    if h * w * kw * cin * x.dtype.itemsize <= _BLOCK_BYTES:
+
+        def add_clip(total, clip):
+            xs = jnp.pad(clip[0], pad)
+            rows = jnp.concatenate([xs[:, j : j + w] for j in range(kw)], -1)
+            gt = clip[1].reshape(h * w, cout).T
+            return total + jnp.stack(
+                [product(gt, rows[i : i + h].reshape(h * w, -1)) for i in range(kh)]
+            ), None
+
+        total, _ = lax.scan(add_clip, jnp.zeros((kh, cout, kw * cin), jnp.float32), (x, g))
+        total = total.swapaxes(1, 2)
+    else:
+        blocks = min(h, -(-h * w // _BLOCK_POSITIONS))
+        rows = -(-h // blocks)
+        blocks = -(-h // rows)
+        extra = blocks * rows - h
+        xp = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + extra), pad[1], (0, 0)))
+        gp = jnp.pad(g, ((0, 0), (0, extra), (0, 0), (0, 0))) if extra else g
+
+        def add_block(total, block):
+            i, gs = block
+            start = (i // blocks, (i % blocks) * rows, 0, 0)
+            xs = lax.dynamic_slice(xp, start, (1, rows + kh - 1, *xp.shape[2:]))[0]
+            return total + product(gs.T, _patches(xs, kh, kw).reshape(rows * w, -1)), None
+
+        gp = gp.reshape(n * blocks, rows * w, cout)
+        total = jnp.zeros((cout, kh * kw * cin), jnp.float32)
+        total, _ = lax.scan(add_block, total, (jnp.arange(n * blocks), gp))
+        total = total.T
+    return total.reshape(kh, kw, cin, cout)
+
+
+@jax.custom_vjp
+def _cpu_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _library_conv(x, kernel)
+
+
+def _cpu_conv_bwd(residuals, g):
+    x, kernel = residuals
+    return _input_gradient(g, kernel), _kernel_gradient(x, g, *kernel.shape[:2]).astype(kernel.dtype)
+
+
+_cpu_conv.defvjp(lambda x, kernel: (_library_conv(x, kernel), (x, kernel)), _cpu_conv_bwd)
+
+
+def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
+    return _cpu_conv(x, kernel) if odd and _use_cpu_form() else _library_conv(x, kernel)
+
+
+def conv2d(
+    x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"], bias: Float[Array, " cout"]
+) -> Float[Array, "n h w cout"]:
+    """Convolves with stride 1 and "SAME" zero padding, and adds a bias.
+
+    Args:
+      x: Input maps.
+      kernel: Convolution kernel (cross-correlation, as in TensorFlow and Flax).
+      bias: One value per output channel.
+
+    Returns:
+      The maps, of the same height and width as the input.
+    """
+    return _conv(x, kernel) + bias
+
+
+def _padding(shape: tuple[int, ...], window: tuple[int, int]) -> list[tuple[int, int]]:
+    """TensorFlow's "SAME" padding of height and width to whole windows."""
+    totals = [-size % pool for size, pool in zip(shape[1:3], window, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _repeat(y: jax.Array, window: tuple[int, int], shape: tuple[int, ...]) -> jax.Array:
+    """Gives every position of maps of the given shape the value of its pooling window."""
+    n, h, w, c = y.shape
+    y = jnp.broadcast_to(y[:, :, None, :, None], (n, h, window[0], w, window[1], c))
+    y = y.reshape(n, h * window[0], w * window[1], c)
+    (top, _), (left, _) = _padding(shape, window)
+    return y[:, top : top + shape[1], left : left + shape[2]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: Float[Array, "n h w c"], window: tuple[int, int]) -> Float[Array, "n h2 w2 c"]:
+    """Max-pools with stride = window and TensorFlow's "SAME" padding (rounds sizes up).
+
+    The gradient goes to the maximum of each window, divided evenly between equal ones.
+
+    Args:
+      x: Input maps.
+      window: Pool size in height and width.
+
+    Returns:
+      The pooled maps, of size ceil(h / window[0]) by ceil(w / window[1]).
+    """
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), "SAME")
+
+
+def _unpool(x: jax.Array, y: jax.Array, g: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """Takes the gradient g of y = max_pool(x, window) back to x."""
+    (n, h, w, c), (ph, pw) = y.shape, window
+    padded = jnp.pad(x, ((0, 0), *_padding(x.shape, window), (0, 0)), constant_values=-jnp.inf)
+    cells = padded.reshape(n, h, ph, w, pw, c)
+    # A sum of slices: on a CPU faster than jnp.sum over two axes, and than reduce_window.
+    count = sum((cells[:, :, i, :, j] == y).astype(jnp.float32) for i in range(ph) for j in range(pw))
+    share = (g / count).astype(g.dtype)
+    return jnp.where(x == _repeat(y, window, x.shape), _repeat(share, window, x.shape), 0)
+
+
+def _max_pool_fwd(x, window):
+    y = max_pool(x, window)
+    return y, (x, y)
+
+
+max_pool.defvjp(_max_pool_fwd, lambda window, residuals, g: (_unpool(*residuals, g, window),))
+
+
+def _moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted mean and biased variance per channel, in float32; weight is per clip."""
+    x = x.astype(jnp.float32)
+    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+    mean = jnp.einsum("nc,n->c", jnp.sum(x, axis=(1, 2)), share, precision="highest")
+    sums = jnp.sum(jnp.square(x - mean), axis=(1, 2))
+    return mean, jnp.einsum("nc,n->c", sums, share, precision="highest")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv_pool(x, kernel, weight, window):
+    """Gives max_pool(y), and mean and variance of y over the clips by weight, of y = conv(x, kernel).
+
+    Its gradient makes one pass over y. The weight gets no gradient.
+    """
+    return _conv_pool_fwd(x, kernel, weight, window)[0]
+
+
+def _conv_pool_fwd(x, kernel, weight, window):
+    y = _library_conv(x, kernel)
+    mean, var = _moments(y, weight)
+    pooled = max_pool(y, window)
+    return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
+
+
+def _conv_output_gradient(y, pooled, mean, weight, window, cotangents):
+    g_pooled, g_mean, g_var = cotangents
+    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (y.shape[1] * y.shape[2]))
+    through_moments = share[:, None, None, None] * ((g_mean - 2 * g_var * mean) + (2 * g_var) * y)
+    return (_unpool(y, pooled, g_pooled, window) + through_moments).astype(y.dtype)
+
+
+def _conv_pool_bwd(window, residuals, cotangents):
+    x, kernel, weight, y, pooled, mean = residuals
+    g = _conv_output_gradient(y, pooled, mean, weight, window, cotangents)
+    gx, gk = jax.vjp(_conv, x, kernel)[1](g)
+    return gx, gk, jnp.zeros_like(weight)
+
+
+_conv_pool.defvjp(_conv_pool_fwd, _conv_pool_bwd)
+
+
+def _one_channel_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Neighbourhoods of one clip [h, w, 1] as a matrix [h * w, kh * kw]."""
+    kh, kw = kernel.shape[:2]
+    return _patches(jnp.pad(x, ((kh // 2,) * 2, (kw // 2,) * 2, (0, 0))), kh, kw).reshape(-1, kh * kw)
+
+
+def _one_channel_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    return (_one_channel_patches(x, kernel) @ matrix).reshape(1, *x.shape[:2], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _one_channel_conv_pool(x, kernel, weight, window):
+    """The same as _conv_pool for a one-channel input and an odd kernel, without storing the convolution.
+
+    The moments come from those of the patches (mean . kernel, kernel . covariance . kernel) and the gradient
+    computes the convolution of each clip again.
+    """
+    return _one_channel_conv_pool_fwd(x, kernel, weight, window)[0]
+
+
+def _one_channel_conv_pool_fwd(x, kernel, weight, window):
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+    sums = lax.map(lambda clip: jnp.sum(_one_channel_patches(clip, kernel), axis=0), x)
+    center = share @ sums
+
+    def add_clip(covariance, clip):
+        patches = _one_channel_patches(clip[0], kernel) - center
+        pooled = max_pool(_one_channel_conv(clip[0], kernel), window)[0]
+        return covariance + clip[1] * (patches.T @ patches), pooled
+
+    covariance, pooled = lax.scan(add_clip, jnp.zeros((len(matrix),) * 2, jnp.float32), (x, share))
+    mean, var = center @ matrix, jnp.sum(matrix * (covariance @ matrix), axis=0)
+    return (pooled, mean, var), (x, kernel, weight, center, covariance)
+
+
+def _one_channel_conv_pool_bwd(window, residuals, cotangents):
+    x, kernel, weight, center, covariance = residuals
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    g_pooled, g_mean, g_var = cotangents
+
+    def add_clip(total, clip):
+        y = _one_channel_conv(clip[0], kernel)
+        g = _unpool(y, max_pool(y, window), clip[1][None], window)
+        return total + _one_channel_patches(clip[0], kernel).T @ g.reshape(-1, matrix.shape[1]), None
+
+    gk = center[:, None] * g_mean + 2 * (covariance @ matrix) * g_var
+    gk, _ = lax.scan(add_clip, gk, (x, g_pooled))
+    # Needed only where x itself is trained on; otherwise the compiler drops it.
+    y = _library_conv(x, kernel)
+    g = _conv_output_gradient(y, max_pool(y, window), center @ matrix, weight, window, cotangents)
+    return _input_gradient(g, kernel), gk.reshape(kernel.shape), jnp.zeros_like(weight)
+
+
+_one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool_bwd)
+
+
+class MaskedBatchNorm(nnx.Module):
+    """Batch norm over clips, frequency and time with Keras semantics; padding clips do not count.
+
+    Attributes:
+      scale: Learned factor per channel.
+      bias: Learned offset per channel.
+      mean: Moving mean, moved by (1 - momentum) of the way to the batch's at every training call.
+      var: Moving variance (biased), likewise.
+    """
+
+    def __init__(self, num_features: int, momentum: float = 0.99, epsilon: float = 1e-3):
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(num_features))
+        self.bias = nnx.Param(jnp.zeros(num_features))
+        self.mean = nnx.BatchStat(jnp.zeros(num_features))
+        self.var = nnx.BatchStat(jnp.ones(num_features))
+
+    def record(self, mean: Float[Array, " c"], var: Float[Array, " c"]) -> None:
+        """Moves the moving statistics towards those of a batch."""
+        keep = self.momentum
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean)
+        self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var)
+
+    def factor(self, var: Float[Array, " c"]) -> Float[Array, " c"]:
+        """Gives what the centered input is multiplied by under the given variance."""
+        return self.scale[...] * lax.rsqrt(var + self.epsilon)
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: Float[Array, " n"] | Bool[Array, " n"], train: bool
+    ) -> Float[Array, "n h w c"]:
+        """Normalizes; in training by the statistics of the clips whose mask is not zero.
+
+        Args:
+          x: Input maps.
+          mask: 1 (or True) for a real clip, 0 for padding.
+          train: Uses and records the batch's statistics; otherwise uses the moving ones.
+
+        Returns:
+          The normalized maps (padding clips too), in the input's dtype.
+        """
+        if train:
+            mean, var = _moments(x, mask.astype(jnp.float32))
+            self.record(mean, var)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        factor = self.factor(var)
+        return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+
+
+class ConvBlock(nnx.Module):
+    """Convolution 3x3, batch norm, ELU and max pooling.
+
+    It computes the same in another order. ELU rises everywhere, so that it can follow the pooling. So can the
+    batch norm once the sign of its scale is in the kernel. In training the convolution's bias drops out of
+    the output (its gradient is exactly zero) and shows only in the moving mean.
+
+    Attributes:
+      kernel: Convolution kernel.
+      bias: Convolution bias.
+      norm: The batch norm.
+      pool: Pool size in height and width.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pool: tuple[int, int],
+        *,
+        batch_norm_momentum: float = 0.99,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.glorot_uniform()
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+        self.norm = MaskedBatchNorm(out_features, momentum=batch_norm_momentum)
+        self.pool = tuple(pool)
+
+    def __call__(
+        self, x: Float[Array, "n h w cin"], mask: Float[Array, " n"] | Bool[Array, " n"], train: bool
+    ) -> Float[Array, "n h2 w2 cout"]:
+        """Applies the block.
+
+        Args:
+          x: Input maps; their dtype is the dtype of the computation.
+          mask: 1 (or True) for a real clip, 0 for padding, which the batch statistics leave out.
+          train: Whether to use and record batch statistics.
+
+        Returns:
+          The pooled maps.
+        """
+        kernel, bias, norm = self.kernel[...], self.bias[...], self.norm
+        if train:
+            sign = jnp.where(norm.scale[...] < 0, -1.0, 1.0)
+            one_channel = x.shape[-1] == 1 and x.dtype == jnp.float32 and _use_cpu_form()
+            function = _one_channel_conv_pool if one_channel else _conv_pool
+            weight = mask.astype(jnp.float32)
+            pooled, mean, var = function(x, (kernel * sign).astype(x.dtype), weight, self.pool)
+            norm.record(mean * sign + bias, var)
+            factor = norm.factor(var) * sign
+            offset = norm.bias[...] - mean * factor
+        else:
+            factor = norm.factor(norm.var[...])
+            pooled = max_pool(_conv(x, (kernel * factor).astype(x.dtype)), self.pool)
+            offset = norm.bias[...] + (bias - norm.mean[...]) * factor
+            factor = 1.0
+        return nnx.elu((pooled * factor + offset).astype(x.dtype))

@@ -1,0 +1,67 @@
+"""Small corpora for tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mgc_jax.config import default, validate
+from mgc_jax.data.corpus import Corpus
+
+GENRES = ("Rock", "Folk", "Jazz")
+
+
+def make_corpus(num_clips: int = 120, clip_shape: tuple[int, ...] = (40, 12), seed: int = 0) -> Corpus:
+    """A corpus whose genres differ in the mean of some bands; bags of 1 to 6 clips, one of 23."""
+    rng = np.random.default_rng(seed)
+    sizes = [23]
+    while sum(sizes) < num_clips:
+        sizes.append(min(int(rng.integers(1, 7)), num_clips - sum(sizes)))
+    album = np.repeat(np.arange(len(sizes)), sizes)
+    label = (album % len(GENRES)).astype(np.int32)
+    split = np.array(["train", "train", "train", "validation", "test"])[album % 5]
+    clips = rng.normal(size=(num_clips, *clip_shape)).astype(np.float32)
+    clips[..., :3] += 1.5 * np.eye(3)[label].reshape(num_clips, *([1] * (len(clip_shape) - 1)), 3)
+    order = rng.permutation(num_clips)  # the clips of a bag do not lie side by side
+    return Corpus(
+        name="arrays",
+        genres=GENRES,
+        clips=clips[order].astype(np.float16),
+        track_id=np.arange(num_clips, dtype=np.int64) + 1000,
+        label=label[order],
+        split=split[order],
+        artist=(album // 2).astype(str)[order],
+        album=album.astype(str)[order],
+    )
+
+
+def save_arrays(corpus: Corpus, folder: Path) -> dict[str, str]:
+    """Writes a corpus as an .npz and a CSV track table; returns the flags that name them."""
+    np.savez(folder / "clips.npz", clips=corpus.clips, track_id=corpus.track_id)
+    lines = ["track_id,genre_top,split,artist_id,album_id"]
+    for i in range(len(corpus)):
+        lines.append(
+            f"{corpus.track_id[i]},{corpus.genres[corpus.label[i]]},{corpus.split[i]},"
+            f"{corpus.artist[i]},{corpus.album[i]}"
+        )
+    (folder / "tracks.csv").write_text("\n".join(lines) + "\n")
+    return {
+        "data.corpus": "arrays",
+        "data.arrays.clips": str(folder / "clips.npz"),
+        "data.arrays.table": str(folder / "tracks.csv"),
+    }
+
+
+def small_config(folder: Path, corpus: Corpus, **changes):
+    """A validated configuration that trains in seconds: a small CRNN-TF with MATT on a saved corpus."""
+    config = default()
+    config.update_from_flattened_dict(save_arrays(corpus, folder))
+    config.data.bag_key = "pair"
+    config.model.encoder.update(name="crnn_tf", filters=(4, 4), pools=((2, 4), (2, 4)), gru_units=4, features=8)
+    config.model.encoder.batch_norm_momentum = 0.8  # the tests take few steps
+    config.batch.rows, config.batch.clips_per_row = 8, 6
+    config.optimizer.update(name="adam", learning_rate=0.01)
+    config.train.epochs, config.train.log_every_steps = 3, 1
+    config.eval.batch_clips = 16
+    config.update_from_flattened_dict(changes)
+    validate(config)
+    return config

@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from mgc_jax.models import layers
+
+
+def _normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def _plain_conv(x, kernel, bias):
+    dims = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims) + bias
+
+
+def _plain_pool(x, window):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), "SAME")
+
+
+def _assert_close(actual, expected, rtol=2e-5):
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol * (1e-6 + float(jnp.abs(e).max())))
+
+
+def _value_and_gradients(function, *args):
+    """Value, and the gradients of a function of it that tells all its elements apart."""
+
+    def loss(*args):
+        y = function(*args)
+        return jnp.sum(y * _normal(99, *y.shape)), y
+
+    grads, y = jax.jit(jax.grad(loss, argnums=tuple(range(len(args))), has_aux=True))(*args)
+    return y, grads
+
+
+@pytest.fixture(params=["cpu form", "library form"])
+def form(request, monkeypatch):
+    monkeypatch.setattr(layers, "_use_cpu_form", lambda: request.param == "cpu form")
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("block_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("kernel_shape", [(3, 3, 5, 7), (3, 1, 1, 4), (1, 5, 3, 2), (2, 4, 3, 2)])
+def test_conv2d_is_the_library_convolution(kernel_shape, block_bytes, monkeypatch):
+    monkeypatch.setattr(layers, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(layers, "_BLOCK_POSITIONS", 30)
+    args = (_normal(0, 2, 11, 9, kernel_shape[2]), _normal(1, *kernel_shape), _normal(2, kernel_shape[3]))
+    _assert_close(_value_and_gradients(layers.conv2d, *args), _value_and_gradients(_plain_conv, *args))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (1, 5, 13, 2), (1, 3, 2, 1)])
+@pytest.mark.parametrize("window", [(2, 4), (2, 2), (3, 5)])
+def test_max_pool_is_reduce_window(shape, window):
+    x = _normal(0, *shape)
+    actual = _value_and_gradients(lambda x: layers.max_pool(x, window), x)
+    _assert_close(actual, _value_and_gradients(lambda x: _plain_pool(x, window), x), rtol=1e-6)
+
+
+def test_max_pool_divides_the_gradient_between_equal_maxima():
+    x = jnp.array([3.0, 3.0, 1.0, 2.0, 5.0, 4.0]).reshape(1, 1, 6, 1)  # padded by 1 on both sides
+    grad = jax.grad(lambda x: jnp.sum(layers.max_pool(x, (1, 4)) * jnp.array([1.0, 10.0])[:, None]))(x)
+    np.testing.assert_array_equal(grad.ravel(), [0.5, 0.5, 0, 0, 10, 0])
+
+
+def test_masked_batch_norm_is_numpy_on_the_real_clips():
+    x, mask = 3 + 2 * _normal(0, 4, 5, 6, 3), jnp.array([True, False, True, True])
+    norm = layers.MaskedBatchNorm(3, momentum=0.9)
+    norm.scale[...], norm.bias[...] = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 1.0, 2.0])
+    y = norm(x, mask, train=True)
+    real = np.asarray(x)[np.asarray(mask)]
+    mean, var = real.mean((0, 1, 2)), real.var((0, 1, 2))
+    expected = (np.asarray(x) - mean) / np.sqrt(var + 1e-3) * norm.scale[...] + norm.bias[...]
+    _assert_close(y, expected)
+    _assert_close((norm.mean[...], norm.var[...]), (0.1 * mean, 0.9 + 0.1 * var))
+    evaluated = norm(x, mask, train=False)
+    expected = (np.asarray(x) - norm.mean[...]) / np.sqrt(norm.var[...] + 1e-3)
+    _assert_close(evaluated, expected * norm.scale[...] + norm.bias[...])
+    _assert_close(norm.mean[...], 0.1 * mean)  # evaluating records nothing
+
+
+def test_masked_batch_norm_without_a_real_clip_is_finite():
+    norm = layers.MaskedBatchNorm(2)
+    assert jnp.isfinite(norm(_normal(0, 2, 3, 3, 2), jnp.zeros(2), train=True)).all()
+
+
+def _block(in_features, pool):
+    block = layers.ConvBlock(in_features, 6, pool, batch_norm_momentum=0.5, rngs=nnx.Rngs(0))
+    block.bias[...] = _normal(3, 6)
+    block.norm.scale[...] = jnp.array([1.0, -0.5, 2.0, -1.0, 0.3, 0.7])
+    block.norm.bias[...] = _normal(4, 6)
+    block.norm.mean[...] = _normal(5, 6)
+    return block
+
+
+def _plain_block(block, x, mask, train):
+    x = block.norm(_plain_conv(x, block.kernel[...], block.bias[...]), mask, train)
+    return _plain_pool(nnx.elu(x), block.pool)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_conv_block_is_convolution_norm_elu_pool(in_features, train):
+    x, mask = _normal(0, 3, 7, 10, in_features), jnp.array([True, True, False])
+    graph, params, rest = nnx.split(_block(in_features, (2, 4)), nnx.Param, ...)
+
+    def run(call):
+        def loss(params, x, rest):
+            block = nnx.merge(graph, params, rest, copy=True)
+            y = call(block, x, mask, train)
+            # The padding clip gets a gradient too.
+            return jnp.sum(y * _normal(9, *y.shape)), (y, nnx.state(block, nnx.BatchStat))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x, rest)
+
+    actual, expected = run(lambda block, *args: block(*args)), run(_plain_block)
+    if train:  # zero but for rounding in the plain form
+        np.testing.assert_array_equal(actual[0][0].bias[...], 0)
+        np.testing.assert_allclose(expected[0][0].bias[...], 0, atol=1e-4)
+        actual[0][0].bias, expected[0][0].bias = None, None
+    _assert_close(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_conv_block_keeps_the_dtype(train):
+    x = _normal(0, 2, 6, 8, 1).astype(jnp.bfloat16)
+
+    block = _block(1, (2, 2))
+    assert block(x, jnp.ones(2), train).dtype == jnp.bfloat16
+    assert block.norm.mean[...].dtype == jnp.float32

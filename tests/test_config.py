@@ -1,0 +1,74 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from mgc_jax import config as config_lib
+from mgc_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
+    module = load(path)
+    assert f"--config configs/{path.name}" in module.__doc__
+    config = module.get_config()
+    config_lib.validate(config)
+    config_lib.validate(config_lib.resolve_demo(config, {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.corpus", "fma_large", "choose one of auto, demo"),
+        ("model.pooling", "max", "choose one of none, mean, matt"),
+        ("batch.rows", 0, "at least 1"),
+        ("optimizer.learning_rate", 0.0, "must be positive"),
+        ("optimizer.name", "lion", "choose one of sgd"),
+        ("model.head_dropout", 1.0, "below 1"),
+        ("train.select", "bag/f1", "write <view>/<metric>"),
+    ],
+)
+def test_an_impossible_value_is_named(key, value, message):
+    config = config_lib.default()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message) as raised:
+        config_lib.validate(config)
+    assert f"config.{key}" in str(raised.value)
+
+
+def test_a_key_that_does_not_exist_is_named():
+    config = config_lib.default()
+    config.optimizer.learn_rate = 0.1
+    with pytest.raises(UserError, match=r"unknown config keys: optimizer\.learn_rate"):
+        config_lib.validate(config)
+    config = config_lib.default()
+    config.demo.train = ConfigDict({"epoch": 3})
+    with pytest.raises(UserError, match=r"unknown config keys: train\.epoch"):
+        config_lib.validate(config)
+
+
+def test_bag_selection_needs_a_bag_model():
+    config = config_lib.default()
+    config.model.pooling = "none"
+    with pytest.raises(UserError, match="no bag scores"):
+        config_lib.validate(config)
+
+
+def test_flags_win_over_the_demo_settings():
+    config = config_lib.default()
+    config.demo.train = ConfigDict({"epochs": 3})
+    config.demo.batch = ConfigDict({"rows": 2})
+    config.train.epochs = 50
+    resolved = config_lib.resolve_demo(config, {"train.epochs": 50})
+    assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
+    assert config.batch.rows == 1

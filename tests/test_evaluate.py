@@ -1,0 +1,101 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import make_corpus, small_config
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+
+from mgc_jax.data.bags import bags_of
+from mgc_jax.data.corpus import standardization
+from mgc_jax.evaluate import Evaluator, majority_accuracy
+from mgc_jax.metrics import Progress, clock, genre_metrics, mean_log_scores
+from mgc_jax.models.classifier import build_model
+from mgc_jax.sharding import DeviceClips, HostClips, data_mesh
+from mgc_jax.state import split_model, standardize
+
+
+@pytest.fixture
+def parts(tmp_path):
+    corpus = make_corpus(num_clips=230)
+    config = small_config(tmp_path, corpus)
+    model = build_model(config.model, (40, 12), 3, seed=0)
+    return corpus, model, standardization(corpus, True)
+
+
+def scores_with(parts, source=DeviceClips, batch_clips=16):
+    corpus, model, statistics = parts
+    graph, params, stats = split_model(model)
+    mesh = data_mesh()
+    evaluator = Evaluator(graph, statistics, source(corpus.clips, mesh), mesh, batch_clips, has_pooling=True)
+    return evaluator.score_split(params, stats, corpus, bags_of(corpus, "train", "pair"))
+
+
+def test_every_bag_is_scored_as_if_alone(parts):
+    corpus, model, statistics = parts
+    scores = scores_with(parts)
+    offsets = scores.bags.offsets
+    assert scores.bags.sizes.max() > 20
+    for b in [0, 1, 2, int(scores.bags.sizes.argmax()), len(scores.bags) - 1]:
+        rows = scores.rows[offsets[b] : offsets[b + 1]]
+        clips = standardize(jnp.asarray(corpus.clips[rows]), statistics)
+        together, _ = model(clips[None], jnp.zeros((1, len(rows)), int))
+        alone, _ = model(clips[:, None], jnp.zeros((len(rows), 1), int))
+        np.testing.assert_allclose(
+            scores.bag[offsets[b] : offsets[b + 1]], np.broadcast_to(together[0, 0], (len(rows), 3)), atol=1e-5
+        )
+        np.testing.assert_allclose(scores.clip[offsets[b] : offsets[b + 1]], alone[:, 0], atol=1e-5)
+
+
+def test_every_clip_counts_once_whatever_the_batch_size(parts):
+    corpus = parts[0]
+    reference = scores_with(parts)
+    np.testing.assert_array_equal(np.sort(reference.rows), corpus.indices("train"))
+    for source, batch_clips in ((HostClips, 16), (DeviceClips, 7), (DeviceClips, 1000)):
+        other = scores_with(parts, source, batch_clips)
+        np.testing.assert_allclose(other.bag, reference.bag, atol=1e-5)
+        np.testing.assert_allclose(other.clip, reference.clip, atol=1e-5)
+
+
+def test_bag_average_is_the_normalized_geometric_mean():
+    probability = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
+    mean = np.exp(mean_log_scores(np.log(probability), np.array([0, 1, 3])))
+    np.testing.assert_allclose(mean[0], probability[0])
+    geometric = np.sqrt(probability[1] * probability[2])
+    np.testing.assert_allclose(mean[1], geometric / geometric.sum())
+
+
+def test_metrics_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, 50)  # genre 4 never occurs
+    scores = np.log(rng.dirichlet(np.ones(5), 50))
+    metrics = genre_metrics(label, scores)
+    predicted = scores.argmax(1)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro", zero_division=0))
+    one_hot = np.eye(5)[label]
+    assert metrics["micro_ap"] == pytest.approx(average_precision_score(one_hot, np.exp(scores), average="micro"))
+
+
+def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label(parts):
+    scores = scores_with(parts)
+    bags, bag_scores = scores.bags, scores.bag[scores.bags.offsets[:-1]]
+    right = sum(s for s, p, y in zip(bags.sizes, bag_scores.argmax(1), bags.label, strict=True) if p == y)
+    assert scores.metrics()["bag"]["paper_accuracy"] == pytest.approx(right / bags.sizes.sum())
+
+
+def test_majority_is_the_commonest_training_genre(parts):
+    corpus = parts[0]
+    train = corpus.label[corpus.indices("train")]
+    commonest = np.bincount(train).argmax()
+    expected = np.mean(corpus.label[corpus.indices("test")] == commonest)
+    assert majority_accuracy(corpus, "test") == pytest.approx(expected)
+
+
+def test_progress_adds_up_parts_over_runs(capsys):
+    progress = Progress(10, 0, {"data": 2.0})
+    with progress.timed("data"):
+        pass
+    with progress.timed("train"):
+        pass
+    assert progress.seconds["data"] > 2.0
+    assert progress.seconds["train"] >= 0
+    assert [clock(s) for s in (7, 200, 7500)] == ["7s", "3m20s", "2h05m"]
