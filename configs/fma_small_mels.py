@@ -1,7 +1,12 @@
 """CRNN-TF on precomputed 100 x 250 mel-spectrograms of FMA-small, with pseudo-album bags.
 
-    python -m mgc_jax.main --config configs/fma_small_mels.py:matt --config.data.arrays.clips=mels.npz \
+    python -m mgc_jax.main --config configs/fma_small_mels.py:matt --config.data.arrays.clips=mels.npz \\
         --config.data.arrays.table=tracks.csv
+
+The argument is the pooling: none, mean or matt. The arrays are [clip, mel, time] uint8 with `track_id` beside them;
+the table has track_id, split, genre_top and artist_id. The first two blocks are narrower and the last two pools
+shorter than in the paper: the map before the GRUs is 7 x 4, and an epoch of 6,394 clips takes under a minute on a CPU.
+RESULTS
 """
 
 from mgc_jax.config import default

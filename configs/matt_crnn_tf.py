@@ -1,20 +1,13 @@
-"""MATT on CRNN-TF, the paper's settings for FMA-medium (SPEC 3.4, 3.6 and 4).
+"""MATT on CRNN-TF: multiple-instance attention over album-artist bags (Liu & Zhang, SMC 2022).
 
     python -m mgc_jax.main --config configs/matt_crnn_tf.py
+
+Published on FMA-medium, selected on the test split: 69.05 % accuracy, 0.727 micro average precision. Not yet run
+here on FMA-medium. Without prepared FMA it trains on the demo corpus (2 CPU cores: RUNTIME).
 """
 
-from mgc_jax.config import default
+from mgc_jax import presets
 
 
 def get_config():
-    config = default()
-    config.model.encoder.name = "crnn_tf"
-    config.model.encoder.filters = (64, 128, 128, 128)
-    config.model.encoder.pools = ((2, 4), (2, 4), (2, 4), (2, 4))
-    config.model.encoder.gru_units = 32
-    config.model.encoder.features = 64
-    config.model.encoder.dropout = 0.5
-    config.model.encoder.batch_norm_momentum = 0.99
-    config.model.pooling = "matt"
-    config.model.head_dropout = 0.5
-    return config
+    return presets.crnn_tf("matt")

@@ -183,7 +183,7 @@ def check_same(config: ConfigDict, saved_file: Path) -> None:
         config: the configuration of this run.
         saved_file: `config.json` of the workdir.
     """
-    resumable = _RESUMABLE
+    resumable: tuple[str, ...] = _RESUMABLE
     if config.optimizer.schedule == "constant":
         resumable += ("train.epochs",)
     now = dict(leaves(to_json(config)))

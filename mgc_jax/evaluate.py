@@ -182,4 +182,3 @@ def majority_accuracy(corpus: Corpus, split: str) -> float:
 def nonempty_splits(corpus: Corpus) -> list[str]:
     """The splits that have clips."""
     return [split for split in SPLITS if len(corpus.indices(split))]
-

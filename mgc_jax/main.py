@@ -37,9 +37,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
         if _CONFIG.value is None:
             raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
+        file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+        if not file.is_file():
+            raise UserError(f"--config {file} does not exist; the repository's are in configs/")
         config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
-        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(name, config, _MODE.value)
+        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(file.stem, config, _MODE.value)
         _log_to(workdir if _MODE.value == "train" else None)
         log.info(why)
         log.info("workdir %s", workdir)

@@ -34,7 +34,7 @@ class TrainState:
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
     """Returns the model's structure, its weights and its batch statistics, the latter two as nested dicts."""
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 

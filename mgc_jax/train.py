@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import Batch, TrainBatches
-from mgc_jax.data.corpus import Corpus, Standardization, open_corpus, standardization
+from mgc_jax.data.corpus import open_corpus, standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator, format_table, majority_accuracy, nonempty_splits, split_results
 from mgc_jax.metrics import MetricsWriter, Progress, clock
@@ -55,9 +54,7 @@ class Run:
         self.corpus = open_corpus(config.data)
         log.info(self.corpus.summary())
         self.statistics = standardization(self.corpus, config.data.standardize)
-        model = build_model(
-            config.model, self.corpus.clips.shape[1:], len(self.corpus.genres), seed=config.seed
-        )
+        model = build_model(config.model, self.corpus.clips.shape[1:], len(self.corpus.genres), seed=config.seed)
         self.num_parameters = count_parameters(model)
         self.graph, self.params, self.batch_stats = split_model(model)
         self.clips: DeviceClips | HostClips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
@@ -328,7 +325,8 @@ def epoch_line(
     )
     return (
         f"epoch {step / steps_per_epoch:.0f}/{config.train.epochs}: loss {values['train/loss']:.3f}, train accuracy "
-        f"{values['train/accuracy']:.3f}, {values['train/clips_per_second']:,.0f} clips/s; validation accuracy: {views}"
+        f"{values['train/accuracy']:.3f}, {values['train/clips_per_second']:,.0f} clips/s; "
+        f"validation accuracy: {views}"
     )
 
 

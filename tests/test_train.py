@@ -70,7 +70,9 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
         for view in ("clip", "clip_mean", "bag"):
             assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    evaluations = {line["step"]: line["validation/bag/micro_ap"] for line in lines if "validation/bag/micro_ap" in line}
+    evaluations = {
+        line["step"]: line["validation/bag/micro_ap"] for line in lines if "validation/bag/micro_ap" in line
+    }
     assert len(evaluations) == 12
     assert evaluations[results["best_step"]] == max(evaluations.values())  # the best is kept and used
     assert list((workdir / "tensorboard").glob("events*"))

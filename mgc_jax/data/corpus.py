@@ -4,6 +4,7 @@
 follows (bags, batches, training, evaluation) sees only a `Corpus`.
 """
 
+import csv
 import dataclasses
 import hashlib
 import logging
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from mgc_jax.errors import UserError
 from tfds_fma.labels import GENRES
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -155,18 +157,17 @@ def _open_fma(data: Any) -> Corpus:
 
     try:
         if data.corpus == "demo":
-            path = demo.ensure_demo(data.data_dir)
-        else:
-            subset = data.corpus.removeprefix("fma_")
-            path = reading.find_prepared(data.data_dir, subset, data.representation)
-            if path is None:
-                raise UserError(
-                    f"corpus {data.corpus} with {data.representation} is not prepared in "
-                    f"{Path(data.data_dir).resolve()}. Get fma_metadata.zip and fma_{subset}.zip (the FMA data "
-                    f"set's page on GitHub, mdeff/fma, has the addresses), then run: python -m tfds_fma.prepare "
-                    f"--source DIR --subset {subset} --representation {data.representation} "
-                    f"--data_dir {data.data_dir}. Or point --config.data.data_dir at the folder where it is."
-                )
+            return _from_tfds("demo", demo.ensure_demo(data.data_dir, log=log.info))
+        subset = data.corpus.removeprefix("fma_")
+        path = reading.find_prepared(data.data_dir, subset, data.representation)
+        if path is None:
+            raise UserError(
+                f"corpus {data.corpus} with {data.representation} is not prepared in "
+                f"{Path(data.data_dir).resolve()}. Get fma_metadata.zip and fma_{subset}.zip (the FMA data set's "
+                f"page on GitHub, mdeff/fma, has the addresses), then run: python -m tfds_fma.prepare --source DIR "
+                f"--subset {subset} --representation {data.representation} --data_dir {data.data_dir}. Or point "
+                "--config.data.data_dir at the folder where it is."
+            )
         return _from_tfds(data.corpus, path)
     except FmaError as error:
         raise UserError(str(error)) from error
@@ -200,92 +201,93 @@ def _from_tfds(name: str, path: Path) -> Corpus:
 def _open_arrays(arrays: Any) -> Corpus:
     table = _read_table(arrays)
     columns = arrays.columns
-    track_id = table[columns.track_id].to_numpy().astype(np.int64)
-    if len(np.unique(track_id)) < len(track_id):
-        values, counts = np.unique(track_id, return_counts=True)
-        raise UserError(f"{arrays.table}: track id {values[counts > 1][0]} occurs more than once")
+    track_id = table[columns.track_id]
     if arrays.clips:
         clips, ids = _read_clips(arrays, track_id)
     else:
         clips, ids = _feature_columns(arrays, table), track_id
     rows = _align(arrays, ids, track_id)
-    table = table[rows]
+    table = {name: values[rows] for name, values in table.items()}
 
-    genre = _text(table, columns.genre)
+    genre = table[columns.genre].tolist()
     if arrays.genres:
         genres = tuple(arrays.genres)
     else:
         found = set(genre)
         genres = tuple(g for g in GENRES if g in found) if found <= set(GENRES) else tuple(sorted(found))
-    unknown = sorted(set(genre) - set(genres))
-    if unknown:
-        raise UserError(
-            f"{arrays.table}: genre {unknown[0]!r} in column {columns.genre!r} is not in the label list "
-            f"({', '.join(genres)}). Correct the table, or set --config.data.arrays.genres."
-        )
-    split = _text(table, columns.split)
-    strange = sorted(set(split) - set(_SPLIT_NAMES))
-    if strange:
-        raise UserError(
-            f"{arrays.table}: split {strange[0]!r} in column {columns.split!r} is not one of "
-            f"{', '.join(_SPLIT_NAMES)}"
-        )
+    for name, allowed, remedy in (
+        (columns.genre, genres, "Correct the table, or set --config.data.arrays.genres"),
+        (columns.split, tuple(_SPLIT_NAMES), "Correct the table"),
+    ):
+        strange = sorted(set(table[name].tolist()) - set(allowed))
+        if strange:
+            raise UserError(
+                f"{arrays.table}: {strange[0]!r} in column {name!r} is not one of {', '.join(allowed)}. {remedy}."
+            )
+    number = {name: i for i, name in enumerate(genres)}
     return Corpus(
         name="arrays",
         genres=genres,
         clips=clips,
         track_id=ids,
-        label=np.array([genres.index(g) for g in genre], np.int32),
-        split=np.array([_SPLIT_NAMES[s] for s in split]),
-        artist=_identifiers(table, columns.artist),
-        album=_identifiers(table, columns.album),
+        label=np.array([number[g] for g in genre], np.int32),
+        split=np.array([_SPLIT_NAMES[s] for s in table[columns.split].tolist()]),
+        artist=_identifiers(table, columns.artist, len(rows)),
+        album=_identifiers(table, columns.album, len(rows)),
     )
 
 
-def _read_table(arrays: Any) -> pl.DataFrame:
+def _read_table(arrays: Any) -> dict[str, np.ndarray]:
+    """Reads the columns that the configuration names: track ids as int64 [row], all else as text [row]."""
+    path, columns = Path(arrays.table), arrays.columns
     if not arrays.table:
         raise UserError(
             "data.corpus=arrays needs a track table: set --config.data.arrays.table=FILE.csv (and "
             "--config.data.arrays.clips=FILE.npz for the arrays)"
         )
-    path = Path(arrays.table)
+    needed = [columns.track_id, columns.genre, columns.split]
+    wanted = [*needed, *arrays.features, *(name for name in (columns.artist, columns.album) if name)]
     try:
-        table = pl.read_csv(path, infer_schema=False)
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            for name in wanted:
+                if name not in (reader.fieldnames or ()):
+                    raise UserError(
+                        f"{path} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
+                        "right one with --config.data.arrays.columns.<what>=NAME (artist and album may be empty: "
+                        "unknown)."
+                    )
+            rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
     except FileNotFoundError:
         raise UserError(f"track table {path} does not exist (config.data.arrays.table)") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (OSError, csv.Error) as error:
         raise UserError(f"track table {path} cannot be read as CSV: {error}") from error
-    columns = arrays.columns
-    needed = [columns.track_id, columns.genre, columns.split, *arrays.features]
-    optional = [name for name in (columns.artist, columns.album) if name]
-    for name in needed + optional:
-        if name not in table.columns:
+    if not rows:
+        raise UserError(f"track table {path} has no rows")
+    table = dict(zip(wanted, np.array(rows, dtype=str).T, strict=True))
+    ids = table[columns.track_id]
+    for name in needed:
+        empty = np.flatnonzero(table[name] == "")
+        if len(empty):
             raise UserError(
-                f"{path} has no column {name!r}; it has {', '.join(table.columns)}. Name the right one with "
-                "--config.data.arrays.columns.<what>=NAME (artist and album may be empty: unknown)."
+                f"{path}: column {name!r} is empty for track {str(ids[empty[0]])!r} (row {empty[0] + 2}); "
+                "drop that row or fill it in"
             )
     try:
-        return table.with_columns(pl.col(columns.track_id).cast(pl.Int64))
-    except pl.exceptions.PolarsError:
+        table[columns.track_id] = ids.astype(np.int64)
+    except ValueError:
         raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers") from None
+    values, counts = np.unique(table[columns.track_id], return_counts=True)
+    if counts.max() > 1:
+        raise UserError(f"{path}: track id {values[counts > 1][0]} occurs more than once")
+    return table
 
 
-def _text(table: pl.DataFrame, column: str) -> list[str]:
-    values = table[column].fill_null("").str.strip_chars().to_list()
-    if "" in values:
-        raise UserError(
-            f"column {column!r} of the track table is empty for track "
-            f"{table.row(values.index(''))[0]}; drop that row or fill it in"
-        )
-    return values
-
-
-def _identifiers(table: pl.DataFrame, column: str) -> np.ndarray:
+def _identifiers(table: dict[str, np.ndarray], column: str, num_rows: int) -> np.ndarray:
     """Returns names or ids as text, "" where unknown (empty, or FMA's -1)."""
     if not column:
-        return np.full(len(table), "")
-    values = table[column].fill_null("").str.strip_chars().to_numpy().astype(str)
-    return np.where(values == "-1", "", values)
+        return np.full(num_rows, "")
+    return np.where(table[column] == "-1", "", table[column])
 
 
 def _load_numpy(path: str) -> Any:
@@ -334,18 +336,18 @@ def _read_clips(arrays: Any, table_ids: np.ndarray) -> tuple[np.ndarray, np.ndar
     return clips, np.asarray(ids).astype(np.int64)
 
 
-def _feature_columns(arrays: Any, table: pl.DataFrame) -> np.ndarray:
+def _feature_columns(arrays: Any, table: dict[str, np.ndarray]) -> np.ndarray:
     if not arrays.features:
         raise UserError(
             "data.corpus=arrays needs clips: set --config.data.arrays.clips=FILE.npz, or "
             "--config.data.arrays.features=\"('column', ...)\" to use columns of the table"
         )
     try:
-        features = table.select(pl.col(list(arrays.features)).cast(pl.Float32)).to_numpy()
-    except pl.exceptions.PolarsError as error:
+        features = np.stack([table[name].astype(np.float32) for name in arrays.features], axis=1)
+    except ValueError as error:
         raise UserError(f"{arrays.table}: a feature column is not numeric: {error}") from error
-    _check_finite(arrays.table, features, table[arrays.columns.track_id].to_numpy())
-    return np.ascontiguousarray(features)
+    _check_finite(arrays.table, features, table[arrays.columns.track_id])
+    return features
 
 
 def _check_finite(path: str, clips: np.ndarray, ids: np.ndarray) -> None:
@@ -367,5 +369,5 @@ def _align(arrays: Any, ids: np.ndarray, table_ids: np.ndarray) -> np.ndarray:
     if len(np.unique(ids)) < len(ids):
         raise UserError(f"{arrays.clips}: a track id occurs more than once")
     if len(ids) < len(table_ids):
-        logging.getLogger(__name__).info("%d rows of %s have no clip", len(table_ids) - len(ids), arrays.table)
+        log.info("%d rows of %s have no clip", len(table_ids) - len(ids), arrays.table)
     return found

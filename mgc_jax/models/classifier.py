@@ -23,7 +23,7 @@ class BagClassifier(nnx.Module):
         head: linear; its kernel is MATT's discriminative matrix M (equations 4 and 5).
     """
 
-    def __init__(self, encoder: nnx.Module, pooling: type, num_genres: int, head_dropout: float, *, rngs: nnx.Rngs):
+    def __init__(self, encoder: Any, pooling: type, num_genres: int, head_dropout: float, *, rngs: nnx.Rngs):
         self.encoder = encoder
         self.pooling = pooling(encoder.features, num_genres, rngs=rngs)
         self.dropout = nnx.Dropout(head_dropout)
@@ -98,7 +98,9 @@ def build_model(model: Any, clip_shape: Sequence[int], num_genres: int, *, seed:
     name = options.pop("name", None)
     if name not in ENCODERS:
         raise UserError(f"config.model.encoder.name={name!r}: choose one of {', '.join(ENCODERS)}")
-    known = [p for p in inspect.signature(ENCODERS[name].__init__).parameters if p not in ("self", "clip_shape", "rngs")]
+    known = [
+        p for p in inspect.signature(ENCODERS[name].__init__).parameters if p not in ("self", "clip_shape", "rngs")
+    ]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"the encoder {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
@@ -109,5 +111,4 @@ def build_model(model: Any, clip_shape: Sequence[int], num_genres: int, *, seed:
 
 def count_parameters(model: nnx.Module) -> int:
     """Number of weights and batch-norm moments, as Keras counts (so as the papers count)."""
-    _, state, _ = nnx.split(model, nnx.Any(nnx.Param, nnx.BatchStat), ...)
-    return sum(leaf.size for leaf in jax.tree.leaves(state))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))

@@ -5,6 +5,8 @@ Every encoder is called as `encoder(clips, mask, train, rngs)`: clips are float3
 It has an attribute `features`, the width of its embedding.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +61,9 @@ class CrnnTf(nnx.Module):
         channels, blocks = 1, []
         for out_channels, pool in zip(filters, pools, strict=True):
             blocks.append(
-                ConvBlock(channels, out_channels, tuple(pool), batch_norm_momentum=batch_norm_momentum, rngs=rngs)
+                ConvBlock(
+                    channels, out_channels, (pool[0], pool[1]), batch_norm_momentum=batch_norm_momentum, rngs=rngs
+                )
             )
             channels = out_channels
             mel, time = -(-mel // pool[0]), -(-time // pool[1])
@@ -105,11 +109,10 @@ class Mlp(nnx.Module):
             rngs: source of the initial weights.
         """
         glorot = nnx.initializers.glorot_uniform()
-        widths = [int(jnp.prod(jnp.array(clip_shape))), *hidden]
+        widths = [math.prod(clip_shape), *hidden]
         self.features = widths[-1]
         self.layers = nnx.List(
-            nnx.Linear(n_in, n_out, kernel_init=glorot, rngs=rngs)
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Linear(n_in, n_out, kernel_init=glorot, rngs=rngs) for n_in, n_out in itertools.pairwise(widths)
         )
 
     def __call__(

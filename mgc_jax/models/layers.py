@@ -50,9 +50,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
             xs = jnp.pad(clip[0], pad)
             rows = jnp.concatenate([xs[:, j : j + w] for j in range(kw)], -1)
             gt = clip[1].reshape(h * w, cout).T
-            return total + jnp.stack(
-                [product(gt, rows[i : i + h].reshape(h * w, -1)) for i in range(kh)]
-            ), None
+            return total + jnp.stack([product(gt, rows[i : i + h].reshape(h * w, -1)) for i in range(kh)]), None
 
         total, _ = lax.scan(add_clip, jnp.zeros((kh, cout, kw * cin), jnp.float32), (x, g))
         total = total.swapaxes(1, 2)
@@ -158,7 +156,7 @@ def _max_pool_fwd(x, window):
     return y, (x, y)
 
 
-max_pool.defvjp(_max_pool_fwd, lambda window, residuals, g: (_unpool(*residuals, g, window),))
+max_pool.defvjp(_max_pool_fwd, lambda window, residuals, g: (_unpool(residuals[0], residuals[1], g, window),))
 
 
 def _moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -367,5 +365,5 @@ class ConvBlock(nnx.Module):
             factor = norm.factor(norm.var[...])
             pooled = max_pool(_conv(x, (kernel * factor).astype(x.dtype)), self.pool)
             offset = norm.bias[...] + (bias - norm.mean[...]) * factor
-            factor = 1.0
+            factor = jnp.ones(())
         return nnx.elu((pooled * factor + offset).astype(x.dtype))

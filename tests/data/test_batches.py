@@ -77,5 +77,3 @@ def test_rows_are_filled_evenly_like_fma_medium():
     load = np.bincount(row, weights=sizes, minlength=rows)
     assert load.max() <= 50
     assert sizes.sum() / (rows * 50) > 0.98
-
-

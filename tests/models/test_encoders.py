@@ -103,7 +103,9 @@ def test_the_eight_scans_are_those_of_the_table():
 
 def test_padding_clips_leave_the_others_and_the_batch_statistics_alone():
     def run(clips, mask):
-        encoder = CrnnTf((16, 8), filters=(4,), pools=((2, 2),), gru_units=2, features=3, dropout=0.0, rngs=nnx.Rngs(0))
+        encoder = CrnnTf(
+            (16, 8), filters=(4,), pools=((2, 2),), gru_units=2, features=3, dropout=0.0, rngs=nnx.Rngs(0)
+        )
         out = encoder(jnp.asarray(clips), jnp.asarray(mask), True, nnx.Rngs(dropout=0))
         return np.asarray(out), nnx.to_pure_dict(nnx.state(encoder, nnx.BatchStat))
 

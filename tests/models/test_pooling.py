@@ -118,7 +118,5 @@ def test_head_dropout_is_for_training_alone(embeddings):
     model = matt_model(head_dropout=0.5)
     np.testing.assert_array_equal(model(embeddings, SEGMENT)[0], model(embeddings, SEGMENT)[0])
     label = jnp.zeros(SEGMENT.shape, int)
-    one, two = (
-        model(embeddings, SEGMENT, label, train=True, rngs=nnx.Rngs(dropout=key))[0] for key in (0, 1)
-    )
+    one, two = (model(embeddings, SEGMENT, label, train=True, rngs=nnx.Rngs(dropout=key))[0] for key in (0, 1))
     assert not np.allclose(one, two)

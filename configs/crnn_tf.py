@@ -1,0 +1,14 @@
+"""CRNN-TF without bags: 1,004,112 parameters, each clip on its own.
+
+    python -m mgc_jax.main --config configs/crnn_tf.py
+
+Published on FMA-medium, best test epoch: 65.09 % accuracy (its repository), 64.76 % in MATT's runs, with 0.624 micro
+average precision. Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus (2 CPU cores:
+RUNTIME).
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.crnn_tf("none")

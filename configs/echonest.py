@@ -1,0 +1,33 @@
+"""Bags of feature vectors: the eight Echo Nest features of FMA tracks, album-artist bags, no encoder.
+
+    python -m mgc_jax.main --config configs/echonest.py:matt --config.data.arrays.table=echonest.csv
+
+The argument is the pooling: none, mean or matt. The table has one row per track with the columns below.
+ECHONEST
+"""
+
+from mgc_jax.config import default
+
+
+def get_config(pooling="matt"):
+    config = default()
+    config.data.corpus = "arrays"
+    config.data.bag_key = "pair"
+    config.data.arrays.axes = "clip feature"
+    config.data.arrays.columns.artist = "artist"
+    config.data.arrays.columns.album = "album"
+    config.data.arrays.features = (
+        "acousticness", "danceability", "energy", "instrumentalness", "liveness", "speechiness", "tempo", "valence",
+    )  # fmt: skip
+    config.model.encoder.name = "mlp"
+    config.model.encoder.hidden = (64,)
+    config.model.pooling = pooling
+    config.model.head_dropout = 0.0 if pooling == "none" else 0.2
+    config.batch.rows = 1
+    config.batch.clips_per_row = 256
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.weight_decay = 0.01
+    config.train.epochs = 60
+    config.train.select = "clip_mean/micro_ap" if pooling == "none" else "bag/micro_ap"
+    return config

@@ -1,0 +1,55 @@
+"""Settings that several files in `configs/` share."""
+
+from ml_collections import ConfigDict
+
+from mgc_jax.config import default
+
+
+def crnn_tf(pooling: str) -> ConfigDict:
+    """Returns CRNN-TF on FMA-medium with the published settings (SPEC 3.4, 3.6 and 4).
+
+    On the demo corpus, where clips are shorter and few, the layers are narrower and the optimizer is one that
+    needs little tuning, so that a run takes a minute or two.
+
+    Args:
+        pooling: none, mean or matt.
+    """
+    config = default()
+    config.model.encoder.name = "crnn_tf"
+    config.model.encoder.filters = (64, 128, 128, 128)
+    config.model.encoder.pools = ((2, 4), (2, 4), (2, 4), (2, 4))  # mel, time
+    config.model.encoder.gru_units = 32
+    config.model.encoder.features = 64
+    config.model.encoder.dropout = 0.5
+    config.model.encoder.batch_norm_momentum = 0.99
+    config.model.pooling = pooling
+    config.batch.rows = 1
+    if pooling == "none":  # as the CRNN-TF repository trains it
+        config.model.head_dropout = 0.0
+        config.batch.clips_per_row = 32
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-3
+        config.train.epochs = 30
+        config.train.select = "clip/micro_ap"
+    else:  # as MATT's result files say: 12 to 14 bags a step, here packed into 50 clips
+        config.model.head_dropout = 0.5
+        config.batch.clips_per_row = 50  # no album of FMA-medium is longer
+        config.optimizer.name = "sgd"
+        config.optimizer.learning_rate = 0.1 if pooling == "matt" else 0.2
+        config.optimizer.weight_decay = 1e-5
+        config.train.epochs = 60
+        config.train.select = "bag/micro_ap"
+
+    demo = config.demo
+    demo.data = ConfigDict({"representation": "mel_256x96"})
+    demo.model = ConfigDict()
+    demo.model.encoder = ConfigDict()
+    demo.model.encoder.filters = (24, 48, 64, 64)
+    demo.model.encoder.pools = ((2, 4), (2, 4), (2, 2), (2, 2))
+    demo.model.encoder.batch_norm_momentum = 0.9
+    demo.batch = ConfigDict({"clips_per_row": 32})
+    demo.optimizer = ConfigDict(
+        {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.02, "schedule": "cosine", "warmup_epochs": 1.0}
+    )
+    demo.train = ConfigDict({"epochs": 12})
+    return config

@@ -1,0 +1,88 @@
+"""The genuine FMA sample: 8 MP3 files and the first rows of tracks.csv."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfds_fma.decode import decode
+from tfds_fma.metadata import read_tracks
+from tfds_fma.prepare import prepare
+from tfds_fma.reading import class_names, read_split
+from tfds_fma.representations import REPRESENTATIONS
+from tfds_fma.spectrogram import log_mel
+
+REAL_DATA = Path(os.environ.get("MGC_REAL_DATA", Path(__file__).parents[3] / "shared" / "real_data"))
+SAMPLE = REAL_DATA / "fma_sample"
+
+pytestmark = pytest.mark.skipif(
+    not SAMPLE.is_dir(), reason=f"the real FMA sample is not at {SAMPLE} (set MGC_REAL_DATA to its folder)"
+)
+
+MATT = REPRESENTATIONS["mel_1360x96"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    data_dir = tmp_path_factory.mktemp("data")
+    path = prepare(SAMPLE, "small", MATT.name, data_dir, workers=2, progress=False, log=lines.append)
+    return path, lines
+
+
+def test_eight_clips_in_and_fifty_missing(prepared):
+    path, lines = prepared
+    assert lines[0] == (
+        "small-mel_1360x96: 8 clips written (train 7, validation 1); 50 rejected: 50 missing; 0 padded"
+    )
+    assert len((path / "rejects.csv").read_text().splitlines()) == 51
+    tracks = {track.track_id: track for track in read_tracks(SAMPLE, "small")}
+    for split in ("train", "validation"):
+        columns, _ = read_split(path, split)
+        for track_id, genre, artist_id in zip(
+            columns["track_id"], columns["genre"], columns["artist_id"], strict=True
+        ):
+            assert tracks[track_id].split == split
+            assert tracks[track_id].genre == class_names(path)[genre]
+            assert tracks[track_id].artist_id == artist_id
+
+
+def test_medium_table_reads(tmp_path):
+    assert len(read_tracks(SAMPLE, "medium")) == 58 + 136
+
+
+@pytest.mark.parametrize("clip", sorted(SAMPLE.glob("fma_small/*/*.mp3")), ids=lambda path: path.stem)
+def test_log_mel_equals_librosa_and_storage_is_close(clip, prepared):
+    import librosa
+
+    audio = decode(clip.read_bytes(), MATT.sample_rate, MATT.samples)
+    theirs = librosa.power_to_db(
+        librosa.feature.melspectrogram(
+            y=audio.samples, sr=12_000, n_fft=2048, hop_length=256, n_mels=96, pad_mode="reflect"
+        )
+    ).T
+    ours = log_mel(audio.samples, 12_000, 2048, 256, 96)
+    assert ours.shape == MATT.shape
+    error = np.abs(ours - theirs).max()
+    stored = {
+        track_id: array
+        for split in ("train", "validation")
+        for columns, arrays in [read_split(prepared[0], split)]
+        for track_id, array in zip(columns["track_id"], arrays, strict=True)
+    }[int(clip.stem)]
+    storage_error = np.abs(stored.astype(np.float32) - ours).max()
+    print(f"{clip.stem}: log-mel {error:.1e} dB from librosa, storage {storage_error:.4f} dB")
+    assert error < 1e-3
+    # float16 steps are 1/16 dB between 64 and 128 dB, so rounding is off by at most half of that.
+    assert np.abs(ours).max() < 128
+    assert storage_error <= 0.0625 / 2
+
+
+@pytest.mark.parametrize("clip", sorted(SAMPLE.glob("fma_small/*/*.mp3"))[:2], ids=lambda path: path.stem)
+def test_decoding_equals_librosa_load(clip):
+    import librosa
+
+    ours = decode(clip.read_bytes(), 12_000, 348_000).samples
+    theirs, _ = librosa.load(clip, sr=12_000, mono=True, res_type="soxr_hq", duration=29.5)
+    np.testing.assert_allclose(ours, theirs[:348_000], atol=2e-5)

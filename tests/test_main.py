@@ -1,0 +1,131 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import make_corpus, save_arrays
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+from mgc_jax.config import default
+def get_config(pooling="matt"):
+    config = default()
+    config.data.bag_key = "pair"
+    config.model.encoder.name = "mlp"
+    config.model.encoder.hidden = (8,)
+    config.model.pooling = pooling
+    config.batch.clips_per_row = 64
+    config.optimizer.learning_rate = 0.01
+    config.train.epochs = 2
+    return config
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a small configuration and a corpus of feature vectors."""
+    (tmp_path / "small.py").write_text(CONFIG)
+    save_arrays(make_corpus(clip_shape=(6,)), tmp_path)
+    return tmp_path
+
+
+ARRAYS = ["--config.data.corpus=arrays", "--config.data.arrays.clips=clips.npz",
+          "--config.data.arrays.table=tracks.csv", "--config.data.arrays.axes=clip feature"]  # fmt: skip
+
+
+def run(folder, *arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def main(folder, *arguments):
+    return run(folder, "-m", "mgc_jax.main", *arguments)
+
+
+def assert_clear_error(result, *parts):
+    """One paragraph that names the thing, no traceback, a non-zero exit."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    paragraph = result.stderr[result.stderr.index("error: ") :]
+    assert "\n\n" not in paragraph.strip()
+    for part in parts:
+        assert part in paragraph
+
+
+def test_train_then_the_same_command_again_then_eval(folder):
+    first = main(folder, "--config", "small.py", *ARRAYS)
+    assert first.returncode == 0, first.stderr
+    (workdir,) = (folder / "runs").iterdir()
+    assert workdir.name.startswith("small-2")
+    assert "bag model" in first.stdout
+    assert {"config.json", "results.json", "metrics.jsonl", "train.log"} <= {p.name for p in workdir.iterdir()}
+    assert "corpus arrays" in (workdir / "train.log").read_text().splitlines()[0]
+    results = json.loads((workdir / "results.json").read_text())
+
+    again = main(folder, "--config", "small.py", *ARRAYS)
+    assert [p.name for p in (folder / "runs").iterdir()] == [workdir.name]
+    assert again.stdout == first.stdout
+
+    evaluated = main(folder, "--config", "small.py", "--mode", "eval", *ARRAYS)
+    assert evaluated.stdout == first.stdout
+    assert json.loads((workdir / "results.json").read_text()) == results
+
+    other = main(folder, "--config", "small.py:mean", *ARRAYS)  # another model gets a folder of its own
+    assert other.returncode == 0, other.stderr
+    assert sorted(p.name for p in (folder / "runs").iterdir()) == [workdir.name, workdir.name + "-2"]
+
+    refused = main(folder, "--config", "small.py:mean", "--workdir", f"runs/{workdir.name}", *ARRAYS)
+    assert_clear_error(refused, "model.pooling: 'matt' there, 'mean' now", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config.py"]),
+        (["--config.train.epochs=many"], ["many", "epochs"]),
+        (["--config.train.epochs=0"], ["config.train.epochs=0", "at least 1"]),
+        (["--config.data.corpus=fma_small"], ["fma_small", "not prepared", "python -m tfds_fma.prepare"]),
+        (["--config.data.corpus=gtzan"], ["gtzan", "fma_small"]),
+        ([*ARRAYS, "--config.data.arrays.table=gone.csv"], ["gone.csv", "does not exist"]),
+        ([*ARRAYS, "--config.data.arrays.columns.genre=style"], ["no column 'style'", "genre_top"]),
+        ([*ARRAYS, "--config.data.arrays.genres=('Rock', 'Folk')"], ["'Jazz'", "Rock, Folk"]),
+        ([*ARRAYS, "--mode", "eval"], ["does not exist", "--workdir"]),
+        (["--mode", "fly"], ["fly", "train|eval"]),
+        (["--workdri=x"], ["workdri"]),
+        (["train"], ["'train'", "--help"]),
+        ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if value and value[0].startswith("-") else "",
+)
+def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
+    assert_clear_error(main(folder, "--config", "small.py", *flags), *parts)
+
+
+def test_no_config_and_a_config_that_is_not_there(folder):
+    assert_clear_error(main(folder), "--config is missing", "configs/matt_crnn_tf.py")
+    assert_clear_error(main(folder, "--config", "gone.py"), "gone.py")
+
+
+def test_help_and_imports_are_light(folder):
+    result = main(folder, "--help")
+    assert "--workdir" in result.stdout
+    program = (
+        "import sys, mgc_jax, mgc_jax.main, tfds_fma\n"
+        "heavy = {'jax', 'flax', 'tensorflow', 'torch', 'librosa', 'numba', 'sklearn', 'tensorflow_datasets'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert run(folder, "-c", program).stdout.strip() == "[]"
+
+
+def test_training_imports_neither_tensorflow_nor_torch_nor_librosa():
+    program = (
+        "import sys, mgc_jax.train, tfds_fma.reading, tensorflow_datasets\n"
+        "print(sorted({'tensorflow', 'torch', 'librosa', 'numba'} & set(sys.modules)))"
+    )
+    assert run(ROOT, "-c", program).stdout.strip() == "[]"

@@ -1,0 +1,88 @@
+import math
+import zipfile
+
+import pytest
+from fma_trees import write_table
+
+from tfds_fma import FmaError
+from tfds_fma.metadata import read_tracks
+
+
+def test_small_comes_before_the_rest_of_medium(tmp_path):
+    rows = [(4, "medium"), (2, "small"), (9, "large"), (3, "small"), (1, "medium")]
+    write_table(tmp_path, [{"track_id": number, "subset": subset} for number, subset in rows])
+    assert [track.track_id for track in read_tracks(tmp_path, "medium")] == [2, 3, 4, 1]
+    assert [track.track_id for track in read_tracks(tmp_path, "small")] == [2, 3]
+
+
+def test_awkward_values(tmp_path):
+    write_table(
+        tmp_path,
+        [
+            {"track_id": 2, "title": 'Line,\nbreak "quoted"', "artist_id": "12.0", "split": "validation"},
+            {"track_id": 3, "album_id": -1, "artist_id": "", "duration": "", "genre": ""},
+            {"track_id": 5, "artist": "Ünïcode", "split": "test"},
+        ],
+    )
+    first, second, third = read_tracks(tmp_path, "small")
+    assert (first.title, first.artist_id, first.split) == ('Line,\nbreak "quoted"', 12, "validation")
+    assert (second.album_id, second.artist_id, second.genre, second.split) == (-1, -1, "", "train")
+    assert math.isnan(second.duration)
+    assert third.artist == "Ünïcode"
+
+
+def test_zip_reads_as_the_folder_does(demo_tree, tmp_path):
+    with zipfile.ZipFile(tmp_path / "fma_metadata.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(demo_tree / "fma_metadata" / "tracks.csv", "fma_metadata/tracks.csv")
+    assert read_tracks(tmp_path, "medium") == read_tracks(demo_tree, "medium")
+
+
+@pytest.mark.parametrize("column", ["genre", "split", "artist_id", "album_id"])
+def test_missing_column_is_named(tmp_path, column):
+    write_table(tmp_path, [{"track_id": 2}], without=column)
+    named = {
+        "genre": "track.genre_top",
+        "split": "set.split",
+        "artist_id": "artist.id",
+        "album_id": "album.id",
+    }
+    with pytest.raises(FmaError, match=rf"tracks.csv lacks the column {named[column]}\. Get "):
+        read_tracks(tmp_path, "small")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"genre": "Polka"}, r"line 4: genre 'Polka' is not among the 8 genres"),
+        ({"genre": "Jazz"}, r"genre 'Jazz' is not among the 8 genres of subset 'small'"),
+        ({"split": "holdout"}, r"split 'holdout' is none of training, validation, test"),
+        ({"artist_id": "somebody"}, r"could not convert string to float: 'somebody'"),
+        ({"subset": "large"}, r"no track of the subset 'small'"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(tmp_path, row, message):
+    write_table(tmp_path, [{"track_id": 2} | row])
+    with pytest.raises(FmaError, match=message):
+        read_tracks(tmp_path, "small")
+
+
+def test_what_is_not_a_track_table(tmp_path):
+    with pytest.raises(FmaError, match=r"source folder .* does not exist"):
+        read_tracks(tmp_path / "nowhere", "small")
+    with pytest.raises(FmaError, match=r"neither .*tracks.csv nor .*fma_metadata.zip exists. Get fma_metadata.zip"):
+        read_tracks(tmp_path, "small")
+    (tmp_path / "fma_metadata.zip").write_bytes(b"half a download")
+    with pytest.raises(FmaError, match="not a complete zip file"):
+        read_tracks(tmp_path, "small")
+    write_table(tmp_path, [{"track_id": 2}, {"track_id": 3}])
+    path = tmp_path / "fma_metadata" / "tracks.csv"
+    text = path.read_text()
+    path.write_text(text[:-20])
+    with pytest.raises(FmaError, match=r"line 5: 5 of at least 9 columns.*cut off"):
+        read_tracks(tmp_path, "small")
+    path.write_text("track_id,genre\n2,Rock\n")
+    with pytest.raises(FmaError, match="three header rows"):
+        read_tracks(tmp_path, "small")
+    path.write_bytes(text.replace("100,Rock", "100,R\xf6ck").encode("latin-1"))
+    with pytest.raises(FmaError, match="cannot be read"):
+        read_tracks(tmp_path, "small")

@@ -1,0 +1,218 @@
+"""From a source tree to a prepared dataset and back."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fma_trees import clip_path, write_table
+
+from tfds_fma import FmaError, layout
+from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS
+from tfds_fma.metadata import read_tracks
+from tfds_fma.prepare import main, prepare
+from tfds_fma.reading import class_names, find_prepared, load, read_split
+
+MEL = "mel_256x96"
+
+
+def prepared(source: Path, data_dir: Path, subset: str = "small", **options) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    path = prepare(source, subset, MEL, data_dir, workers=2, progress=False, log=lines.append, **options)
+    return path, lines
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, mp3) -> Path:
+    """A tree in which much is wrong: tracks 2 and 3 are fine, 4 is padded, 10 to 15 are unusable."""
+    source = tmp_path_factory.mktemp("damaged")
+    write_table(
+        source,
+        [
+            {"track_id": 2, "title": 'Two, with "quotes"', "artist": "Ä", "duration": 168},
+            {"track_id": 10},
+            {"track_id": 11, "split": "validation"},
+            {"track_id": 12},
+            {"track_id": 3, "split": "validation", "genre": "Folk", "album_id": -1},
+            {"track_id": 13},
+            {"track_id": 4, "genre": "Hip-Hop"},
+            {"track_id": 14, "genre": ""},
+            {"track_id": 15, "split": "test"},
+        ],
+    )
+    for track_id in (2, 3, 14):
+        clip_path(source, track_id).write_bytes(mp3)
+    clip_path(source, 4).write_bytes(mp3[: int(0.7 * len(mp3))])  # cut off, yet more than half
+    clip_path(source, 11).write_bytes(b"")
+    clip_path(source, 12).write_text("not found\n" * 300)
+    clip_path(source, 13).write_bytes(mp3[: int(0.3 * len(mp3))])
+    clip_path(source, 15).mkdir()
+    return source
+
+
+@pytest.fixture(scope="module")
+def damaged_prepared(damaged, tmp_path_factory) -> Path:
+    return prepared(damaged, tmp_path_factory.mktemp("data"))[0]
+
+
+def test_unusable_clips_are_listed_and_the_others_written(damaged, tmp_path, capfd):
+    path, lines = prepared(damaged, tmp_path)
+    assert lines[0].startswith("small-mel_256x96: 3 clips written (train 2, validation 1); 6 rejected: ")
+    assert lines[0].endswith("; 1 padded")
+    with (path / "rejects.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == REJECTS_COLUMNS
+    reasons = {int(row[0]): row[4] for row in rows}
+    assert reasons == {
+        10: "missing", 11: "empty", 12: "undecodable", 13: "short", 14: "no-genre", 15: "undecodable",
+    }  # fmt: skip
+    assert [row[:4] for row in rows if row[0] == "11"] == [["11", "fma_small/000/000011.mp3", "validation", "Rock"]]
+    assert capfd.readouterr() == ("", "")  # neither libsndfile nor TFDS talks
+
+
+def test_what_is_read_is_what_the_table_says(damaged_prepared):
+    path = damaged_prepared
+    columns, clips = read_split(path, "train")
+    assert columns["track_id"].tolist() == [2, 4]
+    assert [class_names(path)[label] for label in columns["genre"]] == ["Rock", "Hip-Hop"]
+    assert columns["title"][0] == 'Two, with "quotes"'
+    assert columns["artist"][0] == "Ä"
+    assert columns["duration"].tolist() == [168, 100]
+    assert clips.shape == (2, 256, 96)
+    assert clips.dtype == np.float16
+    assert clips[1, 250:].max() < clips[1, :100].max() - 60  # the padding is silent
+    validation, _ = read_split(path, "validation")
+    assert validation["album_id"].tolist() == [-1]
+    sources = load(path)
+    assert set(sources) == {"train", "validation"}
+    np.testing.assert_array_equal(sources["train"][1]["clip"], clips[1])
+
+
+def test_a_split_without_clips_reads_as_empty(damaged_prepared):
+    columns, clips = read_split(damaged_prepared, "test")
+    assert clips.shape == (0, 256, 96)
+    assert all(len(column) == 0 for column in columns.values())
+
+
+def test_zip_files_give_the_same_bits_as_folders(demo_tree, tmp_path):
+    zipped = tmp_path / "zipped"
+    zipped.mkdir()
+    for name in ("fma_metadata", "fma_medium"):
+        with zipfile.ZipFile(zipped / f"{name}.zip", "w") as archive:
+            for path in sorted((demo_tree / name).rglob("*.*")):
+                archive.write(path, path.relative_to(demo_tree))
+    from_folder, lines = prepared(demo_tree, tmp_path / "a", subset="medium")
+    from_zip, _ = prepared(zipped, tmp_path / "b", subset="medium")
+    assert lines[0] == ("medium-mel_256x96: 96 clips written (train 64, validation 16, test 16); 0 rejected; 0 padded")
+    for split in ("train", "validation", "test"):
+        (columns, clips), (zip_columns, zip_clips) = (
+            read_split(from_folder, split),
+            read_split(from_zip, split),
+        )
+        np.testing.assert_array_equal(clips, zip_clips)
+        for name in columns:
+            np.testing.assert_array_equal(columns[name], zip_columns[name])
+        assert sorted(np.unique(columns["genre"])) == list(range(16))
+
+
+def test_many_shards_keep_the_order(demo_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfds_fma.fma_dataset_builder._SHARD_BYTES", 500_000)  # ten clips
+    path, _ = prepared(demo_tree, tmp_path, subset="medium")
+    shards = sorted(file.name for file in path.glob("*train*"))
+    assert len(shards) == 7
+    assert shards[-1] == "fma-train.array_record-00006-of-00007"
+    columns, _ = read_split(path, "train")
+    in_table = [track.track_id for track in read_tracks(demo_tree, "medium") if track.split == "train"]
+    assert columns["track_id"].tolist() == in_table
+
+
+def test_small_is_taken_from_the_archive_of_medium(demo_tree, tmp_path):
+    path, lines = prepared(demo_tree, tmp_path)
+    assert "48 clips written" in lines[0]
+    assert len(class_names(path)) == 8
+
+
+def test_a_rerun_does_nothing_and_overwrite_prepares_again(damaged, tmp_path):
+    path, _ = prepared(damaged, tmp_path)
+    before = (path / "dataset_info.json").stat().st_mtime_ns
+    again, lines = prepared(damaged, tmp_path)
+    assert again == path == find_prepared(tmp_path, "small", MEL)
+    assert "already prepared" in lines[0]
+    assert (path / "dataset_info.json").stat().st_mtime_ns == before
+    prepared(damaged, tmp_path, overwrite=True)
+    assert (path / "dataset_info.json").stat().st_mtime_ns > before
+
+
+def test_killed_in_the_middle_then_run_again(tmp_path, mp3):
+    source, count = tmp_path / "source", 1500
+    write_table(source, [{"track_id": number} for number in range(count)])
+    original = clip_path(source, 0)
+    original.write_bytes(mp3)
+    for number in range(1, count):
+        os.link(original, clip_path(source, number))
+    command = [sys.executable, "-m", "tfds_fma.prepare", "--source", str(source), "--subset", "small"]
+    command += ["--representation", MEL, "--data_dir", str(tmp_path / "data"), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    config_dir = tmp_path / "data" / "fma" / f"small-{MEL}"
+    while not list(config_dir.glob("incomplete.*/*.unnamed")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert workers
+    assert find_prepared(tmp_path / "data", "small", MEL) is None
+    assert list(config_dir.glob("incomplete.*"))
+    write_table(source, [{"track_id": number} for number in range(5)])  # the rerun need not be long
+    _, lines = prepared(source, tmp_path / "data")
+    assert "5 clips written" in lines[0]
+    assert not list(config_dir.glob("incomplete.*"))
+    deadline = time.time() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.time() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_folder_that_is_no_dataset_is_not_taken_for_one(damaged, tmp_path):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    path.mkdir(parents=True)
+    assert find_prepared(tmp_path, "small", MEL) is None
+    with pytest.raises(FmaError, match=r"holds no complete dataset. Remove it, or use --overwrite"):
+        prepared(damaged, tmp_path)
+
+
+def test_errors_of_the_command_line(damaged, tmp_path, capsys):
+    def run(source: Path, *options: str) -> str:
+        arguments = ["--source", str(source), "--subset", "small", "--representation", MEL]
+        assert main([*arguments, "--data_dir", str(tmp_path / "data"), *options]) == 1
+        return capsys.readouterr().err
+
+    assert "source folder" in run(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "There is no audio in" in run(tmp_path / "empty")
+    assert "workers is 0" in run(damaged, "--workers", "0")
+    shutil.copytree(damaged / "fma_metadata", tmp_path / "half" / "fma_metadata")
+    (tmp_path / "half" / "fma_small").mkdir()
+    message = run(tmp_path / "half", "--workers", "1")
+    assert "None of the 9 clips of the table could be used (8 missing, 1 no-genre)" in message
+    assert "fma_small/000/000002.mp3" in message
+    assert find_prepared(tmp_path / "data", "small", MEL) is None
+    (tmp_path / "half" / "fma_medium.zip").write_bytes(b"half")
+    assert "fma_medium.zip is not a complete zip file" in run(tmp_path / "half")
+
+
+def test_reading_what_was_not_prepared_is_an_error(tmp_path):
+    for read in (class_names, load, lambda path: read_split(path, "train")):
+        with pytest.raises(FmaError, match="holds no prepared dataset"):
+            read(tmp_path)

@@ -1,0 +1,44 @@
+"""One track -> its clip in stored form, or the reason why not (what a worker process does).
+
+Apart from the builder so that workers need not import TFDS, which takes seconds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfds_fma.decode import decode
+from tfds_fma.errors import ClipError
+from tfds_fma.metadata import Track
+from tfds_fma.representations import Representation
+from tfds_fma.sources import Container, read_clip
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A track that is in the table and not in the dataset; `reason` is one word, `detail` a line."""
+
+    track: Track
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip in its stored form, and whether zeros were added to reach its length."""
+
+    array: np.ndarray
+    padded: bool
+
+
+def make_clip(containers: tuple[Container, ...], representation: Representation, track: Track) -> Clip | Reject:
+    """Reads, decodes and represents the clip of one track (runs in a worker process)."""
+    try:
+        if not track.genre:
+            raise ClipError("no-genre", "the track table has no genre_top for it")
+        data = read_clip(containers, track.track_id)
+        audio = decode(data, representation.sample_rate, representation.samples)
+    except ClipError as error:
+        return Reject(track, containers[0].location(track.track_id), error.reason, error.detail)
+    return Clip(representation.compute(audio.samples), audio.padded)

@@ -1,0 +1,72 @@
+"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and soxr."""
+
+import functools
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import soxr
+
+from tfds_fma.errors import ClipError
+
+# A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
+# MATT did.
+_MIN_SHARE = 0.5
+
+# Audio decoded beyond the wanted end, so that the resampling filter sees what follows. Its impulse response
+# is some hundred samples long.
+_MARGIN_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Decoded audio.
+
+    Attributes:
+      samples: mono float32 of the length that was asked for.
+      padded: whether zeros were added at the end to reach it.
+    """
+
+    samples: np.ndarray
+    padded: bool
+
+
+def decode(data: bytes, sample_rate: int, samples: int) -> Audio:
+    """Decodes the start of an MP3 file.
+
+    Args:
+      data: the file.
+      sample_rate: wanted rate in Hz.
+      samples: wanted number of samples at that rate.
+
+    Raises:
+      ClipError: if the file is empty or no audio, or shorter than half of what is wanted.
+    """
+    if not data:
+        raise ClipError("empty", "the file has no bytes")
+    audio = _resampled_start(data, sample_rate, samples)
+    if len(audio) < _MIN_SHARE * samples:
+        detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
+        raise ClipError("short", detail)
+    if not np.isfinite(audio).all():
+        raise ClipError("undecodable", "the decoded audio is not finite")
+    missing = samples - len(audio)
+    return Audio(np.pad(audio, (0, max(missing, 0)))[:samples], padded=missing > 0)
+
+
+def _resampled_start(data: bytes, sample_rate: int, samples: int) -> np.ndarray:
+    """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate = file.samplerate
+            wanted = int((samples / sample_rate + _MARGIN_SECONDS) * rate) + 1
+            channels = file.read(wanted, dtype="float32", always_2d=True).T
+        if not channels.size:
+            raise ClipError("undecodable", "the file holds no audio")
+        # Adding channels is thirty times faster than a mean over the last axis. A dot product is as fast, but
+        # starts BLAS threads, which fight over the cores with the other worker processes.
+        mono = functools.reduce(np.add, channels) / np.float32(len(channels))
+        return soxr.resample(mono, rate, sample_rate, quality="HQ")[:samples]
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise ClipError("undecodable", str(error)) from error

@@ -1,0 +1,42 @@
+"""The genres of the Free Music Archive and their class ids."""
+
+from tfds_fma.errors import FmaError
+
+# Class ids are positions in this tuple. The order is that of MATT's published label map, in which the eight
+# genres of FMA-small come first, so that a class id means the same genre in both subsets.
+GENRES: tuple[str, ...] = (
+    "Rock",
+    "International",
+    "Folk",
+    "Experimental",
+    "Instrumental",
+    "Pop",
+    "Hip-Hop",
+    "Electronic",
+    "Soul-RnB",
+    "Blues",
+    "Old-Time / Historic",
+    "Jazz",
+    "Country",
+    "Classical",
+    "Spoken",
+    "Easy Listening",
+)
+
+SUBSETS: tuple[str, ...] = ("small", "medium")
+
+_SMALL_GENRES = 8
+
+
+def genres_of(subset: str) -> tuple[str, ...]:
+    """Returns the genre names of a subset; class ids are positions in the tuple.
+
+    Args:
+      subset: ``"small"`` (8 genres) or ``"medium"`` (16 genres).
+
+    Raises:
+      FmaError: if the subset is unknown.
+    """
+    if subset not in SUBSETS:
+        raise FmaError(f"Unknown subset {subset!r}. Choose one of: {', '.join(SUBSETS)}.")
+    return GENRES[:_SMALL_GENRES] if subset == "small" else GENRES

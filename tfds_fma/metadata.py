@@ -1,0 +1,172 @@
+"""The track table of FMA: ``fma_metadata/tracks.csv``, from a folder or from ``fma_metadata.zip``.
+
+The file has three header rows, because pandas wrote it with two-level columns: the first names the group
+(``album``, ``artist``, ``set``, ``track``), the second the field, the third the index (``track_id``).
+Free-text fields (biographies, comments) hold commas, quotes and line breaks.
+"""
+
+import contextlib
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from tfds_fma.errors import FmaError
+from tfds_fma.labels import genres_of
+
+# Names of the splits in tracks.csv -> names that TFDS users expect.
+SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+
+UNKNOWN_ID = -1
+
+# FMA's subset labels are exclusive: a track of FMA-small is labelled "small" only. FMA-medium is the union.
+_LABELS_OF = {"small": ("small",), "medium": ("small", "medium")}
+
+_COLUMNS = {
+    "split": ("set", "split"),
+    "subset": ("set", "subset"),
+    "genre": ("track", "genre_top"),
+    "artist_id": ("artist", "id"),
+    "album_id": ("album", "id"),
+    "title": ("track", "title"),
+    "artist": ("artist", "name"),
+    "duration": ("track", "duration"),
+}
+
+_DOWNLOAD = "Get fma_metadata.zip from https://github.com/mdeff/fma and put it, zipped or not, in the source folder."
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One row of the track table.
+
+    Attributes:
+      track_id: FMA's id; names the MP3 file.
+      split: ``train``, ``validation`` or ``test`` (FMA's artist-filtered ``set.split``).
+      genre: top genre, or "" if the table has none.
+      artist_id: FMA's id of the artist, -1 if unknown.
+      album_id: FMA's id of the album, -1 if unknown.
+      title: title of the track.
+      artist: name of the artist.
+      duration: length of the full track (not of the clip) in seconds, NaN if unknown.
+    """
+
+    track_id: int
+    split: str
+    genre: str
+    artist_id: int
+    album_id: int
+    title: str
+    artist: str
+    duration: float
+
+
+def read_tracks(source: str | Path, subset: str) -> list[Track]:
+    """Reads the tracks of a subset, in FMA's order: those labelled small first, else as in the file.
+
+    Args:
+      source: folder that holds ``fma_metadata/tracks.csv`` or ``fma_metadata.zip``.
+      subset: ``"small"`` or ``"medium"`` (which includes small).
+
+    Raises:
+      FmaError: if there is no table, it is cut off, lacks a column, has no track of the subset, or holds a
+        genre, split or number that makes no sense.
+    """
+    genres = set(genres_of(subset))
+    tracks: dict[str, list[Track]] = {label: [] for label in _LABELS_OF[subset]}
+    with _open_table(Path(source)) as (file, name):
+        # Biographies can be longer than the default limit of 128 KiB.
+        previous_limit = csv.field_size_limit(1 << 30)
+        try:
+            rows = csv.reader(file)
+            index = _column_index(rows, name)
+            width = max(index.values()) + 1
+            for row in rows:
+                if len(row) < width:
+                    raise FmaError(
+                        f"{name}, line {rows.line_num}: {len(row)} of at least {width} columns, so the file "
+                        f"is damaged or cut off. {_DOWNLOAD}"
+                    )
+                label = row[index["subset"]]
+                if label in tracks:
+                    tracks[label].append(_track(row, index, genres, f"{name}, line {rows.line_num}", subset))
+        except (csv.Error, UnicodeDecodeError, zipfile.BadZipFile, EOFError) as error:
+            raise FmaError(f"{name} cannot be read ({error}). {_DOWNLOAD}") from error
+        finally:
+            csv.field_size_limit(previous_limit)
+    ordered = [track for label in _LABELS_OF[subset] for track in tracks[label]]
+    if not ordered:
+        raise FmaError(f"{name} has no track of the subset {subset!r}: is it FMA's own table? {_DOWNLOAD}")
+    return ordered
+
+
+@contextlib.contextmanager
+def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
+    """Opens tracks.csv from a folder, else from the zip file; yields it with a name for messages."""
+    if not source.is_dir():
+        raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
+    path = source / "fma_metadata" / "tracks.csv"
+    archive = source / "fma_metadata.zip"
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            yield file, str(path)
+    elif archive.is_file():
+        member = "fma_metadata/tracks.csv"
+        try:
+            with (
+                zipfile.ZipFile(archive) as opened,
+                opened.open(member) as raw,
+                io.TextIOWrapper(raw, encoding="utf-8", newline="") as file,
+            ):
+                yield file, f"{archive}:{member}"
+        except zipfile.BadZipFile as error:
+            raise FmaError(f"{archive} is not a complete zip file ({error}). {_DOWNLOAD}") from error
+        except KeyError as error:
+            raise FmaError(f"{archive} has no {member}. {_DOWNLOAD}") from error
+    else:
+        raise FmaError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")
+
+
+def _column_index(rows: Iterator[list[str]], name: str) -> dict[str, int]:
+    """Consumes the three header rows; returns the position of every needed column, "track_id" included."""
+    groups, fields, index_row = next(rows, []), next(rows, []), next(rows, [])
+    if not index_row or index_row[0] != "track_id":
+        raise FmaError(f"{name} does not begin with FMA's three header rows (groups, fields, track_id). {_DOWNLOAD}")
+    positions = {pair: position for position, pair in enumerate(zip(groups, fields, strict=False))}
+    missing = [".".join(pair) for pair in _COLUMNS.values() if pair not in positions]
+    if missing:
+        raise FmaError(f"{name} lacks the column {' and '.join(missing)}. {_DOWNLOAD}")
+    return {"track_id": 0} | {key: positions[pair] for key, pair in _COLUMNS.items()}
+
+
+def _track(row: list[str], index: dict[str, int], genres: set[str], where: str, subset: str) -> Track:
+    """Turns one row into a Track; `where` names the row in messages."""
+    genre, split = row[index["genre"]], row[index["split"]]
+    if genre and genre not in genres:
+        raise FmaError(
+            f"{where}: genre {genre!r} is not among the {len(genres)} genres of subset {subset!r} "
+            f"({', '.join(genres_of(subset))}). Correct the table, or extend GENRES in tfds_fma/labels.py."
+        )
+    if split not in SPLITS:
+        raise FmaError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}. {_DOWNLOAD}")
+    try:
+        return Track(
+            track_id=int(row[index["track_id"]]),
+            split=SPLITS[split],
+            genre=genre,
+            artist_id=_id(row[index["artist_id"]]),
+            album_id=_id(row[index["album_id"]]),
+            title=row[index["title"]],
+            artist=row[index["artist"]],
+            duration=float(row[index["duration"]] or "nan"),
+        )
+    except ValueError as error:
+        raise FmaError(f"{where}: {error}. {_DOWNLOAD}") from error
+
+
+def _id(text: str) -> int:
+    """Parses an id; pandas writes whole numbers as "12.0" where a column has gaps."""
+    return int(float(text)) if text else UNKNOWN_ID

@@ -1,0 +1,76 @@
+"""An ordered map over worker processes that keeps memory flat."""
+
+import collections
+import concurrent.futures
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tfds_fma.errors import FmaError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Tasks under way per worker: enough that none waits for the consumer, few enough that memory stays flat.
+_IN_FLIGHT_PER_WORKER = 8
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Generator[Result, None, None]:
+    """Yields ``function(item)`` for each item, in order, computed in worker processes.
+
+    Workers are started afresh, not forked: the caller may run threads, as JAX does, and a forked process can
+    hang on their locks. So `function` and the items must be picklable, and a script that calls this needs the
+    usual ``if __name__ == "__main__":``.
+
+    Args:
+      function: what to compute; importable from its module, or a `functools.partial` of such a function.
+      items: its arguments.
+      workers: number of processes; by default one per CPU core.
+
+    Raises:
+      FmaError: if a worker process dies (killed, out of memory, crash in a decoder).
+    """
+    workers = workers or os.cpu_count() or 1
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= _IN_FLIGHT_PER_WORKER * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise FmaError(
+            "A worker process died: it was killed, ran out of memory, or a library crashed in it. Run the "
+            "same command again with fewer --workers; in a script of your own, call this below "
+            '`if __name__ == "__main__":`.'
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Prepares a worker: quiet, deaf to Ctrl-C (the parent handles it), and gone when the parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Decoders print about corrupt files straight to the C-level stderr. Python errors still reach the parent.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # A parent killed with SIGKILL cannot stop its workers.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Waits until the parent process is gone, then ends this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
