@@ -25,7 +25,7 @@ def get_config(pooling="matt"):
     config.model.encoder.gru_units = 32
     config.model.encoder.features = 64
     config.model.encoder.dropout = 0.5
-    config.model.encoder.batch_norm_momentum = 0.99
+    config.model.encoder.batch_norm_momentum = 0.95
     config.model.pooling = pooling
     config.model.head_dropout = 0.0 if pooling == "none" else 0.5
     config.batch.rows = 1
@@ -35,6 +35,6 @@ def get_config(pooling="matt"):
     config.optimizer.weight_decay = 0.02
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_epochs = 1.0
-    config.train.epochs = 10
+    config.train.epochs = 12 if pooling == "none" else 30
     config.train.select = "clip_mean/micro_ap" if pooling == "none" else "bag/micro_ap"
     return config

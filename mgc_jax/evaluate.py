@@ -108,7 +108,8 @@ class Evaluator:
 
     def _embeddings(self, params: Any, batch_stats: Any, rows: np.ndarray) -> np.ndarray:
         """Returns float32 [clip, feature] for rows of the corpus."""
-        size = self._batch_clips
+        devices = self._mesh.size
+        size = min(self._batch_clips, -(-len(rows) // devices) * devices)
         padded = np.concatenate([rows, np.zeros(-len(rows) % size, rows.dtype)]).astype(np.int32)
         batches = padded.reshape(-1, size)
         done: list[np.ndarray] = []
