@@ -4,7 +4,6 @@ This file is short on purpose: it turns flags into a call. Everything worth impo
 nothing heavy is imported before the flags are known to be good.
 """
 
-import datetime
 import logging
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from mgc_jax import config as config_lib
 from mgc_jax.allocator import restart_with_huge_pages
 from mgc_jax.errors import UserError
+from mgc_jax.workdir import default_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         if not file.is_file():
             raise UserError(f"--config {file} does not exist; the repository's are in configs/")
         config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(file.stem, config, _MODE.value)
+        workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
         _log_to(workdir if _MODE.value == "train" else None)
         log.info(why)
         log.info("workdir %s", workdir)
@@ -70,24 +70,6 @@ def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[Conf
         config = config_lib.resolve_demo(config, overridden)
         config_lib.validate(config)
     return config, why
-
-
-def _default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
-    """Returns today's folder of this configuration: one to go on with, or else a new one."""
-    first = Path("runs") / f"{name}-{datetime.date.today().isoformat()}"
-    if mode == "eval" and not first.exists():
-        raise UserError(f"{first} does not exist; give --workdir of the run to evaluate")
-    workdir, number = first, 1
-    while (workdir / "config.json").exists():
-        try:
-            config_lib.check_same(config, workdir / "config.json")
-            return workdir
-        except UserError:  # made with other flags
-            number += 1
-            workdir = first.with_name(f"{first.name}-{number}")
-    if mode == "eval":
-        raise UserError(f"no run of today has this configuration ({first}*); give --workdir")
-    return workdir
 
 
 def _log_to(workdir: Path | None) -> None:

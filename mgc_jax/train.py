@@ -1,6 +1,6 @@
 """Training and evaluation of one configuration in one workdir."""
 
-import json
+import contextlib
 import logging
 import math
 import time
@@ -25,6 +25,7 @@ from mgc_jax.metrics import MetricsWriter, Progress, clock
 from mgc_jax.models.classifier import build_model, count_parameters
 from mgc_jax.sharding import DeviceClips, HostClips, check_rows, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import TrainState, initial_state, make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.workdir import claim, write_json
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +119,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: bad input, or a loss that is no longer finite.
     """
-    prepare_workdir(config, workdir)
-    run = Run(config, workdir)
+    with claim(workdir, config, create=True):
+        return _train_and_evaluate(Run(config, workdir))
+
+
+def _train_and_evaluate(run: Run) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
     batches = run.train_batches()
     optimizer = make_optimizer(config.optimizer, config.train.epochs, batches.steps_per_epoch)
     loss = make_loss(run.graph, run.statistics, batches.bags_per_step)
@@ -136,63 +141,51 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             run.mesh.size,
         )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
-        writer = MetricsWriter(workdir, first_step)
         window = MetricWindow()
         eval_every = config.train.eval_every_epochs * batches.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
         placed = placed_batches(run, batches, first_step, total_steps)
 
-        for step in range(first_step + 1, total_steps + 1):  # counts finished steps
-            with progress.timed("data"):
-                batch, clips = next(placed)
-            with progress.timed("train"):
-                state, sums = train_step(state, batch, clips)
-                window.add(sums)
-            last = step == total_steps
-            evaluating = last or step % eval_every == 0
-            saving = evaluating or (save_every and step % save_every == 0)
-            if saving or step % config.train.log_every_steps == 0:
+        with contextlib.closing(MetricsWriter(workdir, first_step)) as writer:
+            for step in range(first_step + 1, total_steps + 1):  # counts finished steps
+                with progress.timed("data"):
+                    batch, clips = next(placed)
                 with progress.timed("train"):
-                    values = window.means(step)  # waits for the device; stops if the loss is not finite
-                writer.write(step, {"epoch": step / batches.steps_per_epoch, **values})
-                progress.show(step, values["train/clips_per_second"], values["train/loss"])
-            metrics = None
-            if evaluating and "validation" in run.bags:
-                with progress.timed("evaluate"):
-                    result = run.evaluate("validation", state.params, state.batch_stats)
-                metrics = flat_metrics("validation", result)
-                writer.write(step, metrics)
-                progress.clear()
-                log.info(epoch_line(step, batches.steps_per_epoch, config, values, result))
-            if saving:
-                with progress.timed("checkpoint"):
-                    checkpoints.save(state, run.meta(progress.seconds), selection(metrics, config.train.select))
-            if evaluating:
-                window.restart()
+                    state, sums = train_step(state, batch, clips)
+                    window.add(sums)
+                last = step == total_steps
+                evaluating = last or step % eval_every == 0
+                saving = evaluating or (save_every and step % save_every == 0)
+                if saving or step % config.train.log_every_steps == 0:
+                    with progress.timed("train"):
+                        values = window.means(step)  # waits for the device; stops if the loss is not finite
+                    writer.write(step, {"epoch": step / batches.steps_per_epoch, **values})
+                    progress.show(step, values["train/clips_per_second"], values["train/loss"])
+                metrics = None
+                if evaluating and "validation" in run.bags:
+                    with progress.timed("evaluate"):
+                        result = run.evaluate("validation", state.params, state.batch_stats)
+                    metrics = flat_metrics(result)
+                    writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
+                    progress.clear()
+                    log.info(epoch_line(step, batches.steps_per_epoch, config, values, result))
+                if saving:
+                    with progress.timed("checkpoint"):
+                        checkpoints.save(state, run.meta(progress.seconds), metrics)
+                if evaluating:
+                    window.restart()
         progress.clear()
-        writer.close()
         return finish(run, checkpoints, state)
 
 
 def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Evaluates the best checkpoint of a workdir on every split (`--mode eval`); returns the results."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoints to evaluate; train first, or give the right --workdir")
-    config_lib.check_same(config, workdir / "config.json")
-    run = Run(config, workdir)
-    optimizer = make_optimizer(config.optimizer, config.train.epochs, run.train_batches().steps_per_epoch)
-    state = replicate(initial_state(run.params, run.batch_stats, optimizer), run.mesh)
-    with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-        return finish(run, checkpoints, state)
-
-
-def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Creates the folder and writes `config.json`, or checks it against the one that is there."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    saved = workdir / "config.json"
-    if saved.exists():
-        config_lib.check_same(config, saved)
-    write_json(saved, config_lib.to_json(config))
+    with claim(workdir, config, create=False):
+        run = Run(config, workdir)
+        optimizer = make_optimizer(config.optimizer, config.train.epochs, run.train_batches().steps_per_epoch)
+        state = replicate(initial_state(run.params, run.batch_stats, optimizer), run.mesh)
+        with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+            return finish(run, checkpoints, state)
 
 
 def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -297,21 +290,14 @@ def describe_model(config: ConfigDict) -> str:
     return config.model.encoder.name.upper().replace("_", "-") + pooling
 
 
-def flat_metrics(split: str, result: dict[str, Any]) -> dict[str, float]:
-    """Flattens a split's results to <split>/<view>/<metric>."""
+def flat_metrics(result: dict[str, Any]) -> dict[str, float]:
+    """Flattens a split's results to <view>/<metric>."""
     return {
-        f"{split}/{view}/{name}": value
+        f"{view}/{name}": value
         for view, metrics in result.items()
         if isinstance(metrics, dict)
         for name, value in metrics.items()
     }
-
-
-def selection(metrics: dict[str, float] | None, select: str) -> dict[str, float] | None:
-    """Returns the metrics of a checkpoint as the checkpoint manager wants them: without the split's name."""
-    if metrics is None:
-        return None
-    return {name.removeprefix("validation/"): value for name, value in metrics.items()}
 
 
 def epoch_line(
@@ -328,10 +314,3 @@ def epoch_line(
         f"{values['train/accuracy']:.3f}, {values['train/clips_per_second']:,.0f} clips/s; "
         f"validation accuracy: {views}"
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON in one go, so that an interruption leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)

@@ -23,6 +23,7 @@ from mgc_jax.models.classifier import build_model
 from mgc_jax.sharding import DeviceClips, HostClips, check_rows, data_mesh, replicate, shard
 from mgc_jax.state import initial_state, make_loss, make_optimizer, make_schedule, make_train_step, split_model
 from mgc_jax.train import evaluate_workdir, train_and_evaluate
+from mgc_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +57,7 @@ def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, pooling, sour
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one[1][0], eight[1][0])
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     config = small_config(tmp_path, make_corpus(num_clips=400), **{"train.epochs": 12})
     workdir = tmp_path / "run"
@@ -108,6 +110,7 @@ def final_state(config, workdir):
         return jax.device_get(checkpoints.restore(checkpoints.latest_step(), state))
 
 
+@pytest.mark.slow
 def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 40, "train.checkpoint_every_steps": 2})
     (tmp_path / "config.json").write_text(json.dumps(config_lib.to_json(config)))
@@ -192,6 +195,15 @@ def test_divergence_stops_the_run_and_keeps_the_checkpoints(tmp_path, corpus):
     with pytest.raises(UserError, match="training diverged: the loss is no longer finite at step"):
         train_and_evaluate(config, tmp_path / "other")
     assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    with (
+        claim(tmp_path / "run", config, create=True),
+        pytest.raises(UserError, match="another process works in"),
+    ):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_rows_must_fit_the_devices():

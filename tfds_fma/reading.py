@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfds_fma import layout
 from tfds_fma.errors import FmaError
+from tfds_fma.metadata import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,31 +56,44 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
 
     Args:
       path: folder of the prepared dataset.
-      split: ``train``, ``validation`` or ``test``. One in which no clip could be used reads as empty.
+      split: ``train``, ``validation`` or ``test``. One that was left out, for want of a usable clip, reads as empty.
 
     Returns:
-      The columns, each [clip] in the order of the track table: track_id, genre, artist_id, album_id (int64),
-      duration (float32, seconds), title, artist (str objects); and the clips [clip, ...] in the stored type.
+      The columns, each [clip] in the order of the track table: track_id, genre, artist_id, album_id (int64), duration
+      (float32, seconds), title, artist (str objects), split (str); and the clips [clip, ...] in the stored type.
     """
+    return _read(path, (split,))
+
+
+def read_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
+    """Reads all splits, train first, into one array; otherwise as `read_split`."""
+    return _read(path, tuple(SPLITS.values()))
+
+
+def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
     class_names(path)  # for its error
     import numpy as np
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(path)
     features = builder.info.features
-    source: Any = builder.as_data_source(split=split) if split in builder.info.splits else ()
-    count = len(source)
+    sources = {split: builder.as_data_source(split=split) for split in splits if split in builder.info.splits}
+    size = sum(len(source) for source in sources.values())
     columns = {
-        name: np.empty(count, object if isinstance(feature, tfds.features.Text) else feature.np_dtype)
+        name: np.empty(size, object if isinstance(feature, tfds.features.Text) else feature.np_dtype)
         for name, feature in features.items()
         if name != "clip"
     }
-    clips = np.empty((count, *features["clip"].shape), features["clip"].np_dtype)
-    for start in range(0, count, _BATCH):
-        positions = range(start, min(start + _BATCH, count))
-        for position, example in zip(positions, source.__getitems__(list(positions)), strict=True):
-            clips[position] = example["clip"]
-            for name, column in columns.items():
-                value = example[name]
-                column[position] = value.decode() if isinstance(value, bytes) else value
+    columns["split"] = np.repeat(list(sources), [len(source) for source in sources.values()]).astype(str)
+    clips = np.empty((size, *features["clip"].shape), features["clip"].np_dtype)
+    row = 0
+    for source in sources.values():
+        for start in range(0, len(source), _BATCH):
+            for example in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
+                clips[row] = example["clip"]
+                for name in features:
+                    if name != "clip":
+                        value = example[name]
+                        columns[name][row] = value.decode() if isinstance(value, bytes) else value
+                row += 1
     return columns, clips

@@ -6,6 +6,7 @@ follows (bags, batches, training, evaluation) sees only a `Corpus`.
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -60,7 +61,7 @@ class Corpus:
         """Returns the rows of one split, in the corpus's order."""
         return np.flatnonzero(self.split == split)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A short hash of the table and of a thousand clips: tells two corpora apart."""
         digest = hashlib.blake2b(digest_size=8)
@@ -176,23 +177,17 @@ def _open_fma(data: Any) -> Corpus:
 def _from_tfds(name: str, path: Path) -> Corpus:
     from tfds_fma import reading
 
-    columns: dict[str, list[np.ndarray]] = {}
-    for split in SPLITS:
-        table, clips = reading.read_split(path, split)
-        known = table["album_id"] >= 0, table["artist_id"] >= 0
-        parts = {
-            "clips": clips,
-            "track_id": table["track_id"].astype(np.int64),
-            "label": table["genre"].astype(np.int32),
-            "split": np.full(len(clips), split),
-            "album": np.where(known[0], table["album_id"].astype(str), ""),
-            "artist": np.where(known[1], table["artist_id"].astype(str), ""),
-        }
-        for key, part in parts.items():
-            if len(clips):
-                columns.setdefault(key, []).append(part)
-    merged = {key: np.concatenate(parts) for key, parts in columns.items()}
-    return Corpus(name=name, genres=tuple(reading.class_names(path)), **merged)
+    table, clips = reading.read_dataset(path)
+    return Corpus(
+        name=name,
+        genres=tuple(reading.class_names(path)),
+        clips=clips,
+        track_id=table["track_id"],
+        label=table["genre"].astype(np.int32),
+        split=table["split"],
+        artist=np.where(table["artist_id"] >= 0, table["artist_id"].astype(str), ""),
+        album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
+    )
 
 
 # --- precomputed arrays -------------------------------------------------------------------------------------
