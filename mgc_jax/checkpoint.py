@@ -43,7 +43,10 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,  # of a save that was interrupted
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        except OSError as error:
+            raise UserError(f"the checkpoint folder {self.directory} cannot be used: {error}") from error
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Writes a checkpoint in the background; it appears under its step number when it is complete."""

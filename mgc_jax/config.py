@@ -6,12 +6,12 @@ here does not exist: `--config.` flags and config files that name another one ar
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
+from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
@@ -100,6 +100,7 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
+        resolved.data.representation = DEMO_REPRESENTATION
         for key, value in leaves(config.demo):
             if key not in overridden:
                 resolved.update_from_flattened_dict({key: value})
@@ -118,15 +119,20 @@ def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
-    known = {key for key, _ in leaves(default())}
+    known, given = dict(leaves(default())), dict(leaves(config))
     free = ("model.encoder.", "demo.")  # checked by the encoder's constructor, and against the keys themselves
-    keys = {key for key, _ in leaves(config)}
-    unknown = sorted(key for key in keys - known if not key.startswith(free))
-    unknown += sorted(key for key, _ in leaves(config.demo, "") if key not in keys)
+    missing = sorted(known.keys() - given.keys())
+    if missing:
+        raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
+    unknown = sorted(key for key in given.keys() - known.keys() if not key.startswith(free))
+    unknown += sorted(key for key, _ in leaves(config.demo) if key not in given)
     if unknown:
         raise UserError(
             f"unknown config keys: {', '.join(unknown)}. mgc_jax/config.py lists every key with its meaning."
         )
+    for key, value in known.items():
+        kind = (int, float) if isinstance(value, float) else (tuple, list) if isinstance(value, tuple) else type(value)
+        _require(isinstance(given[key], kind), key, given[key], f"it must be of the kind of {value!r}")
     data, batch, train = config.data, config.batch, config.train
 
     def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -135,7 +141,9 @@ def validate(config: ConfigDict) -> None:
     def at_least(key: str, value: float, least: float) -> None:
         _require(value >= least, key, value, f"it must be at least {least}")
 
+    at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
+    one_of("data.representation", data.representation, tuple(REPRESENTATIONS))
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
@@ -167,34 +175,29 @@ def validate(config: ConfigDict) -> None:
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 
-# Keys that may change between the runs of one workdir: they do not alter the weights of a given step. (The
-# corpus itself is compared by its fingerprint, wherever it lies.)
-_RESUMABLE = (
-    "data.corpus", "data.data_dir", "data.placement", "data.arrays.clips", "data.arrays.ids", "data.arrays.table",
-    "eval.", "demo.", "train.eval_every_epochs", "train.log_every_steps", "train.select",
+# Keys that do not alter what a step computes.
+_HARMLESS = (
+    "data.placement", "eval.", "demo.", "train.eval_every_epochs", "train.log_every_steps",
     "train.checkpoint_every_steps", "train.keep_checkpoints",
 )  # fmt: skip
+# Where the corpus lies may change too: its fingerprint says whether it is the same one.
+_LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")
 
 
-def check_same(config: ConfigDict, saved_file: Path) -> None:
-    """Raises `UserError` if a workdir was made with a configuration that would train another model.
+def differences(config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True) -> list[str]:
+    """Lists what makes this configuration train another model than an earlier one.
 
     Args:
         config: the configuration of this run.
-        saved_file: `config.json` of the workdir.
+        before: the other one, as JSON gives it.
+        moved: whether the corpus may lie elsewhere.
     """
-    resumable: tuple[str, ...] = _RESUMABLE
+    ignored = _HARMLESS + (_LOCATION if moved else ())
     if config.optimizer.schedule == "constant":
-        resumable += ("train.epochs",)
-    now = dict(leaves(to_json(config)))
-    before = dict(leaves(json.loads(saved_file.read_text())))
-    different = [
-        f"{key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
-        for key in sorted(now.keys() | before.keys())
-        if now.get(key) != before.get(key) and not key.startswith(resumable)
+        ignored += ("train.epochs",)
+    now, then = dict(leaves(to_json(config))), dict(leaves(before))
+    return [
+        f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
+        for key in sorted(now.keys() | then.keys())
+        if now.get(key) != then.get(key) and not key.startswith(ignored)
     ]
-    if different:
-        raise UserError(
-            f"the workdir {saved_file.parent} holds a run with another configuration ({'; '.join(different)}). "
-            "Give a new --workdir, or the flags of that run to resume it."
-        )

@@ -12,11 +12,13 @@ from flax import nnx
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.batches import assign_rows, pack, split_long_bags
 from mgc_jax.data.corpus import SPLITS, Corpus, Standardization
+from mgc_jax.errors import UserError
 from mgc_jax.metrics import genre_metrics, mean_log_scores
 from mgc_jax.sharding import DeviceClips, HostClips, shard, take_clips
 from mgc_jax.state import standardize
 
-_POOLED_ELEMENTS = 2**25  # attention weights held at once: 128 MiB of float32
+_POOLED_ELEMENTS = 2**25  # per-genre weights and vectors held at once: some hundred MiB
+_LONGEST_BAG = 4096  # the attention map of a row is its square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,14 @@ class Evaluator:
 
     def _bag_scores(self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags) -> np.ndarray:
         """Returns log scores [bag, genre]; row i of the embeddings is clip i in the bags' order."""
+        longest = int(bags.sizes.max())
+        if longest > _LONGEST_BAG:
+            raise UserError(
+                f"a bag has {longest:,} clips, more than the {_LONGEST_BAG:,} that can be pooled at once: is the "
+                "artist or album column really an identifier? Without it (an empty column name) bags are smaller."
+            )
         local = dataclasses.replace(bags, clips=np.arange(len(embeddings)))
-        capacity = max(64, int(bags.sizes.max()))
+        capacity = max(64, longest)
         chunk = self._mesh.size * max(1, _POOLED_ELEMENTS // (capacity**2 * embeddings.shape[1]) // self._mesh.size)
         part = split_long_bags(bags.offsets, capacity)
         longest_first = np.argsort(-part[2], kind="stable")
@@ -145,6 +153,11 @@ class Evaluator:
         segment = np.arange(len(row)) - np.searchsorted(row[order], row[order])
         result = np.empty((len(bags), by_slot.shape[-1]), np.float32)
         result[order] = by_slot[row[order], segment]
+        if not np.isfinite(result).all():
+            raise UserError(
+                "the model's scores are not finite: training diverged. Lower --config.optimizer.learning_rate or set "
+                "--config.optimizer.clip_norm=1; checkpoints saved before this are untouched."
+            )
         return result
 
 

@@ -5,7 +5,9 @@ nothing heavy is imported before the flags are known to be good.
 """
 
 import logging
+import re
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +35,7 @@ log = logging.getLogger("mgc_jax")
 def main(argv: list[str]) -> int:
     """Runs the mode that the flags ask for; returns the exit status."""
     try:
+        _log_to_terminal()
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
         if _CONFIG.value is None:
@@ -42,7 +45,6 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--config {file} does not exist; the repository's are in configs/")
         config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
-        _log_to(workdir if _MODE.value == "train" else None)
         log.info(why)
         log.info("workdir %s", workdir)
         from mgc_jax import train
@@ -72,21 +74,13 @@ def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[Conf
     return config, why
 
 
-def _log_to(workdir: Path | None) -> None:
-    """Sends our log lines to the terminal and to `<workdir>/train.log`."""
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX tell of every step they take
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if workdir:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(workdir / "train.log"))
-        except OSError as error:
-            raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+def _log_to_terminal() -> None:
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and JAX tell of every step they take
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("mgc_jax", "tfds_fma"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = handlers, False
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
 
 
@@ -94,10 +88,22 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; a mistake is one line on the terminal, not a traceback."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        print(f"error: {message}\nSee --help; mgc_jax/config.py lists every key of a configuration.", file=sys.stderr)
+    except Exception as error:  # a config file is code: it can raise anything
+        print(f"error: {_last_cause(error)}. See --help; mgc_jax/config.py lists every key.", file=sys.stderr)
         sys.exit(1)
+
+
+def _last_cause(error: Exception) -> str:
+    """Says in one line what is wrong; for a config file that fails, where."""
+    if isinstance(error, flags.Error) and "Traceback" not in str(error):
+        return str(error)
+    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
+    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
+    places = [place for place in places if not re.search(r"site-packages|^<|mgc_jax.main\.py$|runpy", place[0])]
+    if not places:
+        return str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    file, line, code = places[-1]
+    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-            path.write_text("".join(line + "\n" for line in kept))
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(path)
         self._lines = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
@@ -76,7 +78,7 @@ class MetricsWriter:
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):  # cut off by a crash
+    except (ValueError, KeyError, TypeError):  # cut off by a crash
         return float("inf")
 
 

@@ -41,7 +41,6 @@ def crnn_tf(pooling: str) -> ConfigDict:
         config.train.select = "bag/micro_ap"
 
     demo = config.demo
-    demo.data = ConfigDict({"representation": "mel_256x96"})
     demo.model = ConfigDict()
     demo.model.encoder = ConfigDict()
     demo.model.encoder.filters = (24, 48, 64, 64)

@@ -7,8 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mgc_jax.errors import UserError
-
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh with one axis, `data`, over the given devices (all of them by default)."""
@@ -24,16 +22,6 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def shard(tree: Any, mesh: Mesh) -> Any:
     """Deals the rows (first axis) of every array to the devices."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
-
-
-def check_rows(rows: int, mesh: Mesh) -> None:
-    """Raises `UserError` if the rows of a batch cannot be dealt evenly to the devices."""
-    if rows % mesh.size:
-        raise UserError(
-            f"config.batch.rows={rows} cannot be dealt to {mesh.size} devices; make it a multiple of {mesh.size} "
-            f"(for instance --config.batch.rows={-(-rows // mesh.size) * mesh.size}, with fewer clips_per_row to "
-            "keep the batch's size)"
-        )
 
 
 class DeviceClips:

@@ -118,7 +118,7 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums["gradient_norm"] = optax.tree.norm(gradients)
+        sums |= {"gradient_norm": optax.tree.norm(gradients), "weight_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
 
     return jax.jit(train_step, donate_argnums=0)

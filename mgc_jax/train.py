@@ -17,15 +17,15 @@ from ml_collections import ConfigDict
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
-from mgc_jax.data.batches import Batch, TrainBatches
+from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
 from mgc_jax.data.corpus import open_corpus, standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator, format_table, majority_accuracy, nonempty_splits, split_results
 from mgc_jax.metrics import MetricsWriter, Progress, clock
 from mgc_jax.models.classifier import build_model, count_parameters
-from mgc_jax.sharding import DeviceClips, HostClips, check_rows, data_mesh, place_clips, replicate, shard
+from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import TrainState, initial_state, make_loss, make_optimizer, make_train_step, split_model
-from mgc_jax.workdir import claim, write_json
+from mgc_jax.workdir import check_same, claim, write_json
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ class Run:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = data_mesh()
-        check_rows(config.batch.rows, self.mesh)
         self.corpus = open_corpus(config.data)
         log.info(self.corpus.summary())
         self.statistics = standardization(self.corpus, config.data.standardize)
@@ -93,11 +92,12 @@ class Run:
             "genres": list(self.corpus.genres),
             "clip_shape": list(self.corpus.clips.shape[1:]),
             "standardization": {name: getattr(self.statistics, name).tolist() for name in ("mean", "std")},
-            "seconds": seconds,
+            "seconds": dict(seconds),  # the save is asynchronous
         }
 
     def check_meta(self, meta: dict[str, Any]) -> None:
-        """Raises `UserError` if a checkpoint was made on another corpus."""
+        """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
+        check_same(self.config, meta["config"], self.workdir)
         if meta["fingerprint"] != self.corpus.fingerprint:
             raise UserError(
                 f"the checkpoints in {self.workdir} were trained on corpus {meta['corpus']} (fingerprint "
@@ -134,12 +134,23 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
         state, seconds = resume(run, checkpoints, state)
         first_step, total_steps = int(state.step), config.train.epochs * batches.steps_per_epoch
+        if first_step > total_steps:
+            raise UserError(
+                f"{workdir} has trained {first_step} steps, more than the {total_steps} of "
+                f"config.train.epochs={config.train.epochs}. Give more epochs, or a new --workdir."
+            )
+        write_json(workdir / "config.json", config_lib.to_json(config))
         log.info(
             "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)",
             describe_model(config), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
             batches.steps_per_epoch, config.batch.rows, config.batch.clips_per_row, config.train.epochs,
             run.mesh.size,
         )  # fmt: skip
+        if config.batch.rows % run.mesh.size:
+            log.warning(
+                "config.batch.rows=%d is not a multiple of the %d devices: some of them get empty rows",
+                config.batch.rows, run.mesh.size,
+            )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
         window = MetricWindow()
         eval_every = config.train.eval_every_epochs * batches.steps_per_epoch
@@ -205,7 +216,7 @@ def placed_batches(
     """Yields batches on the devices, prepared two steps ahead in a thread."""
 
     def place(step: int) -> tuple[Batch, tuple[jax.Array, ...]]:
-        batch = batches(step)
+        batch = pad_rows(batches(step), run.mesh.size)
         return shard(batch, run.mesh), run.clips(batch.clip)
 
     with ThreadPoolExecutor(1) as pool:
@@ -238,9 +249,9 @@ class MetricWindow:
         seconds = time.perf_counter() - self._start
         self._sums = []
         self.restart()
-        if not math.isfinite(total["loss"]):
+        if not all(map(math.isfinite, (*total.values(), steps[-1]["weight_norm"]))):
             raise UserError(
-                f"training diverged: the loss is no longer finite at step {step}. Lower "
+                f"training diverged: loss or weights are no longer finite at step {step}. Lower "
                 "--config.optimizer.learning_rate or set --config.optimizer.clip_norm=1. The checkpoints before it "
                 "are untouched."
             )

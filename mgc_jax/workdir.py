@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,54 @@ from mgc_jax.errors import UserError
 
 
 def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
-    """Returns today's folder of this configuration: one to go on with, or else a new one.
+    """Returns the folder in `runs` to use where the user names none.
+
+    To train: the latest unfinished run of this configuration, whatever its date; else today's finished one,
+    whose results are then shown again; else a new folder. To evaluate: the latest run of this configuration.
 
     Args:
         name: of the configuration file.
         config: the resolved configuration.
-        mode: train, or eval, for which the folder must be there.
+        mode: train or eval.
     """
-    first = Path("runs") / f"{name}-{datetime.date.today().isoformat()}"
-    workdir, number = first, 1
-    while (workdir / "config.json").exists():
-        try:
-            config_lib.check_same(config, workdir / "config.json")
+    runs = Path("runs")
+    saved = sorted(runs.glob(f"{name}-*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    same = [path.parent for path in saved if not config_lib.differences(config, read_config(path), moved=False)]
+    today = f"{name}-{datetime.date.today().isoformat()}"
+    for workdir in same:
+        if mode == "eval" or not (workdir / "results.json").exists() or workdir.name.startswith(today):
             return workdir
-        except UserError:  # made with other flags
-            number += 1
-            workdir = first.with_name(f"{first.name}-{number}")
     if mode == "eval":
-        raise UserError(f"no run of today has this configuration ({first} does not exist or differs); give --workdir")
+        raise UserError(f"no run in {runs.resolve()} has this configuration; give --workdir")
+    workdir, number = runs / today, 1
+    while workdir.exists():
+        number += 1
+        workdir = runs / f"{today}-{number}"
     return workdir
 
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
-    """Takes a workdir for this process: checks that it fits, keeps others out, writes `config.json`.
+    """Takes a workdir for this process: checks that it fits, keeps others out, logs to `<workdir>/train.log`.
 
     Args:
         workdir: the folder.
-        config: the resolved configuration; a run of another one must not be mixed with it.
+        config: the resolved configuration; checkpoints of another one must not be mixed with it.
         create: whether the folder may be new.
 
     Raises:
-        UserError: the folder is missing, not writable, in use, or of another configuration.
+        UserError: the folder has no checkpoint (unless it may be new), cannot be written, is in use, or holds
+            checkpoints of another configuration.
     """
-    saved = workdir / "config.json"
-    if not create and not saved.exists():
-        raise UserError(f"{workdir} holds no run; train first, or give the right --workdir")
+    has_checkpoints = any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+    if not create and not has_checkpoints:
+        raise UserError(f"{workdir} holds no checkpoint; train first, or give the right --workdir")
+    if has_checkpoints and (workdir / "config.json").exists():
+        check_same(config, read_config(workdir / "config.json"), workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
+        handler = logging.FileHandler(workdir / "train.log", delay=True)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     with lock:
@@ -61,11 +71,40 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel when the process dies
         except BlockingIOError:
             raise UserError(f"another process works in {workdir}; wait for it, or give another --workdir") from None
-        if saved.exists():
-            config_lib.check_same(config, saved)
-        if create:
-            write_json(saved, config_lib.to_json(config))
-        yield
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        loggers = [logging.getLogger(name) for name in ("mgc_jax", "tfds_fma")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            handler.close()
+
+
+def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path) -> None:
+    """Raises `UserError` if checkpoints were made with a configuration that would train another model."""
+    different = config_lib.differences(config, before)
+    if different:
+        raise UserError(
+            f"the workdir {workdir} holds a run with another configuration ({'; '.join(different)}). "
+            "Give a new --workdir, or the flags of that run to resume it."
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the `config.json` of a run."""
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
+        return config
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). If the run's checkpoints are still wanted, delete that file: each of "
+            "them holds the configuration too. Otherwise delete the folder."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -97,5 +97,5 @@ def test_progress_adds_up_parts_over_runs(capsys):
     with progress.timed("train"):
         pass
     assert progress.seconds["data"] > 2.0
-    assert progress.seconds["train"] >= 0
+    assert 0 <= progress.seconds["train"] < 1
     assert [clock(s) for s in (7, 200, 7500)] == ["7s", "3m20s", "2h05m"]

@@ -77,9 +77,19 @@ def test_train_then_the_same_command_again_then_eval(folder):
     assert evaluated.stdout == first.stdout
     assert json.loads((workdir / "results.json").read_text()) == results
 
+    workdir = workdir.rename(workdir.with_name("small-2020-01-01"))  # a run of another day
+    (workdir / "results.json").unlink()  # which was interrupted
+    resumed = main(folder, "--config", "small.py", *ARRAYS)
+    assert [p.name for p in (folder / "runs").iterdir()] == [workdir.name]
+    assert resumed.stdout == first.stdout
+
     other = main(folder, "--config", "small.py:mean", *ARRAYS)  # another model gets a folder of its own
     assert other.returncode == 0, other.stderr
-    assert sorted(p.name for p in (folder / "runs").iterdir()) == [workdir.name, workdir.name + "-2"]
+    assert len(list((folder / "runs").iterdir())) == 2
+    third = main(folder, "--config", "small.py:none", "--config.train.select=clip/accuracy", *ARRAYS)
+    assert third.returncode == 0, third.stderr
+    names = sorted(p.name for p in (folder / "runs").iterdir())
+    assert names[2] == names[1] + "-2"
 
     refused = main(folder, "--config", "small.py:mean", "--workdir", f"runs/{workdir.name}", *ARRAYS)
     assert_clear_error(refused, "model.pooling: 'matt' there, 'mean' now", "--workdir")
@@ -90,13 +100,15 @@ def test_train_then_the_same_command_again_then_eval(folder):
     [
         (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config.py"]),
         (["--config.train.epochs=many"], ["many", "epochs"]),
+        (["--config.seed=-1"], ["config.seed=-1", "at least 0"]),
+        (["--config.data.representation=mel_96"], ["mel_96", "mel_1360x96"]),
         (["--config.train.epochs=0"], ["config.train.epochs=0", "at least 1"]),
         (["--config.data.corpus=fma_small"], ["fma_small", "not prepared", "python -m tfds_fma.prepare"]),
         (["--config.data.corpus=gtzan"], ["gtzan", "fma_small"]),
         ([*ARRAYS, "--config.data.arrays.table=gone.csv"], ["gone.csv", "does not exist"]),
         ([*ARRAYS, "--config.data.arrays.columns.genre=style"], ["no column 'style'", "genre_top"]),
         ([*ARRAYS, "--config.data.arrays.genres=('Rock', 'Folk')"], ["'Jazz'", "Rock, Folk"]),
-        ([*ARRAYS, "--mode", "eval"], ["no run of today", "--workdir"]),
+        ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
         (["--mode", "fly"], ["fly", "train|eval"]),
         (["--workdri=x"], ["workdri"]),
         (["train"], ["'train'", "--help"]),
@@ -111,6 +123,22 @@ def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
 def test_no_config_and_a_config_that_is_not_there(folder):
     assert_clear_error(main(folder), "--config is missing", "configs/matt_crnn_tf.py")
     assert_clear_error(main(folder, "--config", "gone.py"), "gone.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("def get_config(:\n", ["broken.py", "SyntaxError"]),
+        ("import gone_module\n", ["broken.py", "gone_module"]),
+        ("def get_config():\n    return missing\n", ["broken.py", "line 2", "missing"]),
+        ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'a': 1})\n",
+         ["config keys are missing", "mgc_jax.config.default()"]),
+        (CONFIG.replace("= 64", "= '64'"), ["batch.clips_per_row", "'64'"]),
+    ],
+)  # fmt: skip
+def test_a_broken_config_file_is_named(folder, text, parts):
+    (folder / "broken.py").write_text(text)
+    assert_clear_error(main(folder, "--config", "broken.py"), *parts)
 
 
 def test_help_and_imports_are_light(folder):

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.batches import TrainBatches
+from mgc_jax.data.batches import TrainBatches, pad_rows
 from mgc_jax.data.corpus import standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model
-from mgc_jax.sharding import DeviceClips, HostClips, check_rows, data_mesh, replicate, shard
+from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, replicate, shard
 from mgc_jax.state import initial_state, make_loss, make_optimizer, make_schedule, make_train_step, split_model
 from mgc_jax.train import evaluate_workdir, train_and_evaluate
 from mgc_jax.workdir import claim
@@ -102,12 +102,12 @@ def test_a_corpus_without_validation_split_trains_to_the_last_step(tmp_path, cor
     assert results["selected_by"] == "last step"
 
 
-def final_state(config, workdir):
+def final_state(config, workdir, step=None):
     model = build_model(config.model, (40, 12), 3, seed=config.seed)
     _, params, stats = split_model(model)
     state = initial_state(params, stats, make_optimizer(config.optimizer, config.train.epochs, 1))
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-        return jax.device_get(checkpoints.restore(checkpoints.latest_step(), state))
+        return jax.device_get(checkpoints.restore(step or checkpoints.latest_step(), state))
 
 
 @pytest.mark.slow
@@ -161,11 +161,14 @@ def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
     short = train_and_evaluate(config, tmp_path / "run")
     config.train.epochs = 4
     assert train_and_evaluate(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
+    config.train.epochs = 3
+    with pytest.raises(UserError, match=r"more than the .* of config\.train\.epochs=3"):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("model.pooling", "mean"), ("model.encoder.features", 9), ("seed", 1), ("batch.rows", 16)],
+    [("model.pooling", "mean"), ("seed", 1), ("batch.rows", 16), ("train.select", "clip/accuracy")],
 )
 def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
@@ -178,23 +181,50 @@ def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == before
 
 
+def test_a_run_that_never_began_does_not_bind_its_workdir(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    config.model.encoder.pools = ((2, 4), (0, 4))
+    with pytest.raises(UserError, match="write two sizes per block"):
+        train_and_evaluate(config, tmp_path / "run")
+    config.model.encoder.pools = ((2, 4), (2, 4))
+    train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "null"])
+def test_a_damaged_config_json_is_named_and_can_be_deleted(tmp_path, corpus, content):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    first = train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    assert train_and_evaluate(config, tmp_path / "run")["splits"] == first["splits"]
+    (tmp_path / "run" / "config.json").unlink()
+    config.seed = 5  # the checkpoints know it too
+    with pytest.raises(UserError, match="seed: 0 there, 5 now"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_a_workdir_of_another_corpus_is_refused(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
     train_and_evaluate(config, tmp_path / "run")
     small_config(tmp_path, make_corpus(seed=9))  # overwrites the files
+    before = (tmp_path / "run" / "config.json").read_text()
+    config.eval.batch_clips = 8
     with pytest.raises(UserError, match="fingerprint"):
         train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
 
 
-def test_divergence_stops_the_run_and_keeps_the_checkpoints(tmp_path, corpus):
-    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    train_and_evaluate(config, tmp_path / "run")
-    clips = corpus.clips.astype(np.float32)
-    config = small_config(tmp_path, corpus, **{"optimizer.name": "sgd", "optimizer.learning_rate": 1e30})
-    np.savez(tmp_path / "clips.npz", clips=clips, track_id=corpus.track_id)
-    with pytest.raises(UserError, match="training diverged: the loss is no longer finite at step"):
-        train_and_evaluate(config, tmp_path / "other")
-    assert (tmp_path / "run" / "checkpoints").is_dir()
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_divergence_stops_the_run_and_no_checkpoint_is_poisoned(tmp_path, corpus, rate):
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": rate, "train.checkpoint_every_steps": 1}
+    config = small_config(tmp_path, corpus, **changes)
+    with pytest.raises(UserError, match="training diverged: loss or weights are no longer finite at step"):
+        train_and_evaluate(config, tmp_path / "run")
+    for step in (int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("*") if p.name.isdigit()):
+        state = final_state(config, tmp_path / "run", step)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
@@ -206,10 +236,19 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         train_and_evaluate(config, tmp_path / "run")
 
 
-def test_rows_must_fit_the_devices():
-    with pytest.raises(UserError, match=r"config.batch.rows=12 cannot be dealt to 8 devices"):
-        check_rows(12, data_mesh())
-    check_rows(16, data_mesh())
+def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"batch.rows": 1, "batch.clips_per_row": 64, "train.epochs": 2})
+    assert len(jax.devices()) == 8
+    results = train_and_evaluate(config, tmp_path / "run")
+    assert results["last_step"] == 4
+    batch = TrainBatches(bags_of(corpus, "train", "pair"), 3, 32, seed=0)(0)
+    padded = pad_rows(batch, 8)
+    assert padded.clip.shape == (8, 32)
+    for before, after in zip(batch, padded, strict=True):
+        np.testing.assert_array_equal(after[:3], before)
+        assert after.dtype == before.dtype
+    assert (padded.segment[3:] == 32).all()
+    assert not padded.weight[3:].any()
 
 
 def test_schedule_warms_up_and_ends_at_zero():
@@ -237,10 +276,16 @@ def test_the_step_compiles_once(tmp_path, corpus):
     graph, params, stats = split_model(model)
     batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0)
     optimizer = make_optimizer(config.optimizer, 1, batches.steps_per_epoch)
-    step = make_train_step(make_loss(graph, standardization(corpus, True), 1.0), optimizer, seed=0)
+    loss, traced = make_loss(graph, standardization(corpus, True), 1.0), []
+
+    def counted(*arguments):
+        traced.append(1)
+        return loss(*arguments)
+
+    step = make_train_step(counted, optimizer, seed=0)
     state = replicate(initial_state(params, stats, optimizer), mesh)
     clips = DeviceClips(corpus.clips, mesh)
     for number in range(4):
         batch = batches(number)
         state, _ = step(state, shard(batch, mesh), clips(batch.clip))
-    assert step._cache_size() == 1
+    assert len(traced) == 1

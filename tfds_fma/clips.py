@@ -11,7 +11,7 @@ from tfds_fma.decode import decode
 from tfds_fma.errors import ClipError
 from tfds_fma.metadata import Track
 from tfds_fma.representations import Representation
-from tfds_fma.sources import Container, read_clip
+from tfds_fma.sources import Container
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,23 @@ class Clip:
 
 
 def make_clip(containers: tuple[Container, ...], representation: Representation, track: Track) -> Clip | Reject:
-    """Reads, decodes and represents the clip of one track (runs in a worker process)."""
-    try:
-        if not track.genre:
-            raise ClipError("no-genre", "the track table has no genre_top for it")
-        data = read_clip(containers, track.track_id)
-        audio = decode(data, representation.sample_rate, representation.samples)
-    except ClipError as error:
-        return Reject(track, containers[0].location(track.track_id), error.reason, error.detail)
+    """Reads, decodes and represents the clip of one track (runs in a worker process).
+
+    The containers are tried in order until one has a copy that can be used. If there is none, the reject names the
+    first copy there is, else the place where the first one should be.
+    """
+    rejects = []
+    for container in containers:
+        try:
+            return _make_clip_from(container, representation, track)
+        except ClipError as error:
+            rejects.append(Reject(track, container.location(track.track_id), error.reason, error.detail))
+    return next((reject for reject in rejects if reject.reason != "missing"), rejects[0])
+
+
+def _make_clip_from(container: Container, representation: Representation, track: Track) -> Clip:
+    """Makes the clip of one track from the copy in one container."""
+    if not track.genre:
+        raise ClipError("no-genre", "the track table has no genre_top for it")
+    audio = decode(container.read(track.track_id), representation.sample_rate, representation.samples)
     return Clip(representation.compute(audio.samples), audio.padded)

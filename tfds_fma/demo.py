@@ -22,9 +22,9 @@ from tfds_fma.metadata import SPLITS
 from tfds_fma.parallel import ordered_map
 from tfds_fma.prepare import only_one, prepare, run_command
 from tfds_fma.reading import find_prepared
+from tfds_fma.representations import DEMO_REPRESENTATION
 
 DEMO_SUBSET = "medium"
-DEMO_REPRESENTATION = "mel_256x96"
 
 DEFAULT_CLIPS = 1000
 

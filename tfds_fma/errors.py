@@ -1,4 +1,26 @@
-"""The errors that this package raises on purpose."""
+"""The errors that this package raises on purpose, and those of others that it expects."""
+
+import csv
+import lzma
+import struct
+import zipfile
+import zlib
+
+# What reading a damaged table, zip file or zip member raises. A flipped bit may change lengths, names, flags or the
+# compression method as well as the data, hence the variety; RuntimeError includes NotImplementedError (an unknown
+# compression), ValueError includes UnicodeDecodeError.
+UNREADABLE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    csv.Error,
+)
 
 
 class FmaError(Exception):
@@ -21,3 +43,8 @@ class ClipError(Exception):
         super().__init__(reason, detail)  # both, so that it survives pickling
         self.reason = reason
         self.detail = detail
+
+
+def in_words(error: Exception) -> str:
+    """Returns the message of an error, or its name if it has none (EOFError of a zip file)."""
+    return str(error) or type(error).__name__

@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UNREADABLE, FmaError, in_words
 from tfds_fma.labels import genres_of
 
 # Names of the splits in tracks.csv -> names that TFDS users expect.
@@ -35,6 +35,8 @@ _COLUMNS = {
     "artist": ("artist", "name"),
     "duration": ("track", "duration"),
 }
+
+_MEMBER = "fma_metadata/tracks.csv"
 
 _DOWNLOAD = "Get fma_metadata.zip from https://github.com/mdeff/fma and put it, zipped or not, in the source folder."
 
@@ -72,7 +74,7 @@ def read_tracks(source: str | Path, subset: str) -> list[Track]:
       subset: ``"small"`` or ``"medium"`` (which includes small).
 
     Raises:
-      FmaError: if there is no table, it is cut off, lacks a column, has no track of the subset, or holds a
+      FmaError: if there is no table, it is cut off or damaged, lacks a column, has no track of the subset, or holds a
         genre, split or number that makes no sense.
     """
     genres = set(genres_of(subset))
@@ -85,6 +87,8 @@ def read_tracks(source: str | Path, subset: str) -> list[Track]:
             index = _column_index(rows, name)
             width = max(index.values()) + 1
             for row in rows:
+                if not row:  # a blank line
+                    continue
                 if len(row) < width:
                     raise FmaError(
                         f"{name}, line {rows.line_num}: {len(row)} of at least {width} columns, so the file "
@@ -93,8 +97,6 @@ def read_tracks(source: str | Path, subset: str) -> list[Track]:
                 label = row[index["subset"]]
                 if label in tracks:
                     tracks[label].append(_track(row, index, genres, f"{name}, line {rows.line_num}", subset))
-        except (csv.Error, UnicodeDecodeError, zipfile.BadZipFile, EOFError) as error:
-            raise FmaError(f"{name} cannot be read ({error}). {_DOWNLOAD}") from error
         finally:
             csv.field_size_limit(previous_limit)
     ordered = [track for label in _LABELS_OF[subset] for track in tracks[label]]
@@ -105,29 +107,28 @@ def read_tracks(source: str | Path, subset: str) -> list[Track]:
 
 @contextlib.contextmanager
 def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
-    """Opens tracks.csv from a folder, else from the zip file; yields it with a name for messages."""
+    """Opens tracks.csv from a folder, else from the zip file; yields it with a name for messages.
+
+    Errors of reading it become FmaErrors, also in the `with` block.
+    """
     if not source.is_dir():
         raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
-    path = source / "fma_metadata" / "tracks.csv"
-    archive = source / "fma_metadata.zip"
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            yield file, str(path)
-    elif archive.is_file():
-        member = "fma_metadata/tracks.csv"
-        try:
-            with (
-                zipfile.ZipFile(archive) as opened,
-                opened.open(member) as raw,
-                io.TextIOWrapper(raw, encoding="utf-8", newline="") as file,
-            ):
-                yield file, f"{archive}:{member}"
-        except zipfile.BadZipFile as error:
-            raise FmaError(f"{archive} is not a complete zip file ({error}). {_DOWNLOAD}") from error
-        except KeyError as error:
-            raise FmaError(f"{archive} has no {member}. {_DOWNLOAD}") from error
-    else:
+    path, archive = source / _MEMBER, source / "fma_metadata.zip"
+    if not path.is_file() and not archive.is_file():
         raise FmaError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")
+    name = str(path) if path.is_file() else f"{archive}:{_MEMBER}"
+    try:
+        with contextlib.ExitStack() as stack:
+            if path.is_file():
+                raw: IO[bytes] = stack.enter_context(path.open("rb"))
+            else:
+                opened = stack.enter_context(zipfile.ZipFile(archive))
+                if _MEMBER not in opened.namelist():
+                    raise FmaError(f"{archive} has no {_MEMBER}. {_DOWNLOAD}")
+                raw = stack.enter_context(opened.open(_MEMBER))
+            yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline="")), name
+    except UNREADABLE as error:
+        raise FmaError(f"{name} cannot be read ({in_words(error)}). {_DOWNLOAD}") from error
 
 
 def _column_index(rows: Iterator[list[str]], name: str) -> dict[str, int]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from tfds_fma import layout
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
+from tfds_fma.metadata import read_tracks
 from tfds_fma.representations import REPRESENTATIONS, get_representation
+from tfds_fma.sources import find_containers
 
 
 def prepare(
@@ -63,30 +65,29 @@ def prepare(
             return target
         if target.exists() and not overwrite:
             raise FmaError(f"{target} exists but holds no complete dataset. Remove it, or use --overwrite.")
+        source = Path(source).expanduser()
+        find_containers(source, subset)
+        if target.exists():  # notice a wrong table before deleting; TFDS cannot overwrite what is damaged
+            read_tracks(source, subset)
+            shutil.rmtree(target)
         _remove_leftovers(target)
-        summary = _build(Path(source).expanduser(), name, Path(data_dir), workers, progress, overwrite)
+        summary = _build(source, name, Path(data_dir), workers, progress)
         log(summary)
         log(f"{name}: in {target}")
     return target
 
 
-def _build(source: Path, name: str, data_dir: Path, workers: int | None, progress: bool, overwrite: bool) -> str:
+def _build(source: Path, name: str, data_dir: Path, workers: int | None, progress: bool) -> str:
     """Runs the TFDS builder; returns the line that sums the run up."""
     # Imported here: TFDS takes a second, which --help and a dataset that is there already need not pay.
-    from tensorflow_datasets.core.download import DownloadConfig, GenerateMode
+    from tensorflow_datasets.core.download import DownloadConfig
 
     from tfds_fma.fma_dataset_builder import Builder, count_reasons
-    from tfds_fma.metadata import read_tracks
-    from tfds_fma.sources import find_containers
 
     builder = Builder(config=name, data_dir=data_dir.expanduser(), workers=workers, progress=progress)
-    find_containers(source, builder.builder_config.subset)
-    if overwrite:  # TFDS deletes what is there first: notice a wrong table before that
-        read_tracks(source, builder.builder_config.subset)
-    mode = GenerateMode.REUSE_CACHE_IF_EXISTS if overwrite else GenerateMode.REUSE_DATASET_IF_EXISTS
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
-        config = DownloadConfig(manual_dir=source, download_mode=mode)
+        config = DownloadConfig(manual_dir=source)
         builder.download_and_prepare(download_dir=downloads, download_config=config)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     splits = ", ".join(f"{split} {size}" for split, size in sizes.items())

@@ -3,12 +3,13 @@
 `find_prepared` and `class_names` are quick; the others import TFDS.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma import layout
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import FmaError, in_words
 from tfds_fma.metadata import SPLITS
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def find_prepared(data_dir: str | Path, subset: str, representation: str) -> Pat
 
 def class_names(path: str | Path) -> tuple[str, ...]:
     """Returns the genre names of a prepared dataset; class ids are positions in the tuple."""
-    labels = Path(path) / "genre.labels.txt"
-    if not labels.is_file():
-        raise FmaError(f"{path} holds no prepared dataset: there is no {labels.name}. Run python -m tfds_fma.prepare.")
-    return tuple(labels.read_text(encoding="utf-8").splitlines())
+    if not layout.is_complete(Path(path)):
+        raise FmaError(f"{path} holds no prepared dataset. Run python -m tfds_fma.prepare.")
+    with _damage_explained(path):
+        return tuple((Path(path) / "genre.labels.txt").read_text(encoding="utf-8").splitlines())
 
 
 def load(path: str | Path) -> Mapping[str, Any]:
@@ -43,12 +44,11 @@ def load(path: str | Path) -> Mapping[str, Any]:
       A split in which no clip could be used is not there.
 
     Raises:
-      FmaError: if there is no prepared dataset.
+      FmaError: if there is no prepared dataset, or files of it are missing or cut off.
     """
-    class_names(path)  # for its error
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(path).as_data_source()
+    builder = _open_builder(path)
+    with _damage_explained(path):
+        return builder.as_data_source()
 
 
 def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
@@ -61,6 +61,9 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
     Returns:
       The columns, each [clip] in the order of the track table: track_id, genre, artist_id, album_id (int64), duration
       (float32, seconds), title, artist (str objects), split (str); and the clips [clip, ...] in the stored type.
+
+    Raises:
+      FmaError: if there is no prepared dataset, or it is damaged.
     """
     return _read(path, (split,))
 
@@ -71,13 +74,17 @@ def read_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "np.ndarray
 
 
 def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
-    class_names(path)  # for its error
+    builder = _open_builder(path)
+    with _damage_explained(path):
+        return _read_splits(builder, [split for split in splits if split in builder.info.splits])
+
+
+def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
     import numpy as np
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(path)
     features = builder.info.features
-    sources = {split: builder.as_data_source(split=split) for split in splits if split in builder.info.splits}
+    sources = {split: builder.as_data_source(split=split) for split in splits}
     size = sum(len(source) for source in sources.values())
     columns = {
         name: np.empty(size, object if isinstance(feature, tfds.features.Text) else feature.np_dtype)
@@ -97,3 +104,52 @@ def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndar
                         columns[name][row] = value.decode() if isinstance(value, bytes) else value
                 row += 1
     return columns, clips
+
+
+def _open_builder(path: str | Path) -> Any:
+    """Opens a prepared dataset with TFDS and checks that its files are complete.
+
+    Raises:
+      FmaError: if there is no prepared dataset, or it is damaged.
+    """
+    names = class_names(path)
+    import tensorflow_datasets as tfds
+
+    with _damage_explained(path):
+        builder = tfds.builder_from_directory(path)
+        if builder.info.features["genre"].num_classes != len(names):
+            raise ValueError(f"genre.labels.txt has {len(names)} genres")
+        for split in builder.info.splits.values():
+            for shard, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+                _check_shard(shard, expected)
+    return builder
+
+
+def _check_shard(shard: Path, expected: int) -> None:
+    """Raises an error unless a file of records has as many as it should; reads only its index."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(shard))
+    try:
+        if reader.num_records() != expected:
+            raise ValueError(f"{shard.name} has {reader.num_records()} of {expected} records")
+    finally:
+        reader.close()
+
+
+@contextlib.contextmanager
+def _damage_explained(path: str | Path) -> Iterator[None]:
+    """Turns whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files into an FmaError."""
+    try:
+        yield
+    except (FmaError, MemoryError):
+        raise
+    except Exception as error:
+        folder = Path(path).absolute()
+        data_dir = folder.parent.parent.parent
+        subset, _, representation = folder.parent.name.partition("-")
+        raise FmaError(
+            f"The dataset in {folder} is damaged ({in_words(error)}). Prepare it again: python -m tfds_fma.prepare "
+            f"--source DIR --subset {subset} --representation {representation} --data_dir {data_dir} "
+            f"--overwrite. If it is the demo corpus, just delete {folder}; it will be made again."
+        ) from error

@@ -108,6 +108,10 @@ REPRESENTATIONS: dict[str, Representation] = {
 }
 
 
+# What the demo corpus is prepared in.
+DEMO_REPRESENTATION = "mel_256x96"
+
+
 def get_representation(name: str) -> Representation:
     """Looks a representation up by name.
 

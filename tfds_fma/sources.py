@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_fma.errors import ClipError, FmaError
+from tfds_fma.errors import UNREADABLE, ClipError, FmaError, in_words
 
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
 # looked into first. (fma_full holds untrimmed tracks, in which "the first 29 s" are another excerpt.)
@@ -30,21 +30,21 @@ class Container:
         prefix = f"{self.path.name}:" if self.path.suffix == ".zip" else ""
         return f"{prefix}{self.path.stem}/{_relative_path(track_id)}"
 
-    def read(self, track_id: int) -> bytes | None:
-        """Returns the bytes of a clip, or None if it is not here.
+    def read(self, track_id: int) -> bytes:
+        """Returns the bytes of a clip.
 
         Raises:
-          ClipError: if it is here but cannot be read.
+          ClipError: if it is not here ("missing"), or cannot be read ("undecodable").
         """
         relative = _relative_path(track_id)
         try:
             if self.path.suffix == ".zip":
                 return _opened(self.path).read(f"{self.path.stem}/{relative}")
             return (self.path / relative).read_bytes()
-        except (KeyError, FileNotFoundError):
-            return None
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
-            raise ClipError("undecodable", f"cannot be read: {error}") from error
+        except (KeyError, FileNotFoundError) as error:
+            raise ClipError("missing", "no such file") from error
+        except UNREADABLE as error:
+            raise ClipError("undecodable", f"cannot be read: {in_words(error)}") from error
 
 
 @functools.cache
@@ -75,19 +75,16 @@ def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
             "https://github.com/mdeff/fma and put it there, zipped or not."
         )
     for path in found:
-        if path.suffix == ".zip" and not zipfile.is_zipfile(path):
-            raise FmaError(f"{path} is not a complete zip file: download it again, or move it away.")
+        if path.suffix == ".zip":
+            _check_zip(path)
     return tuple(Container(path) for path in found)
 
 
-def read_clip(containers: tuple[Container, ...], track_id: int) -> bytes:
-    """Reads a clip from the first container that has it.
-
-    Raises:
-      ClipError: if none has it, or it cannot be read.
-    """
-    for container in containers:
-        data = container.read(track_id)
-        if data is not None:
-            return data
-    raise ClipError("missing", "no such file")
+def _check_zip(path: Path) -> None:
+    """Raises FmaError unless the list of files in a zip file, which is at its end, can be read."""
+    try:
+        zipfile.ZipFile(path).close()
+    except UNREADABLE as error:
+        raise FmaError(
+            f"{path} is not a complete zip file ({in_words(error)}): download it again, or move it away."
+        ) from error

@@ -30,6 +30,16 @@ class Batch(NamedTuple):
     weight: np.ndarray
 
 
+def pad_rows(batch: Batch, multiple: int) -> Batch:
+    """Adds rows without clips until their number is a multiple (of the number of devices)."""
+    missing = -len(batch.clip) % multiple
+    capacity = batch.segment.shape[1]
+    empty = Batch(clip=0, segment=capacity, label=0, weight=0)  # type: ignore[arg-type]
+    return Batch(
+        *(np.pad(values, ((0, missing), (0, 0)), constant_values=v) for values, v in zip(batch, empty, strict=True))
+    )
+
+
 def split_long_bags(offsets: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts bags longer than a row into parts of nearly equal size.
 
@@ -58,7 +68,8 @@ def assign_rows(sizes: np.ndarray, capacity: int, multiple: int) -> tuple[np.nda
     Returns:
         row: int64 [part], and the number of rows.
     """
-    rows = -(-int(sizes.sum()) // (capacity * multiple)) * multiple
+    least = max(-(-int(sizes.sum()) // capacity), int(np.sum(2 * sizes > capacity)))
+    rows = -(-least // multiple) * multiple
     while True:
         load = [(0, r) for r in range(rows)]
         row = np.empty(len(sizes), np.int64)

@@ -76,9 +76,10 @@ class Corpus:
 
     def summary(self) -> str:
         """Returns one line for the log."""
+        what = "SYNTHETIC music, " if self.name == "demo" else ""
         counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in SPLITS)
         return (
-            f"{self.name}: {len(self):,} clips of {' x '.join(map(str, self.clips.shape[1:]))} "
+            f"corpus {self.name}: {what}{len(self):,} clips of {' x '.join(map(str, self.clips.shape[1:]))} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"
         )
 
@@ -105,15 +106,18 @@ def standardization(corpus: Corpus, enabled: bool, max_clips: int = 4096) -> Sta
         return Standardization(np.zeros(width, np.float32), np.ones(width, np.float32))
     if len(rows) > max_clips:
         rows = rows[np.linspace(0, len(rows) - 1, max_clips).astype(int)]
+    # Sums of differences from the first clip: E[x^2] - E[x]^2 of values far from zero would cancel.
+    shift = corpus.clips[rows[0]].reshape(-1, width).astype(np.float64).mean(axis=0)
     total, squares, count = np.zeros(width), np.zeros(width), 0
     for some in np.array_split(rows, max(1, len(rows) // 64)):
-        values = corpus.clips[some].reshape(-1, width).astype(np.float64)
+        values = corpus.clips[some].reshape(-1, width).astype(np.float64) - shift
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         count += len(values)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[std < 1e-6] = 1  # a constant feature stays at zero
+    mean += shift
+    std[std <= 1e-6 * np.maximum(1, np.abs(mean))] = 1  # a constant feature stays at zero
     return Standardization(mean.astype(np.float32), std.astype(np.float32))
 
 
@@ -205,11 +209,7 @@ def _open_arrays(arrays: Any) -> Corpus:
     table = {name: values[rows] for name, values in table.items()}
 
     genre = table[columns.genre].tolist()
-    if arrays.genres:
-        genres = tuple(arrays.genres)
-    else:
-        found = set(genre)
-        genres = tuple(g for g in GENRES if g in found) if found <= set(GENRES) else tuple(sorted(found))
+    genres = tuple(arrays.genres) or _label_list(set(genre))
     for name, allowed, remedy in (
         (columns.genre, genres, "Correct the table, or set --config.data.arrays.genres"),
         (columns.split, tuple(_SPLIT_NAMES), "Correct the table"),
@@ -230,6 +230,15 @@ def _open_arrays(arrays: Any) -> Corpus:
         artist=_identifiers(table, columns.artist, len(rows)),
         album=_identifiers(table, columns.album, len(rows)),
     )
+
+
+def _label_list(found: set[str]) -> tuple[str, ...]:
+    """Returns FMA's genres that occur, in MATT's order; or the table's own, sorted, if none of them is FMA's.
+
+    Where only some are FMA's, the others are mistakes, and the check that follows names them.
+    """
+    of_fma = tuple(genre for genre in GENRES if genre in found)
+    return of_fma or tuple(sorted(found))
 
 
 def _read_table(arrays: Any) -> dict[str, np.ndarray]:
@@ -270,7 +279,7 @@ def _read_table(arrays: Any) -> dict[str, np.ndarray]:
             )
     try:
         table[columns.track_id] = ids.astype(np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers") from None
     values, counts = np.unique(table[columns.track_id], return_counts=True)
     if counts.max() > 1:
@@ -285,44 +294,40 @@ def _identifiers(table: dict[str, np.ndarray], column: str, num_rows: int) -> np
     return np.where(table[column] == "-1", "", table[column])
 
 
-def _load_numpy(path: str) -> Any:
+def _load_arrays(path: str) -> dict[str, np.ndarray]:
+    """Reads an .npy (under the name "") or the members of an .npz."""
     try:
-        return np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
+        loaded = np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist (config.data.arrays)") from None
-    except Exception as error:  # zipfile, pickle and header errors: all mean a file that is not what it should be
-        raise UserError(f"{path} cannot be read as .npy or .npz: {error}") from error
+    except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
+        raise UserError(f"{path} cannot be read as .npy or .npz: {type(error).__name__}: {error}") from error
 
 
 def _read_clips(arrays: Any, table_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns clips [clip, time, mel] or [clip, feature], and their track ids."""
-    loaded = _load_numpy(arrays.clips)
-    ids = None
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        names = [name for name in loaded.files if name != arrays.ids_key]
-        key = arrays.clips_key or (names[0] if len(names) == 1 else "")
-        if key not in loaded.files:
-            raise UserError(
-                f"{arrays.clips} holds {', '.join(loaded.files)}; say which one is the clips with "
-                "--config.data.arrays.clips_key=NAME"
-            )
-        clips = loaded[key]
-        if arrays.ids_key in loaded.files:
-            ids = loaded[arrays.ids_key]
-    else:
-        clips = loaded
+    loaded = _load_arrays(arrays.clips)
+    ids = loaded.pop(arrays.ids_key, table_ids)
+    key = arrays.clips_key or (next(iter(loaded)) if len(loaded) == 1 else None)
+    if key not in loaded:
+        raise UserError(
+            f"{arrays.clips} holds {', '.join(loaded)}; say which one is the clips with "
+            "--config.data.arrays.clips_key=NAME"
+        )
+    clips = loaded[key]
     if arrays.ids:
-        ids = _load_numpy(arrays.ids)
-    if ids is None:
-        ids = table_ids
+        (ids,) = _load_arrays(arrays.ids).values()
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(f"{arrays.ids or arrays.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
+    axes = arrays.axes.split()
+    if clips.ndim != len(axes):
+        raise UserError(f"{arrays.clips}: clips have {clips.ndim} axes, but config.data.arrays.axes={arrays.axes!r}")
     if len(ids) != len(clips):
         raise UserError(
             f"{arrays.clips} has {len(clips)} clips but there are {len(ids)} track ids; give the ids with "
             "--config.data.arrays.ids=FILE.npy or make the table's rows match the clips"
         )
-    axes = arrays.axes.split()
-    if clips.ndim != len(axes):
-        raise UserError(f"{arrays.clips}: clips have {clips.ndim} axes, but config.data.arrays.axes={arrays.axes!r}")
     if axes == ["clip", "mel", "time"]:
         clips = np.ascontiguousarray(clips.transpose(0, 2, 1))
     if clips.dtype not in _CLIP_DTYPES:

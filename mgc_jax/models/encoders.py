@@ -57,6 +57,12 @@ class CrnnTf(nnx.Module):
             )
         if len(filters) != len(pools):
             raise UserError(f"crnn_tf: {len(filters)} filters but {len(pools)} pools; give one pool per block")
+        if not all(isinstance(pool, Sequence) and len(pool) == 2 and _are_sizes(*pool) for pool in pools):
+            raise UserError(f"crnn_tf: pools={pools!r}: write two sizes per block, as ((2, 4), (2, 4))")
+        if not _are_sizes(*filters, gru_units, features):
+            raise UserError(f"crnn_tf: {filters=}, {gru_units=} and {features=} must be whole numbers above 0")
+        if not (0 <= dropout < 1 and 0 <= batch_norm_momentum < 1):
+            raise UserError(f"crnn_tf: {dropout=} and {batch_norm_momentum=} must be at least 0 and below 1")
         time, mel = clip_shape
         channels, blocks = 1, []
         for out_channels, pool in zip(filters, pools, strict=True):
@@ -97,6 +103,10 @@ def _scans(x: Float[Array, "n step other channel"]) -> Float[Array, "4 n step fe
     return jnp.stack([flat, flipped, flat[:, ::-1], flipped[:, ::-1]])
 
 
+def _are_sizes(*values: object) -> bool:
+    return all(isinstance(value, int) and value > 0 for value in values)
+
+
 class Mlp(nnx.Module):
     """Dense layers with ReLU on feature vectors; none at all is the identity ("Blank" in MATT, SPEC 3.5)."""
 
@@ -108,6 +118,8 @@ class Mlp(nnx.Module):
             hidden: width of each layer; () passes the clip through.
             rngs: source of the initial weights.
         """
+        if not _are_sizes(*hidden):
+            raise UserError(f"mlp: {hidden=} must hold whole numbers above 0")
         glorot = nnx.initializers.glorot_uniform()
         widths = [math.prod(clip_shape), *hidden]
         self.features = widths[-1]

@@ -88,25 +88,18 @@ def _cpu_conv_bwd(residuals, g):
 _cpu_conv.defvjp(lambda x, kernel: (_library_conv(x, kernel), (x, kernel)), _cpu_conv_bwd)
 
 
-def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
-    return _cpu_conv(x, kernel) if odd and _use_cpu_form() else _library_conv(x, kernel)
-
-
-def conv2d(
-    x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"], bias: Float[Array, " cout"]
-) -> Float[Array, "n h w cout"]:
-    """Convolves with stride 1 and "SAME" zero padding, and adds a bias.
+def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "n h w cout"]:
+    """Convolves with stride 1 and "SAME" zero padding.
 
     Args:
       x: Input maps.
       kernel: Convolution kernel (cross-correlation, as in TensorFlow and Flax).
-      bias: One value per output channel.
 
     Returns:
       The maps, of the same height and width as the input.
     """
-    return _conv(x, kernel) + bias
+    odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
+    return _cpu_conv(x, kernel) if odd and _use_cpu_form() else _library_conv(x, kernel)
 
 
 def _padding(shape: tuple[int, ...], window: tuple[int, int]) -> list[tuple[int, int]]:
@@ -194,7 +187,7 @@ def _conv_output_gradient(y, pooled, mean, weight, window, cotangents):
 def _conv_pool_bwd(window, residuals, cotangents):
     x, kernel, weight, y, pooled, mean = residuals
     g = _conv_output_gradient(y, pooled, mean, weight, window, cotangents)
-    gx, gk = jax.vjp(_conv, x, kernel)[1](g)
+    gx, gk = jax.vjp(conv2d, x, kernel)[1](g)
     return gx, gk, jnp.zeros_like(weight)
 
 
@@ -363,7 +356,7 @@ class ConvBlock(nnx.Module):
             offset = norm.bias[...] - mean * factor
         else:
             factor = norm.factor(norm.var[...])
-            pooled = max_pool(_conv(x, (kernel * factor).astype(x.dtype)), self.pool)
+            pooled = max_pool(conv2d(x, (kernel * factor).astype(x.dtype)), self.pool)
             offset = norm.bias[...] + (bias - norm.mean[...]) * factor
             factor = jnp.ones(())
         return nnx.elu((pooled * factor + offset).astype(x.dtype))

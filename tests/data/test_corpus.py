@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
@@ -73,6 +75,46 @@ def test_columns_of_the_table_as_features(tmp_path, corpus):
     np.testing.assert_allclose(open_corpus(config.data).clips, values, rtol=1e-6)
 
 
+def test_a_mistyped_genre_of_fma_is_a_mistake_and_foreign_genres_are_not(tmp_path, corpus):
+    config = config_for(tmp_path, corpus)
+    text = (tmp_path / "tracks.csv").read_text()
+    (tmp_path / "tracks.csv").write_text(text.replace("Folk", "Flok"))
+    with pytest.raises(UserError, match="'Flok' in column 'genre_top' is not one of Rock, Jazz"):
+        open_corpus(config.data)
+    foreign = text.replace("Folk", "samba").replace("Rock", "rock").replace("Jazz", "jazz")
+    (tmp_path / "tracks.csv").write_text(foreign)
+    assert open_corpus(config.data).genres == ("jazz", "rock", "samba")
+
+
+@pytest.mark.parametrize("ids", [np.arange(120) + 0.5, np.arange(120).astype(str), np.zeros((120, 2), int)])
+def test_ids_that_are_none(tmp_path, corpus, ids):
+    config = config_for(tmp_path, corpus)
+    np.savez(tmp_path / "clips.npz", clips=corpus.clips, track_id=ids)
+    with pytest.raises(UserError, match="track ids must be whole numbers"):
+        open_corpus(config.data)
+
+
+def test_damaged_arrays_are_named(tmp_path, corpus):
+    config = config_for(tmp_path, corpus)
+    path = tmp_path / "clips.npz"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        damaged = bytearray(whole)
+        at = int(rng.integers(200, len(whole) // 2))
+        damaged[at : at + 50] = rng.bytes(50)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(UserError, match=r"clips\.npz"):
+            open_corpus(config.data)
+    for damaged in (whole[:5000], b"", b"text"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"clips\.npz"):
+            open_corpus(config.data)
+    np.savez(path, clips=np.array([{}, {}]), track_id=corpus.track_id[:2])
+    with pytest.raises(UserError, match="cannot be read"):
+        open_corpus(config.data)
+
+
 def test_frames_keeps_the_beginning(tmp_path, corpus):
     config = config_for(tmp_path, corpus, **{"data.frames": 16})
     np.testing.assert_array_equal(open_corpus(config.data).clips, corpus.clips[:, :16])
@@ -91,6 +133,15 @@ def test_standardization_is_scikit_learns_of_the_training_clips(shape):
     scaler = StandardScaler().fit(train)
     np.testing.assert_allclose(statistics.mean, scaler.mean_, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(statistics.std, scaler.scale_, rtol=1e-5)
+
+
+def test_a_constant_feature_stays_at_zero_however_large():
+    corpus = make_corpus(clip_shape=(200,))
+    constants = np.linspace(1e3, 1e6, 200, dtype=np.float32)
+    clips = np.broadcast_to(constants, corpus.clips.shape)
+    statistics = standardization(dataclasses.replace(corpus, clips=clips), enabled=True)
+    np.testing.assert_array_equal(statistics.std, 1)
+    np.testing.assert_allclose(statistics.mean, constants)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,11 @@ def test_mlp_without_layers_is_the_identity():
         ({"name": "crnn_tf", "filter": (3,)}, (40, 12), "has no option filter; it has filters"),
         ({"name": "crnn_tf", "filters": (3, 4)}, (40, 12), "one pool per block"),
         ({"name": "crnn_tf"}, (8,), "use the encoder mlp"),
+        ({"name": "crnn_tf", "filters": (3,), "pools": ((0, 4),)}, (40, 12), "two sizes per block"),
+        ({"name": "crnn_tf", "filters": (3,), "pools": ((2,),)}, (40, 12), "two sizes per block"),
+        ({"name": "crnn_tf", "gru_units": 0}, (40, 12), "gru_units=0"),
+        ({"name": "crnn_tf", "dropout": 2.0}, (40, 12), "dropout=2.0"),
+        ({"name": "mlp", "hidden": (0,)}, (8,), "above 0"),
     ],
 )
 def test_an_impossible_encoder_is_named(encoder, shape, message):

@@ -1,11 +1,14 @@
 """The genuine FMA sample: 8 MP3 files and the first rows of tracks.csv."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mgc_jax.config import validate
+from mgc_jax.train import train_and_evaluate
 from tfds_fma.decode import decode
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import prepare
@@ -15,6 +18,7 @@ from tfds_fma.spectrogram import log_mel
 
 REAL_DATA = Path(os.environ.get("MGC_REAL_DATA", Path(__file__).parents[3] / "shared" / "real_data"))
 SAMPLE = REAL_DATA / "fma_sample"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 pytestmark = pytest.mark.skipif(
     not SAMPLE.is_dir(), reason=f"the real FMA sample is not at {SAMPLE} (set MGC_REAL_DATA to its folder)"
@@ -86,3 +90,26 @@ def test_decoding_equals_librosa_load(clip):
     ours = decode(clip.read_bytes(), 12_000, 348_000).samples
     theirs, _ = librosa.load(clip, sr=12_000, mono=True, res_type="soxr_hq", duration=29.5)
     np.testing.assert_allclose(ours, theirs[:348_000], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_from_mp3_files_to_results(tmp_path):
+    """The whole way: prepare the eight real clips, train MATT on them, evaluate."""
+    prepare(SAMPLE, "small", MATT.name, tmp_path / "data", workers=2, progress=False)
+    spec = importlib.util.spec_from_file_location("matt_crnn_tf", CONFIGS / "matt_crnn_tf.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.data.corpus, config.data.data_dir = "fma_small", str(tmp_path / "data")
+    config.batch.rows, config.batch.clips_per_row = 8, 2  # eight fake devices
+    config.model.encoder.filters = (4, 4, 4, 4)
+    config.optimizer.name, config.optimizer.learning_rate = "adam", 0.01
+    config.train.epochs = 2
+    validate(config)
+    results = train_and_evaluate(config, tmp_path / "run")
+    assert results["corpus"] == "fma_small"
+    assert {split: result["clips"] for split, result in results["splits"].items()} == {"train": 7, "validation": 1}
+    for result in results["splits"].values():
+        scores = [value for kind in ("bag", "clip", "clip_mean") for value in result[kind].values()]
+        assert scores
+        assert np.isfinite(scores).all()

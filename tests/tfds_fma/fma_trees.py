@@ -1,7 +1,10 @@
 """Writes FMA trees by hand."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 COLUMNS = {
     "album_id": ("album", "id"),
@@ -44,3 +47,14 @@ def clip_path(source: Path, track_id: int, archive: str = "fma_small") -> Path:
     path = source / archive / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def corruptions(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """Yields `data` with one to four bytes changed; every second time near its end, where a zip file has its list."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        damaged = bytearray(data)
+        first = max(0, len(data) - 120) if number % 2 else 0
+        for position in rng.integers(first, len(data), rng.integers(1, 5)):
+            damaged[position] = rng.integers(256)
+        yield bytes(damaged)

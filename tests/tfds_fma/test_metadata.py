@@ -2,7 +2,7 @@ import math
 import zipfile
 
 import pytest
-from fma_trees import write_table
+from fma_trees import corruptions, write_table
 
 from tfds_fma import FmaError
 from tfds_fma.metadata import read_tracks
@@ -72,7 +72,7 @@ def test_what_is_not_a_track_table(tmp_path):
     with pytest.raises(FmaError, match=r"neither .*tracks.csv nor .*fma_metadata.zip exists. Get fma_metadata.zip"):
         read_tracks(tmp_path, "small")
     (tmp_path / "fma_metadata.zip").write_bytes(b"half a download")
-    with pytest.raises(FmaError, match="not a complete zip file"):
+    with pytest.raises(FmaError, match=r"fma_metadata.zip:.* cannot be read \(File is not a zip file\). Get "):
         read_tracks(tmp_path, "small")
     write_table(tmp_path, [{"track_id": 2}, {"track_id": 3}])
     path = tmp_path / "fma_metadata" / "tracks.csv"
@@ -85,4 +85,41 @@ def test_what_is_not_a_track_table(tmp_path):
         read_tracks(tmp_path, "small")
     path.write_bytes(text.replace("100,Rock", "100,R\xf6ck").encode("latin-1"))
     with pytest.raises(FmaError, match="cannot be read"):
+        read_tracks(tmp_path, "small")
+
+
+def test_blank_lines_are_skipped(tmp_path):
+    write_table(tmp_path, [{"track_id": 2}, {"track_id": 3}])
+    path = tmp_path / "fma_metadata" / "tracks.csv"
+    *head, last = path.read_text().splitlines()
+    path.write_text("\n".join([*head, "", last, "", ""]))
+    assert [track.track_id for track in read_tracks(tmp_path, "small")] == [2, 3]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_corrupt_zip_file_is_an_error_for_people(tmp_path, method):
+    source = tmp_path / "source"
+    write_table(source, [{"track_id": number, "title": f"T{number * number}"} for number in range(100)])
+    archive = tmp_path / "fma_metadata.zip"
+    with zipfile.ZipFile(archive, "w", method) as opened:
+        opened.write(source / "fma_metadata" / "tracks.csv", "fma_metadata/tracks.csv")
+    tracks = read_tracks(tmp_path, "small")
+    refused = 0
+    for data in corruptions(archive.read_bytes(), 60):
+        archive.write_bytes(data)
+        try:
+            assert read_tracks(tmp_path, "small") == tracks  # the changed bytes do not matter, as those of a date
+        except FmaError:
+            refused += 1
+    assert refused > 30
+
+
+def test_a_table_that_may_not_be_read_is_an_error_for_people(tmp_path, monkeypatch):
+    write_table(tmp_path, [{"track_id": 2}])
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(FmaError, match=r"tracks.csv cannot be read \(.*Permission denied\)"):
         read_tracks(tmp_path, "small")

@@ -18,7 +18,7 @@ from tfds_fma import FmaError, layout
 from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import main, prepare
-from tfds_fma.reading import class_names, find_prepared, load, read_split
+from tfds_fma.reading import class_names, find_prepared, load, read_dataset, read_split
 
 MEL = "mel_256x96"
 
@@ -216,3 +216,76 @@ def test_reading_what_was_not_prepared_is_an_error(tmp_path):
     for read in (class_names, load, lambda path: read_split(path, "train")):
         with pytest.raises(FmaError, match="holds no prepared dataset"):
             read(tmp_path)
+
+
+TRAIN, VALIDATION = (f"fma-{split}.array_record-00000-of-00001" for split in ("train", "validation"))
+
+
+def damage(path: Path, name: str, how: str) -> None:
+    """Damages one file of a prepared dataset."""
+    file = path / name
+    if how == "missing":
+        file.unlink()
+    elif how == "other":
+        shutil.copy(path / VALIDATION, file)
+    else:
+        data = file.read_bytes()
+        file.write_bytes(data[: {"cut": len(data) // 2, "empty": 0}[how]])
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+@pytest.mark.parametrize("name", [TRAIN, VALIDATION, "features.json", "genre.labels.txt", "dataset_info.json"])
+def test_a_damaged_dataset_is_an_error_that_tells_the_remedy(damaged_prepared, tmp_path, name, how):
+    path = tmp_path / "fma" / f"small-{MEL}" / "1.0.0"
+    shutil.copytree(damaged_prepared, path)
+    damage(path, name, how)
+    remedy = (
+        rf"The dataset in {path} is damaged \(.*\). .* --subset small --representation {MEL} --data_dir {tmp_path} "
+        rf"--overwrite. If it is the demo corpus, just delete {path};"
+    )
+    if (name, how) == ("dataset_info.json", "missing"):
+        remedy = "holds no prepared dataset"
+    for read in (load, read_dataset, lambda path: read_split(path, "train")):
+        with pytest.raises(FmaError, match=remedy):
+            read(path)
+
+
+def test_a_shard_with_too_few_records_is_damage(damaged_prepared, tmp_path):
+    path = tmp_path / "data"
+    shutil.copytree(damaged_prepared, path)
+    damage(path, TRAIN, "other")
+    with pytest.raises(FmaError, match=r"is damaged \(fma-train.*00001 has 1 of 2 records\)"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("name", [TRAIN, "features.json", "dataset_info.json"])
+def test_overwrite_mends_a_damaged_dataset(damaged, damaged_prepared, tmp_path, name):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    shutil.copytree(damaged_prepared, path)
+    damage(path, name, "cut")
+    prepared(damaged, tmp_path, overwrite=True)
+    assert len(read_dataset(path)[1]) == 3
+
+
+def test_overwrite_with_a_wrong_source_deletes_nothing(damaged_prepared, tmp_path):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    shutil.copytree(damaged_prepared, path)
+    write_table(tmp_path / "source", [{"track_id": 2, "genre": "Polka"}])
+    (tmp_path / "source" / "fma_small").mkdir()
+    with pytest.raises(FmaError, match="Polka"):
+        prepared(tmp_path / "source", tmp_path, overwrite=True)
+    assert len(read_dataset(path)[1]) == 3
+
+
+def test_a_broken_clip_is_listed_where_it_lies(tmp_path, mp3):
+    source = tmp_path / "source"
+    write_table(source, [{"track_id": 2}, {"track_id": 3, "subset": "medium"}, {"track_id": 4}])
+    clip_path(source, 2).write_bytes(mp3)
+    clip_path(source, 3, "fma_medium").write_bytes(b"broken" * 100)
+    clip_path(source, 4).write_bytes(b"")
+    clip_path(source, 4, "fma_medium").write_bytes(mp3)
+    for subset, in_use, rejected in (("small", 2, []), ("medium", 2, ["fma_medium/000/000003.mp3"])):
+        path, _ = prepared(source, tmp_path / "data", subset=subset)
+        with (path / "rejects.csv").open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == rejected
+        assert len(read_dataset(path)[1]) == in_use
