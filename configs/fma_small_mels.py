@@ -27,14 +27,14 @@ def get_config(pooling="matt"):
     config.model.encoder.dropout = 0.5
     config.model.encoder.batch_norm_momentum = 0.95
     config.model.pooling = pooling
-    config.model.head_dropout = 0.0 if pooling == "none" else 0.5
-    config.batch.rows = 1
-    config.batch.clips_per_row = 32
+    config.model.head_dropout = 0.0 if pooling == "none" else 0.1
+    config.batch.rows = 32 if pooling == "none" else 1
+    config.batch.clips_per_row = 1 if pooling == "none" else 32
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.02
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_epochs = 1.0
-    config.train.epochs = 12 if pooling == "none" else 30
+    config.train.epochs = 14
     config.train.select = "clip_mean/micro_ap" if pooling == "none" else "bag/micro_ap"
     return config

@@ -23,16 +23,17 @@ def crnn_tf(pooling: str) -> ConfigDict:
     config.model.encoder.dropout = 0.5
     config.model.encoder.batch_norm_momentum = 0.99
     config.model.pooling = pooling
-    config.batch.rows = 1
     if pooling == "none":  # as the CRNN-TF repository trains it
         config.model.head_dropout = 0.0
-        config.batch.clips_per_row = 32
+        config.batch.rows = 32  # bags of one clip: rows of one clip, for any number of devices that divides 32
+        config.batch.clips_per_row = 1
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
         config.train.epochs = 30
         config.train.select = "clip/micro_ap"
     else:  # as MATT's result files say: 12 to 14 bags a step, here packed into 50 clips
         config.model.head_dropout = 0.5
+        config.batch.rows = 1
         config.batch.clips_per_row = 50  # no album of FMA-medium is longer
         config.optimizer.name = "sgd"
         config.optimizer.learning_rate = 0.1 if pooling == "matt" else 0.2
@@ -46,7 +47,7 @@ def crnn_tf(pooling: str) -> ConfigDict:
     demo.model.encoder.filters = (24, 48, 64, 64)
     demo.model.encoder.pools = ((2, 4), (2, 4), (2, 2), (2, 2))
     demo.model.encoder.batch_norm_momentum = 0.9
-    demo.batch = ConfigDict({"clips_per_row": 32})
+    demo.batch = ConfigDict({"clips_per_row": 1 if pooling == "none" else 32})
     demo.optimizer = ConfigDict(
         {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.02, "schedule": "cosine", "warmup_epochs": 1.0}
     )
