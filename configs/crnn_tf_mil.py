@@ -3,7 +3,8 @@
     python -m mgc_jax.main --config configs/crnn_tf_mil.py
 
 Published on FMA-medium, selected on the test split: 71.89 % accuracy, 0.611 micro average precision. Not yet run
-here on FMA-medium. Without prepared FMA it trains on the demo corpus (2 CPU cores: RUNTIME).
+here on FMA-medium. Without prepared FMA it trains on the demo corpus: a minute on 2 CPU cores; validation accuracy
+0.71 per clip, 0.81 for the bag, 0.28 for the majority class.
 """
 
 from mgc_jax import presets

@@ -3,7 +3,9 @@
     python -m mgc_jax.main --config configs/echonest.py:matt --config.data.arrays.table=echonest.csv
 
 The argument is the pooling: none, mean or matt. The table has one row per track with the columns below.
-ECHONEST
+On 4,752 tracks of FMA-medium (12 genres, 585 for validation) a run takes 15 seconds on a CPU. Validation accuracy with
+seed 0 (each clip; averaged over the bag; bag model): none .675 .790; mean .656 .781 .781; matt .641 .740 .662. The
+majority class has .262.
 """
 
 from mgc_jax.config import default

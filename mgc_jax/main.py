@@ -100,8 +100,10 @@ def _last_cause(error: Exception) -> str:
     trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
     places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
     places = [place for place in places if not re.search(r"site-packages|^<|mgc_jax.main\.py$|runpy", place[0])]
+    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
+        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
     if not places:
-        return str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+        return str(error)
     file, line, code = places[-1]
     return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
 
