@@ -45,7 +45,7 @@ class SplitScores:
         """Returns accuracy, macro F1 and micro average precision over clips, for each view that there is.
 
         The view `bag` also has `paper_accuracy`: a bag counts as right, with all its clips, if its score agrees
-        with its first clip's genre (SPEC 5.1); and `bag_micro_ap`, over bags instead of clips.
+        with its first clip's genre (as MATT's notebooks count); and `bag_micro_ap`, over bags instead of clips.
         """
         views = {"clip": self.clip, "clip_mean": self.clip_mean}
         if self.bag is not None:

@@ -6,7 +6,8 @@ from mgc_jax.config import default
 
 
 def crnn_tf(pooling: str) -> ConfigDict:
-    """Returns CRNN-TF on FMA-medium with the published settings (SPEC 3.4, 3.6 and 4).
+    """Returns CRNN-TF on FMA-medium with the published settings (CRNN-TF's repository; for MATT, the
+    hyper-parameters in the names of its result files).
 
     On the demo corpus, where clips are shorter and few, the layers are narrower and the optimizer is one that
     needs little tuning, so that a run takes a minute or two.

@@ -14,7 +14,7 @@ class Bags:
     Attributes:
         clips: int64 [clip]: rows of the corpus, bag after bag.
         offsets: int64 [bag + 1]: bag b holds `clips[offsets[b] : offsets[b + 1]]`.
-        label: int32 [bag]: the genre of the bag's first clip (SPEC 9.2: a bag may hold several genres
+        label: int32 [bag]: the genre of the bag's first clip (a bag may hold several genres
             where the key leaves the genre out).
     """
 

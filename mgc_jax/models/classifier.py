@@ -69,7 +69,7 @@ class BagClassifier(nnx.Module):
         """Pools embeddings and classifies the bags.
 
         Where the pooling has a view per genre, genre g's score is the probability that the head gives to g in
-        g's own view: the diagonal (Lin et al. 2016; SPEC 3.6). These scores do not sum to one.
+        g's own view: the diagonal (Lin et al. 2016, as MATT's notebooks evaluate). These scores do not sum to one.
 
         Returns:
             Log scores, and the attention weights.

@@ -20,7 +20,9 @@ from mgc_jax.models.recurrent import ParallelGRU
 
 
 class CrnnTf(nnx.Module):
-    """CRNN-TF: four convolution blocks, then eight GRUs over the map's time and frequency axes (SPEC 3.4).
+    """CRNN-TF: four convolution blocks, then eight GRUs over the map's time and frequency axes.
+
+    As in the repository FishInMedi/CRNN-TF, one of the encoders of MATT.
 
     With 16 classes on top and the defaults on 96 x 1360 clips it has 1,004,112 parameters (batch-norm moments
     included, as Keras counts). Attributes: `blocks`, `along_frequency`, `along_time`, `dense`.
@@ -96,7 +98,7 @@ class CrnnTf(nnx.Module):
 def _scans(x: Float[Array, "n step other channel"]) -> Float[Array, "4 n step feature"]:
     """The four sequences along one axis of the map: both directions, the other axis flattened both ways.
 
-    For steps along frequency these are GRUs 1, 3, 5 and 7 of SPEC 3.4; along time 2, 6, 4 and 8.
+    For steps along frequency these are GRUs 1, 3, 5 and 7 of the original; along time 2, 6, 4 and 8.
     """
     flat = x.reshape(*x.shape[:2], -1)
     flipped = x[:, :, ::-1].reshape(*x.shape[:2], -1)
@@ -108,7 +110,7 @@ def _are_sizes(*values: object) -> bool:
 
 
 class Mlp(nnx.Module):
-    """Dense layers with ReLU on feature vectors; none at all is the identity ("Blank" in MATT, SPEC 3.5)."""
+    """Dense layers with ReLU on feature vectors; none at all is the identity ("Blank" in MATT's result files)."""
 
     def __init__(self, clip_shape: Sequence[int], *, hidden: Sequence[int] = (100,), rngs: nnx.Rngs):
         """Builds the encoder.

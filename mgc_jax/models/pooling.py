@@ -27,7 +27,10 @@ def softmax_in_bag(
 
 
 class MeanPooling(nnx.Module):
-    """The mean of the clips' embeddings: "+MIL" (SPEC 9.6). On bags of one clip it is the identity."""
+    """The mean of the clips' embeddings: MATT's baseline "+MIL", whose aggregation was never published.
+
+    On bags of one clip it is the identity.
+    """
 
     def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
         del features, num_genres, rngs  # nothing to learn
@@ -45,12 +48,13 @@ class MeanPooling(nnx.Module):
 
 
 class MattPooling(nnx.Module):
-    """MATT: selective attention with one query per genre, as the published code has it (SPEC 3.6).
+    """MATT: selective attention with one query per genre, as MATT's published notebooks have it.
 
     Scores are dot products of clip and query, softmax runs over the clips of the bag, and tanh follows the
     weighted sum. In training the query of the bag's own genre is used; otherwise every genre looks at the bag
     with its own query. Unlike in the published code, where a slip left them at their random start, the
-    queries are trained (SPEC 9.4).
+    queries are trained. (The paper's equation 1 scores clips by tanh(W[s; q]) + b instead, under which the query
+    cannot change the rank of the clips.)
 
     Attributes:
         queries: [genre, feature].

@@ -15,7 +15,7 @@ def hard_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 class ParallelGRU(nnx.Module):
     """Several independent GRUs that run side by side, one input sequence each; gives their last states.
 
-    Keras's GRU with `reset_after=False` (one bias; SPEC 3.3 and 3.4: the parameter counts of CRNN and CRNN-TF
+    Keras's GRU with `reset_after=False` (one bias: the published parameter counts of CRNN and CRNN-TF
     prove it) and hard-sigmoid gates, as Keras 2.2 had them:
 
         z = hs(W_z x + U_z h + b_z);  r = hs(W_r x + U_r h + b_r)

@@ -20,7 +20,7 @@ def crnn_tf_config(pooling):
 
 def test_crnn_tf_has_the_papers_parameter_count():
     model = build_model(crnn_tf_config("none").model, (1360, 96), 16, seed=0)
-    assert count_parameters(model) == 1_004_112  # SPEC 3.4, from the repository's printed summary
+    assert count_parameters(model) == 1_004_112  # as CRNN-TF's repository prints
     gru = jax.tree.leaves(nnx.state(model.encoder.along_time, nnx.Param))
     assert sum(leaf.size for leaf in gru) == 4 * 76_896
 
@@ -73,7 +73,7 @@ def test_recurrent_kernels_start_orthogonal():
 
 
 def test_the_eight_scans_are_those_of_the_table():
-    """SPEC 3.4's table, written out by hand on the map P[f, t, c]."""
+    """The original's eight orders, written out by hand on the map P[f, t, c]."""
     encoder = randomized(CrnnTf((20, 12), filters=(3,), pools=((3, 4),), gru_units=2, features=4, rngs=nnx.Rngs(0)))
     clips = jnp.asarray(np.random.default_rng(1).normal(size=(2, 20, 12)), jnp.float32)
     p = np.asarray(encoder.blocks[0](clips.swapaxes(1, 2)[..., None], jnp.ones(2, bool), False))
