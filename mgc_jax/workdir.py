@@ -36,7 +36,7 @@ def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
     if mode == "eval":
         raise UserError(f"no run in {runs.resolve()} has this configuration; give --workdir")
     workdir, number = runs / today, 1
-    while workdir.exists():
+    while (workdir / "config.json").exists():  # a run that never began leaves no config.json
         number += 1
         workdir = runs / f"{today}-{number}"
     return workdir
