@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mgc_jax.workdir import write_text
+
 
 def genre_metrics(label: np.ndarray, log_scores: np.ndarray) -> dict[str, float]:
     """Accuracy, macro F1 and micro average precision, as scikit-learn defines them.
@@ -56,9 +58,7 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(path)
+            write_text(path, "".join(line + "\n" for line in kept))
         self._lines = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 

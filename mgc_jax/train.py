@@ -249,7 +249,7 @@ class MetricWindow:
         seconds = time.perf_counter() - self._start
         self._sums = []
         self.restart()
-        if not all(map(math.isfinite, (*total.values(), steps[-1]["weight_norm"]))):
+        if not all(map(math.isfinite, total.values())):
             raise UserError(
                 f"training diverged: loss or weights are no longer finite at step {step}. Lower "
                 "--config.optimizer.learning_rate or set --config.optimizer.clip_norm=1. The checkpoints before it "
