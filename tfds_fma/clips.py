@@ -10,7 +10,7 @@ import numpy as np
 from tfds_fma.decode import decode
 from tfds_fma.errors import ClipError
 from tfds_fma.metadata import Track
-from tfds_fma.representations import Representation
+from tfds_fma.representations import AudioRepresentation
 from tfds_fma.sources import Container
 
 
@@ -32,7 +32,7 @@ class Clip:
     padded: bool
 
 
-def make_clip(containers: tuple[Container, ...], representation: Representation, track: Track) -> Clip | Reject:
+def make_clip(containers: tuple[Container, ...], representation: AudioRepresentation, track: Track) -> Clip | Reject:
     """Reads, decodes and represents the clip of one track (runs in a worker process).
 
     The containers are tried in order until one has a copy that can be used. If there is none, the reject names the
@@ -47,9 +47,13 @@ def make_clip(containers: tuple[Container, ...], representation: Representation,
     return next((reject for reject in rejects if reject.reason != "missing"), rejects[0])
 
 
-def _make_clip_from(container: Container, representation: Representation, track: Track) -> Clip:
+def _make_clip_from(container: Container, representation: AudioRepresentation, track: Track) -> Clip:
     """Makes the clip of one track from the copy in one container."""
-    if not track.genre:
-        raise ClipError("no-genre", "the track table has no genre_top for it")
-    audio = decode(container.read(track.track_id), representation.sample_rate, representation.samples)
+    audio = decode(
+        container.read(track.track_id),
+        representation.sample_rate,
+        representation.samples,
+        at_most=representation.at_most,
+        whole_track=container.whole_tracks,
+    )
     return Clip(representation.compute(audio.samples), audio.padded)

@@ -18,6 +18,9 @@ _MIN_SHARE = 0.5
 # is some hundred samples long.
 _MARGIN_SECONDS = 0.1
 
+# FMA cut its clips from the middle of the tracks (creation.py of mdeff/fma).
+_EXCERPT_SECONDS = 30
+
 
 @dataclass(frozen=True)
 class Audio:
@@ -32,34 +35,44 @@ class Audio:
     padded: bool
 
 
-def decode(data: bytes, sample_rate: int, samples: int) -> Audio:
+def decode(
+    data: bytes, sample_rate: int, samples: int, *, at_most: int | None = None, whole_track: bool = False
+) -> Audio:
     """Decodes the start of an MP3 file.
 
     Args:
       data: the file.
       sample_rate: wanted rate in Hz.
-      samples: wanted number of samples at that rate.
+      samples: number of samples needed at that rate; zeros are added to a shorter clip.
+      at_most: number of samples to return if there are as many; by default `samples`.
+      whole_track: whether the file is a whole track, of which FMA's 30 s excerpt is wanted: from half of its length
+        less 15 s on, in whole seconds.
+
+    Returns:
+      Between `samples` and `at_most` samples.
 
     Raises:
-      ClipError: if the file is empty or no audio, or shorter than half of what is wanted.
+      ClipError: if the file is empty or no audio, or shorter than half of what is needed.
     """
     if not data:
         raise ClipError("empty", "the file has no bytes")
-    audio = _resampled_start(data, sample_rate, samples)
+    audio = _resampled_start(data, sample_rate, at_most or samples, whole_track)
     if len(audio) < _MIN_SHARE * samples:
         detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
         raise ClipError("short", detail)
     if not np.isfinite(audio).all():
         raise ClipError("undecodable", "the decoded audio is not finite")
     missing = samples - len(audio)
-    return Audio(np.pad(audio, (0, max(missing, 0)))[:samples], padded=missing > 0)
+    return Audio(np.pad(audio, (0, max(missing, 0))), padded=missing > 0)
 
 
-def _resampled_start(data: bytes, sample_rate: int, samples: int) -> np.ndarray:
+def _resampled_start(data: bytes, sample_rate: int, samples: int, whole_track: bool) -> np.ndarray:
     """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = file.samplerate
+            if whole_track:
+                file.seek(_excerpt_start(file.frames, rate))
             wanted = int((samples / sample_rate + _MARGIN_SECONDS) * rate) + 1
             channels = file.read(wanted, dtype="float32", always_2d=True).T
         if not channels.size:
@@ -70,3 +83,9 @@ def _resampled_start(data: bytes, sample_rate: int, samples: int) -> np.ndarray:
         return soxr.resample(mono, rate, sample_rate, quality="HQ")[:samples]
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise ClipError("undecodable", str(error)) from error
+
+
+def _excerpt_start(frames: int, rate: int) -> int:
+    """The first sample of FMA's excerpt of a whole track; a track that is no longer is taken from its start."""
+    seconds = frames // rate
+    return (seconds // 2 - _EXCERPT_SECONDS // 2) * rate if seconds > _EXCERPT_SECONDS else 0

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import GENRES
+from tfds_fma.locks import only_one
 from tfds_fma.metadata import SPLITS
 from tfds_fma.parallel import ordered_map
-from tfds_fma.prepare import only_one, prepare, run_command
+from tfds_fma.prepare import prepare, run_command
 from tfds_fma.reading import find_prepared
 from tfds_fma.representations import DEMO_REPRESENTATION
 

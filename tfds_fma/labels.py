@@ -23,7 +23,9 @@ GENRES: tuple[str, ...] = (
     "Easy Listening",
 )
 
-SUBSETS: tuple[str, ...] = ("small", "medium")
+# In FMA every subset holds the smaller ones. Large and full have the same tracks: 30 s clips in large, whole tracks in
+# full. Only of small and medium has every track a top genre.
+SUBSETS: tuple[str, ...] = ("small", "medium", "large", "full")
 
 _SMALL_GENRES = 8
 
@@ -32,7 +34,7 @@ def genres_of(subset: str) -> tuple[str, ...]:
     """Returns the genre names of a subset; class ids are positions in the tuple.
 
     Args:
-      subset: ``"small"`` (8 genres) or ``"medium"`` (16 genres).
+      subset: ``"small"`` (8 genres), ``"medium"``, ``"large"`` or ``"full"`` (16 genres).
 
     Raises:
       FmaError: if the subset is unknown.

@@ -1,24 +1,29 @@
-"""Prepares FMA: decodes the clips, computes a representation, writes a TFDS dataset.
+"""Prepares FMA: gets the clips, computes a representation, writes a TFDS dataset.
 
 python -m tfds_fma.prepare --source ~/fma --subset small --representation mel_1360x96 --data_dir ~/data
 """
 
 import argparse
 import contextlib
-import fcntl
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfds_fma import layout
+from tfds_fma.archives import check_zip, readable_size, verify_checksum
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
-from tfds_fma.metadata import read_tracks
-from tfds_fma.representations import REPRESENTATIONS, get_representation
+from tfds_fma.locks import only_one
+from tfds_fma.representations import REPRESENTATIONS, FeatureVector, get_representation
 from tfds_fma.sources import find_containers
+
+if TYPE_CHECKING:
+    from tfds_fma.clip_sources import ClipSource
 
 
 def prepare(
@@ -30,21 +35,25 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    unverified: bool = False,
+    beam_options: list[str] | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
     """Prepares a subset of FMA in one representation, unless that has been done.
 
-    An interrupted run leaves nothing that counts as prepared; running again starts afresh. Two processes that
+    An interrupted run leaves nothing that counts as prepared; running again continues it. Two processes that
     prepare the same thing do it once: the second waits.
 
     Args:
       source: folder that holds FMA's metadata and audio, as folders or zip files.
-      subset: ``"small"`` or ``"medium"``.
-      representation: a name in `tfds_fma.representations.REPRESENTATIONS`.
+      subset: see `tfds_fma.labels.SUBSETS`.
+      representation: see `tfds_fma.representations.get_representation`.
       data_dir: where TFDS keeps datasets.
       workers: processes that decode; by default one per CPU core.
       progress: whether to show a progress bar.
-      overwrite: whether to prepare again what is there.
+      overwrite: whether to prepare again what is there. The old dataset is replaced when the new one is complete.
+      unverified: whether to accept zip files of FMA's names that have not FMA's checksums.
+      beam_options: make the clips with Apache Beam, given these command-line options of Beam.
       log: takes the lines for people, the summary among them.
 
     Returns:
@@ -54,40 +63,131 @@ def prepare(
       FmaError: if something is wrong with the arguments or the source.
     """
     genres_of(subset)
-    get_representation(representation)
+    chosen = get_representation(representation)
+    source = Path(source).expanduser()
+
+    def open_source() -> "ClipSource":
+        from tfds_fma.clip_sources import fma_source
+
+        for path in _archives_in_use(source, subset, isinstance(chosen, FeatureVector)):
+            if not unverified:
+                verify_checksum(path, Path(data_dir).expanduser() / layout.DATASET_NAME, log)
+        return fma_source(source, subset, representation, log)
+
+    return prepare_clips(
+        open_source,
+        subset,
+        representation,
+        data_dir,
+        workers=workers,
+        progress=progress,
+        overwrite=overwrite,
+        beam_options=beam_options,
+        log=log,
+    )
+
+
+def prepare_clips(
+    open_source: "Callable[[], ClipSource]",
+    subset: str,
+    representation: str,
+    data_dir: str | Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+    beam_options: list[str] | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Prepares a dataset from any source of clips; see `prepare` for the arguments that it shares.
+
+    Args:
+      open_source: returns the tracks and the way to their clips; called only if there is something to do.
+      subset: first part of the dataset's name.
+      representation: second part of the dataset's name.
+      data_dir: where TFDS keeps datasets.
+      workers: processes that decode.
+      progress: whether to show a progress bar.
+      overwrite: whether to prepare again what is there.
+      beam_options: make the clips with Apache Beam, given these options.
+      log: takes the lines for people.
+
+    Returns:
+      The folder of the prepared dataset.
+    """
     if workers is not None and workers < 1:
         raise FmaError(f"workers is {workers}; give at least 1.")
     target = layout.version_dir(data_dir, subset, representation)
     name = target.parent.name
-    with only_one(target.parent):
+    with only_one(target.parent, log):
+        _restore(target)
         if layout.is_complete(target) and not overwrite:
             log(f"{name}: already prepared in {target} (use --overwrite to prepare it again)")
             return target
         if target.exists() and not overwrite:
             raise FmaError(f"{target} exists but holds no complete dataset. Remove it, or use --overwrite.")
-        source = Path(source).expanduser()
-        find_containers(source, subset)
-        if target.exists():  # notice a wrong table before deleting; TFDS cannot overwrite what is damaged
-            read_tracks(source, subset)
-            shutil.rmtree(target)
-        _remove_leftovers(target)
-        summary = _build(source, name, Path(data_dir), workers, progress)
+        source = open_source()
+        _require_space(source, target, log)
+        with _out_of_the_way(target):
+            summary = _build(source, subset, representation, Path(data_dir), workers, progress, beam_options, log)
         log(summary)
         log(f"{name}: in {target}")
     return target
 
 
-def _build(source: Path, name: str, data_dir: Path, workers: int | None, progress: bool) -> str:
+def _archives_in_use(source: Path, subset: str, features_only: bool) -> list[Path]:
+    """Lists the zip files that will be read; raises FmaError if one is incomplete or not harmless."""
+    metadata = source / "fma_metadata.zip"
+    paths = [metadata] if metadata.is_file() and not (source / "fma_metadata").is_dir() else []
+    for path in paths:
+        check_zip(path)
+    if not features_only:
+        paths += [c.path for c in find_containers(source, subset) if c.path.suffix == ".zip"]
+    return paths
+
+
+def _require_space(source: "ClipSource", target: Path, log: Callable[[str], None]) -> None:
+    """Says how much the dataset will take; raises FmaError if the disk has not that much left."""
+    from tfds_fma.shards import clip_bytes, free_bytes
+
+    needed = len(source.tracks) * clip_bytes(source.representation)
+    staged = sum(path.stat().st_size for path in (target.parent / layout.STAGING).glob("*.array_record"))
+    free = free_bytes(target.parent)
+    sizes = f"up to {len(source.tracks)} clips, {readable_size(needed)}; the disk has {readable_size(free)} left"
+    log(f"{target.parent.name}: {sizes}")
+    if needed - staged > free:
+        raise FmaError(f"The disk of {target.parent} is too small: {sizes}. Make room, or choose another --data_dir.")
+
+
+def _build(
+    source: "ClipSource",
+    subset: str,
+    representation: str,
+    data_dir: Path,
+    workers: int | None,
+    progress: bool,
+    beam_options: list[str] | None,
+    log: Callable[[str], None],
+) -> str:
     """Runs the TFDS builder; returns the line that sums the run up."""
     # Imported here: TFDS takes a second, which --help and a dataset that is there already need not pay.
     from tensorflow_datasets.core.download import DownloadConfig
 
-    from tfds_fma.fma_dataset_builder import Builder, count_reasons
+    from tfds_fma.fma_dataset_builder import Builder, count_reasons, make_config
 
-    builder = Builder(config=name, data_dir=data_dir.expanduser(), workers=workers, progress=progress)
+    name = layout.config_name(subset, representation)
+    listed = name in {config.name for config in Builder.BUILDER_CONFIGS}
+    builder = Builder(
+        config=name if listed else make_config(subset, representation, source.representation.description),
+        data_dir=data_dir.expanduser(),
+        clip_source=source,
+        workers=workers,
+        progress=progress,
+        log=log,
+    )
+    config = DownloadConfig(beam_options=_pipeline_options(beam_options))
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
-        config = DownloadConfig(manual_dir=source)
         builder.download_and_prepare(download_dir=downloads, download_config=config)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     splits = ", ".join(f"{split} {size}" for split, size in sizes.items())
@@ -98,17 +198,36 @@ def _build(source: Path, name: str, data_dir: Path, workers: int | None, progres
     )
 
 
-@contextlib.contextmanager
-def only_one(directory: Path) -> Iterator[None]:
-    """Lets one process at a time in. The kernel frees the lock of a process that dies."""
+def _pipeline_options(flags: list[str] | None) -> Any:
+    """Parses Beam's command-line options; None without Beam."""
+    if flags is None:
+        return None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
-    except OSError as error:
-        raise FmaError(f"Cannot write to {directory} ({error.strerror}). Choose another data folder.") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise FmaError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
+    return PipelineOptions(flags)
+
+
+@contextlib.contextmanager
+def _out_of_the_way(target: Path) -> Iterator[None]:
+    """Moves an old dataset aside for as long as a new one is made; brings it back if that fails."""
+    _remove_leftovers(target)
+    if target.exists():
+        target.rename(target.parent / layout.REPLACED)
+    try:
         yield
+    finally:
+        _restore(target)
+
+
+def _restore(target: Path) -> None:
+    """Brings the old dataset back if there is no new one (after an interruption, too); else removes it."""
+    replaced = target.parent / layout.REPLACED
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        replaced.rename(target)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -119,16 +238,25 @@ def _remove_leftovers(target: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    args = _parse(argv)
+    return run_command(lambda: _run(args))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.prepare", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--source",
         required=True,
         metavar="DIR",
-        help="folder with fma_metadata and fma_small or fma_medium, extracted or zipped",
+        help="folder with fma_metadata and fma_small, fma_medium, ..., extracted or zipped",
     )
     parser.add_argument("--subset", required=True, choices=SUBSETS)
     parser.add_argument(
-        "--representation", default="mel_1360x96", choices=tuple(REPRESENTATIONS), help="default: %(default)s"
+        "--representation",
+        default="mel_1360x96",
+        metavar="NAME",
+        help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE. Default: %(default)s",
     )
     parser.add_argument(
         "--data_dir",
@@ -143,16 +271,40 @@ def main(argv: list[str] | None = None) -> int:
         help=f"processes that decode; default: one per CPU core ({os.cpu_count()})",
     )
     parser.add_argument("--overwrite", action="store_true", help="prepare again what is there already")
-    args = parser.parse_args(argv)
-    return run_command(
-        lambda: prepare(
-            args.source,
-            args.subset,
-            args.representation,
-            args.data_dir,
-            workers=args.workers,
-            overwrite=args.overwrite,
-        )
+    parser.add_argument(
+        "--download", action="store_true", help="first get the official archives that are not in the source folder"
+    )
+    parser.add_argument(
+        "--unverified", action="store_true", help="accept zip files whose checksums are not those of FMA"
+    )
+    parser.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="make the clips with Apache Beam; e.g. --beam='--runner=FlinkRunner --parallelism=64'. Every worker must "
+        "see the folders under the same paths",
+    )
+    return parser.parse_args(argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Downloads, if asked to, and prepares."""
+    representation = get_representation(args.representation)
+    if args.download:
+        from tfds_fma.download import download
+
+        audio = [] if isinstance(representation, FeatureVector) else [f"fma_{args.subset}"]
+        download(["fma_metadata", *audio], args.source)
+    prepare(
+        args.source,
+        args.subset,
+        args.representation,
+        args.data_dir,
+        workers=args.workers,
+        overwrite=args.overwrite,
+        unverified=args.unverified,
+        beam_options=None if args.beam is None else shlex.split(args.beam),
     )
 
 
@@ -164,8 +316,10 @@ def run_command(command: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to start afresh", file=sys.stderr)
+        print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Records decoded at a time: many enough to amortise the call, few enough to add nothing to memory.
 _BATCH = 256
 
+# Columns whose values are not of one size.
+_OBJECTS = ("title", "artist", "genres_all")
+
 
 def find_prepared(data_dir: str | Path, subset: str, representation: str) -> Path | None:
     """Returns the folder of a prepared dataset, or None if it has not been prepared (completely)."""
@@ -60,7 +63,8 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
 
     Returns:
       The columns, each [clip] in the order of the track table: track_id, genre, artist_id, album_id (int64), duration
-      (float32, seconds), title, artist (str objects), split (str); and the clips [clip, ...] in the stored type.
+      (float32, seconds), title, artist (str objects), genres_all (lists of int), split (str); and the clips
+      [clip, ...] in the stored type.
 
     Raises:
       FmaError: if there is no prepared dataset, or it is damaged.
@@ -81,13 +85,12 @@ def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndar
 
 def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
     import numpy as np
-    import tensorflow_datasets as tfds
 
     features = builder.info.features
     sources = {split: builder.as_data_source(split=split) for split in splits}
     size = sum(len(source) for source in sources.values())
     columns = {
-        name: np.empty(size, object if isinstance(feature, tfds.features.Text) else feature.np_dtype)
+        name: np.empty(size, object if name in _OBJECTS else feature.np_dtype)
         for name, feature in features.items()
         if name != "clip"
     }
@@ -146,10 +149,4 @@ def _damage_explained(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         folder = Path(path).absolute()
-        data_dir = folder.parent.parent.parent
-        subset, _, representation = folder.parent.name.partition("-")
-        raise FmaError(
-            f"The dataset in {folder} is damaged ({in_words(error)}). Prepare it again: python -m tfds_fma.prepare "
-            f"--source DIR --subset {subset} --representation {representation} --data_dir {data_dir} "
-            f"--overwrite. If it is the demo corpus, just delete {folder}; it will be made again."
-        ) from error
+        raise FmaError(f"The dataset in {folder} is damaged ({in_words(error)}). {layout.remedy(folder)}") from error

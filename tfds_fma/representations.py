@@ -1,14 +1,17 @@
 """What is computed from a clip and stored: the registry of representations.
 
-To add one (another spectrogram, raw audio, feature vectors): write a frozen dataclass with the members of
-`Representation` and put an instance of it into `REPRESENTATIONS`. The builder, the command line and the
-readers take everything they need from there.
+There are two kinds: those computed from a clip's audio (`AudioRepresentation`) and `FeatureVector`, which is read
+from a table of features. To add one of the first kind (another spectrogram, say) write a frozen dataclass with the
+members of `AudioRepresentation` and put an instance of it into `REPRESENTATIONS`. The builder, the command line and
+the readers take everything they need from there.
 """
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tfds_fma.errors import FmaError
+from tfds_fma.features import FEATURE_SETS, GROUPS, STATISTICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,16 +36,29 @@ class Representation(Protocol):
     def dtype(self) -> str:
         """NumPy name of the stored type."""
 
+
+@runtime_checkable
+class AudioRepresentation(Representation, Protocol):
+    """A representation that is computed from audio."""
+
     @property
     def sample_rate(self) -> int:
         """Rate in Hz of the audio that `compute` takes."""
 
     @property
     def samples(self) -> int:
-        """Number of mono samples that `compute` takes, counted from the start of the clip."""
+        """Number of mono samples that `compute` needs, counted from the start of the clip."""
+
+    @property
+    def at_most(self) -> int:
+        """Number of samples that `compute` takes if the clip has as many."""
 
     def compute(self, audio: "np.ndarray") -> "np.ndarray":
         """Computes the array to store from float32 audio [samples]."""
+
+
+# FMA's clips have 29.98 s or a little more; frames beyond that are not there.
+_CLIP_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,12 @@ class LogMel:
     hop: int
     n_mels: int
     dtype: str = "float16"
+    scale: str = "dB"
+
+    @property
+    def at_most(self) -> int:
+        """As many samples as are needed."""
+        return self.samples
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -95,17 +117,161 @@ class LogMel:
         return log_mel(audio, self.sample_rate, self.n_fft, self.hop, self.n_mels).astype(self.dtype)
 
 
-_MATT: dict[str, Any] = {"sample_rate": 12_000, "n_fft": 2048, "hop": 256, "n_mels": 96}
+@dataclass(frozen=True)
+class LogMelBelowPeak:
+    """Log-mel spectrogram relative to the clip's maximum, of the PRCNN report (UBC); float32 [frame, mel].
 
-REPRESENTATIONS: dict[str, Representation] = {
-    representation.name: representation
-    for representation in (
-        # MATT and CRNN-TF: the first 29 s of the 30 s clip.
-        LogMel("mel_1360x96", samples=29 * 12_000, **_MATT),
-        # The same settings on the first 5.44 s: for the short clips of the demo corpus.
-        LogMel("mel_256x96", samples=255 * 256, **_MATT),
-    )
-}
+    The report's spectrograms come from a published conversion script (priya-dwivedi/Music_Genre_Classification):
+    ``power_to_db(melspectrogram(y, ...), ref=np.max)`` of the whole clip, of which the first 640 frames are kept, and
+    then the natural logarithm of the power, x = dB ln(10) / 10, between -18.42 and 0. This x is what is stored, not
+    rounded, so that no conversion is left to do (or to forget: the script left its test set in decibels). Window,
+    padding and mel scale are those of `LogMel`.
+
+    Attributes:
+      name: see `Representation`.
+      sample_rate: Hz.
+      n_fft: window length in samples.
+      hop: distance between frames in samples.
+      n_mels: number of mel bands.
+      frames: number of frames kept. The maximum is that of all frames of the clip, up to 30 s.
+    """
+
+    name: str
+    sample_rate: int
+    n_fft: int
+    hop: int
+    n_mels: int
+    frames: int
+    dtype: str = "float32"
+    scale: str = "ln"
+
+    @property
+    def samples(self) -> int:
+        """What the windows of the kept frames cover."""
+        return (self.frames - 1) * self.hop + self.n_fft // 2
+
+    @property
+    def at_most(self) -> int:
+        """The whole clip."""
+        return _CLIP_SECONDS * self.sample_rate
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, mel bands)."""
+        return self.frames, self.n_mels
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return (
+            f"log-mel spectrogram, natural logarithm of the power relative to the clip's maximum, first {self.frames} "
+            f"frames ({self.frames * self.hop / self.sample_rate:.1f} s), {self.n_mels} mel bands, {self.sample_rate} "
+            f"Hz, window {self.n_fft}, hop {self.hop}"
+        )
+
+    def compute(self, audio: "np.ndarray") -> "np.ndarray":
+        """Computes the spectrogram of float32 audio [samples] -> float32 [frame, mel]."""
+        from tfds_fma.spectrogram import log_mel_below_peak
+
+        return log_mel_below_peak(audio, self.sample_rate, self.n_fft, self.hop, self.n_mels)[: self.frames]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The clip's audio, mono, int16: for spectrograms computed on the device, and for models on raw audio.
+
+    The sample x in [-1, 1] is stored as round(32767 x). The first 29.9 s hold what every spectrogram here needs, and
+    nearly every clip of FMA has them (29.98 s), so that zeros at the end are rare.
+
+    Attributes:
+      sample_rate: Hz.
+    """
+
+    sample_rate: int
+    dtype: str = "int16"
+
+    @property
+    def name(self) -> str:
+        """``audio_RATE``."""
+        return f"audio_{self.sample_rate}"
+
+    @property
+    def samples(self) -> int:
+        """29.9 s."""
+        return round(29.9 * self.sample_rate)
+
+    @property
+    def at_most(self) -> int:
+        """As many samples as are needed."""
+        return self.samples
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(samples,)."""
+        return (self.samples,)
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return f"audio, mono int16, first 29.9 s at {self.sample_rate} Hz"
+
+    def compute(self, audio: "np.ndarray") -> "np.ndarray":
+        """Rounds float32 audio [samples] -> int16 [samples]; what is louder than full scale is clipped."""
+        import numpy as np
+
+        return np.rint(np.clip(audio, -1, 1) * np.float32(32767)).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class FeatureVector:
+    """Statistics of audio features from ``features.csv``, FMA's own or made by `tfds_fma.extract_features`.
+
+    FMA's file was computed from whole tracks with librosa 0.5 (Defferrard et al. 2017, section 3.4).
+
+    Attributes:
+      name: see `Representation`.
+      groups: the features, in the order of FMA's columns.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    dtype: str = "float32"
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(columns,)."""
+        return (len(STATISTICS) * sum(GROUPS[group] for group in self.groups),)
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return f"{self.shape[0]} columns of features.csv: {', '.join(self.groups)}"
+
+
+_MATT: dict[str, Any] = {"sample_rate": 12_000, "hop": 256, "n_mels": 96}
+_UBC: dict[str, Any] = {"sample_rate": 22_050, "n_fft": 2048, "n_mels": 128}
+
+# Rates at which `audio_RATE` is listed; every other one from 4 kHz to 48 kHz can be had as well.
+_AUDIO_RATES = (12_000, 16_000, 22_050, 44_100)
+
+_ALL: tuple[Representation, ...] = (
+    # MATT and CRNN-TF: the first 29 s of the 30 s clip.
+    LogMel("mel_1360x96", samples=29 * 12_000, n_fft=2048, **_MATT),
+    # With the window of Choi et al. 2017, which MATT's code names (n_fft = 512) and does not pass on.
+    LogMel("mel_1360x96_nfft512", samples=29 * 12_000, n_fft=512, **_MATT),
+    # PRCNN: nearly the whole clip, as the code has it; with the text's hop length, its first half.
+    LogMelBelowPeak("mel_640x128", hop=1024, frames=640, **_UBC),
+    LogMelBelowPeak("mel_640x128_hop512", hop=512, frames=640, **_UBC),
+    *(Audio(rate) for rate in _AUDIO_RATES),
+    FeatureVector("features_518", tuple(GROUPS)),
+    # Single sets, for tables that hold no others. `tfds_fma.features.columns_of` picks sets out of the 518.
+    *(FeatureVector(f"features_{name}", groups) for name, groups in FEATURE_SETS.items() if len(groups) == 1),
+    # The settings of both papers on the first 5.4 s: for the short clips of the demo corpus.
+    LogMel("mel_256x96", samples=255 * 256, n_fft=2048, **_MATT),
+    LogMelBelowPeak("mel_120x128", hop=1024, frames=120, **_UBC),
+)
+
+REPRESENTATIONS: dict[str, Representation] = {representation.name: representation for representation in _ALL}
 
 
 # What the demo corpus is prepared in.
@@ -118,6 +284,12 @@ def get_representation(name: str) -> Representation:
     Raises:
       FmaError: if there is none of that name.
     """
-    if name not in REPRESENTATIONS:
-        raise FmaError(f"Unknown representation {name!r}. Choose one of: {', '.join(REPRESENTATIONS)}.")
-    return REPRESENTATIONS[name]
+    if name in REPRESENTATIONS:
+        return REPRESENTATIONS[name]
+    audio = re.fullmatch(r"audio_([1-9]\d{3,4})", name)
+    if audio and 4_000 <= int(audio[1]) <= 48_000:
+        return Audio(int(audio[1]))
+    raise FmaError(
+        f"Unknown representation {name!r}. Choose one of: {', '.join(REPRESENTATIONS)}; or audio_RATE with a rate "
+        "from 4000 to 48000 Hz."
+    )

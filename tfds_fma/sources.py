@@ -5,13 +5,16 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfds_fma.archives import check_zip
 from tfds_fma.errors import UNREADABLE, ClipError, FmaError, in_words
 
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
-# looked into first. (fma_full holds untrimmed tracks, in which "the first 29 s" are another excerpt.)
+# looked into first. fma_full holds whole tracks; cutting the clips out of them again would give other bits.
 _ARCHIVES = {
     "small": ("fma_small", "fma_medium", "fma_large"),
     "medium": ("fma_medium", "fma_large", "fma_small"),
+    "large": ("fma_large", "fma_medium", "fma_small"),
+    "full": ("fma_full",),
 }
 
 
@@ -24,6 +27,19 @@ class Container:
     """
 
     path: Path
+
+    @property
+    def whole_tracks(self) -> bool:
+        """Whether the files are whole tracks, not clips."""
+        return self.path.stem == "fma_full"
+
+    @property
+    def identity(self) -> str:
+        """Tells this container from another, or from what it was before a change of the zip file."""
+        if self.path.suffix != ".zip":
+            return str(self.path.absolute())
+        status = self.path.stat()
+        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
     def location(self, track_id: int) -> str:
         """Names a clip for people, as ``fma_small/000/000002.mp3`` or ``fma_small.zip:fma_small/...``."""
@@ -39,7 +55,10 @@ class Container:
         relative = _relative_path(track_id)
         try:
             if self.path.suffix == ".zip":
-                return _opened(self.path).read(f"{self.path.stem}/{relative}")
+                archive = _opened(self.path)
+                member = archive.getinfo(f"{self.path.stem}/{relative}")
+                with archive.open(member) as file:
+                    return file.read(member.file_size)  # `read()` would unpack all, whatever size the list declares
             return (self.path / relative).read_bytes()
         except (KeyError, FileNotFoundError) as error:
             raise ClipError("missing", "no such file") from error
@@ -62,7 +81,7 @@ def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
     """Lists the folders and zip files that may hold clips of the subset, in the order to look into them.
 
     Raises:
-      FmaError: if there is none, or a zip file is incomplete.
+      FmaError: if there is none, or a zip file is incomplete or not harmless (`tfds_fma.archives.check_zip`).
     """
     if not Path(source).is_dir():
         raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
@@ -76,15 +95,5 @@ def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
         )
     for path in found:
         if path.suffix == ".zip":
-            _check_zip(path)
+            check_zip(path)
     return tuple(Container(path) for path in found)
-
-
-def _check_zip(path: Path) -> None:
-    """Raises FmaError unless the list of files in a zip file, which is at its end, can be read."""
-    try:
-        zipfile.ZipFile(path).close()
-    except UNREADABLE as error:
-        raise FmaError(
-            f"{path} is not a complete zip file ({in_words(error)}): download it again, or move it away."
-        ) from error

@@ -14,7 +14,7 @@ _BLOCK_FRAMES = 64
 
 
 def log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
-    """Computes the log-mel spectrogram of one clip.
+    """Computes the log-mel spectrogram of one clip in decibels relative to 1.
 
     Equals ``power_to_db(melspectrogram(y, sr, n_fft, hop_length, n_mels, pad_mode="reflect")).T`` of librosa.
 
@@ -28,6 +28,42 @@ def log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: i
     Returns:
       float32 [1 + samples // hop, n_mels], decibels.
     """
+    decibels = 10.0 * np.log10(np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(_AMIN)))
+    return np.maximum(decibels, decibels.max() - np.float32(_TOP_DB))
+
+
+def log_mel_below_peak(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
+    """Computes the natural logarithm of the mel power relative to the clip's maximum.
+
+    Equals ``power_to_db(melspectrogram(..., pad_mode="reflect"), ref=np.max).T * ln(10) / 10`` of librosa.
+
+    Args:
+      audio: see `log_mel`, as for the other arguments.
+      sample_rate: Hz.
+      n_fft: window length in samples.
+      hop: distance between frames in samples.
+      n_mels: number of mel bands.
+
+    Returns:
+      float32 [1 + samples // hop, n_mels], from -8 ln 10 (80 dB below the maximum) to 0.
+    """
+    mel = np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(_AMIN))
+    return np.maximum(np.log(mel / mel.max()), np.float32(-_TOP_DB / 10 * np.log(10)))
+
+
+def mel_power(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
+    """Computes the mel power spectrogram: periodic Hann window, centred frames, reflect padding, Slaney mels.
+
+    Args:
+      audio: see `log_mel`, as for the other arguments.
+      sample_rate: Hz.
+      n_fft: window length in samples.
+      hop: distance between frames in samples.
+      n_mels: number of mel bands.
+
+    Returns:
+      float32 [1 + samples // hop, n_mels].
+    """
     padded = np.pad(audio.astype(np.float32, copy=False), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     window = _hann(n_fft)
@@ -38,8 +74,7 @@ def log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: i
         spectrum = scipy.fft.rfft(frames[block] * window, axis=-1)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         mel[block] = (filters @ power.T).T
-    decibels = 10.0 * np.log10(np.maximum(mel, np.float32(_AMIN)))
-    return np.maximum(decibels, decibels.max() - np.float32(_TOP_DB))
+    return mel
 
 
 @functools.cache

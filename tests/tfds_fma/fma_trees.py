@@ -14,6 +14,7 @@ COLUMNS = {
     "subset": ("set", "subset"),
     "duration": ("track", "duration"),
     "genre": ("track", "genre_top"),
+    "genres_all": ("track", "genres_all"),
     "title": ("track", "title"),
 }
 
@@ -29,6 +30,7 @@ def write_table(source: Path, rows: list[dict], without: str = "") -> None:
         "subset": "small",
         "duration": 100,
         "genre": "Rock",
+        "genres_all": "[12]",
         "title": "T",
     }
     path = source / "fma_metadata" / "tracks.csv"

@@ -9,7 +9,7 @@ import soundfile
 
 from tfds_fma.decode import decode
 from tfds_fma.errors import ClipError, FmaError
-from tfds_fma.representations import REPRESENTATIONS, get_representation
+from tfds_fma.representations import REPRESENTATIONS, AudioRepresentation, get_representation
 from tfds_fma.spectrogram import log_mel, mel_filters
 
 
@@ -47,16 +47,79 @@ def test_mel_filters_equal_librosa():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
-def test_representations_have_their_shape():
-    assert REPRESENTATIONS["mel_1360x96"].shape == (1360, 96)
-    assert REPRESENTATIONS["mel_1360x96"].samples == 348_000
-    for representation in REPRESENTATIONS.values():
-        audio = np.random.default_rng(1).normal(0, 0.1, representation.samples).astype(np.float32)
-        stored = representation.compute(audio)
+AUDIO_REPRESENTATIONS = [item for item in REPRESENTATIONS.values() if isinstance(item, AudioRepresentation)]
+
+
+@pytest.mark.parametrize("representation", AUDIO_REPRESENTATIONS, ids=lambda item: item.name)
+def test_representations_have_their_shape(representation):
+    rng = np.random.default_rng(1)
+    for samples in {representation.samples, representation.at_most}:
+        stored = representation.compute(rng.normal(0, 0.1, samples).astype(np.float32))
         assert stored.shape == representation.shape
         assert stored.dtype == np.dtype(representation.dtype)
-    with pytest.raises(FmaError, match="mel_1360x96"):
-        get_representation("mel_7x7")
+
+
+def test_published_shapes_and_names():
+    shapes = {name: item.shape for name, item in REPRESENTATIONS.items()}
+    assert shapes["mel_1360x96"] == shapes["mel_1360x96_nfft512"] == (1360, 96)
+    assert shapes["mel_640x128"] == shapes["mel_640x128_hop512"] == (640, 128)
+    assert shapes["features_518"] == (518,)
+    assert shapes["features_mfcc"] == (140,)
+    assert shapes["audio_22050"] == (659_295,)
+    assert get_representation("audio_32000").sample_rate == 32_000
+    for wrong in ("mel_7x7", "audio_999", "audio_96000", "audio_"):
+        with pytest.raises(FmaError, match=rf"Unknown representation '{wrong}'. Choose one of: mel.*audio_RATE"):
+            get_representation(wrong)
+
+
+@pytest.mark.parametrize("kind", ["music", "silence", "loud end"])
+@pytest.mark.parametrize("name", ["mel_640x128", "mel_640x128_hop512"])
+def test_relative_log_mel_equals_librosa(name, kind, mp3):
+    import librosa
+
+    representation = REPRESENTATIONS[name]
+    audio = np.tile(decode(mp3, 22_050, 127_000).samples, 6)[:660_984]  # as long as FMA's clips
+    if kind == "silence":
+        audio[:] = 0
+    if kind == "loud end":  # the maximum lies beyond the frames that are kept
+        audio[-3000:] *= 20
+    power = librosa.feature.melspectrogram(
+        y=audio, sr=22_050, n_fft=2048, hop_length=representation.hop, n_mels=128, pad_mode="reflect"
+    )
+    theirs = librosa.power_to_db(power, ref=np.max).T[:640] * (np.log(10) / 10)
+    ours = representation.compute(audio)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * np.log(10) / 10)
+    if kind == "loud end":
+        assert ours.max() < -1
+
+
+def test_audio_is_stored_to_half_a_step_of_int16():
+    representation = get_representation("audio_12000")
+    audio = np.random.default_rng(3).uniform(-1.2, 1.2, representation.samples).astype(np.float32)
+    stored = representation.compute(audio)
+    inside = np.abs(audio) <= 1
+    assert np.abs(stored[inside] / 32767 - audio[inside]).max() <= 0.5 / 32767 + 1e-7
+    np.testing.assert_array_equal(stored[~inside], np.where(audio[~inside] > 0, 32767, -32767))
+
+
+def test_of_a_whole_track_the_excerpt_in_its_middle_is_decoded():
+    """FMA cut 30 s from duration // 2 - 15 s on: 32 s for a track of 95 s."""
+    noise = np.random.default_rng(4).normal(0, 0.1, 95 * 8000)
+    data = encoded(noise, 8000)
+    excerpt = decode(data, 8000, 29 * 8000, whole_track=True).samples
+    everything = decode(data, 8000, 94 * 8000).samples
+    np.testing.assert_allclose(excerpt, everything[32 * 8000 : 61 * 8000], atol=1e-6)
+    short = encoded(noise[: 25 * 8000], 8000)
+    start, whole = decode(short, 8000, 20 * 8000, whole_track=True), decode(short, 8000, 20 * 8000)
+    np.testing.assert_allclose(start.samples, whole.samples, atol=1e-6)
+
+
+def test_as_many_samples_as_there_are_up_to_the_limit(mp3):
+    seconds = soundfile.info(io.BytesIO(mp3)).duration
+    assert len(decode(mp3, 12_000, 40_000, at_most=50_000).samples) == 50_000
+    assert len(decode(mp3, 12_000, 40_000, at_most=900_000).samples) == pytest.approx(12_000 * seconds, abs=1)
+    assert decode(mp3, 12_000, 80_000, at_most=900_000).padded
 
 
 def encoded(samples: np.ndarray, rate: int) -> bytes:

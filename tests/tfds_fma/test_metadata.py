@@ -78,14 +78,48 @@ def test_what_is_not_a_track_table(tmp_path):
     path = tmp_path / "fma_metadata" / "tracks.csv"
     text = path.read_text()
     path.write_text(text[:-20])
-    with pytest.raises(FmaError, match=r"line 5: 5 of at least 9 columns.*cut off"):
+    with pytest.raises(FmaError, match=r"line 5: 6 of at least 10 columns.*cut off"):
         read_tracks(tmp_path, "small")
     path.write_text("track_id,genre\n2,Rock\n")
     with pytest.raises(FmaError, match="three header rows"):
         read_tracks(tmp_path, "small")
     path.write_bytes(text.replace("100,Rock", "100,R\xf6ck").encode("latin-1"))
-    with pytest.raises(FmaError, match="cannot be read"):
+    with pytest.raises(FmaError, match="line 4: genre 'R\N{REPLACEMENT CHARACTER}ck' is not among"):
         read_tracks(tmp_path, "small")
+
+
+def test_harmless_oddities_are_told_and_survived(tmp_path):
+    rows = [{"track_id": 2, "title": "Caf@"}, {"track_id": 3, "subset": "tiny"}, {"track_id": 4, "subset": ""}]
+    write_table(tmp_path, [*rows, {"track_id": 2, "title": "Caf@"}, {"track_id": 5, "subset": "large"}])
+    path = tmp_path / "fma_metadata" / "tracks.csv"
+    path.write_bytes(path.read_bytes().replace(b"@", b"\xe9"))  # Latin-1
+    lines: list[str] = []
+    (track,) = read_tracks(tmp_path, "small", lines.append)
+    assert track.title == "Caf\N{REPLACEMENT CHARACTER}"
+    assert [line.removeprefix(f"{path}: ") for line in lines] == [
+        "2 rows left out, of subsets that FMA does not have ('tiny', '')",
+        "1 rows left out that repeat another one",
+        "1 titles or artist names hold bytes that are not UTF-8, now \N{REPLACEMENT CHARACTER}",
+    ]
+
+
+def test_two_rows_for_one_track_are_an_error(tmp_path):
+    write_table(tmp_path, [{"track_id": 2}, {"track_id": 2, "split": "test"}])
+    with pytest.raises(FmaError, match=r"line 5: track 2 occurs a second time, with other contents. Keep one"):
+        read_tracks(tmp_path, "small")
+
+
+def test_large_and_full_hold_every_track_and_all_genre_ids(tmp_path):
+    rows = [(4, "large", ""), (2, "small", "Rock"), (9, "medium", "Jazz")]
+    write_table(
+        tmp_path,
+        [{"track_id": i, "subset": s, "genre": g, "genres_all": f"[{i}, 12]" if g else "[]"} for i, s, g in rows],
+    )
+    for subset in ("large", "full"):
+        tracks = read_tracks(tmp_path, subset)
+        assert [(track.track_id, track.genre, track.genres_all) for track in tracks] == [
+            (2, "Rock", (2, 12)), (9, "Jazz", (9, 12)), (4, "", ()),
+        ]  # fmt: skip
 
 
 def test_blank_lines_are_skipped(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from fma_trees import clip_path, write_table
 
 from tfds_fma import FmaError, layout
+from tfds_fma.features import columns_of, write_features
 from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import main, prepare
@@ -64,8 +65,8 @@ def damaged_prepared(damaged, tmp_path_factory) -> Path:
 
 def test_unusable_clips_are_listed_and_the_others_written(damaged, tmp_path, capfd):
     path, lines = prepared(damaged, tmp_path)
-    assert lines[0].startswith("small-mel_256x96: 3 clips written (train 2, validation 1); 6 rejected: ")
-    assert lines[0].endswith("; 1 padded")
+    assert lines[-2].startswith("small-mel_256x96: 3 clips written (train 2, validation 1); 6 rejected: ")
+    assert lines[-2].endswith("; 1 padded")
     with (path / "rejects.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == REJECTS_COLUMNS
@@ -109,8 +110,10 @@ def test_zip_files_give_the_same_bits_as_folders(demo_tree, tmp_path):
             for path in sorted((demo_tree / name).rglob("*.*")):
                 archive.write(path, path.relative_to(demo_tree))
     from_folder, lines = prepared(demo_tree, tmp_path / "a", subset="medium")
-    from_zip, _ = prepared(zipped, tmp_path / "b", subset="medium")
-    assert lines[0] == ("medium-mel_256x96: 96 clips written (train 64, validation 16, test 16); 0 rejected; 0 padded")
+    from_zip, _ = prepared(zipped, tmp_path / "b", subset="medium", unverified=True)
+    assert lines[-2] == (
+        "medium-mel_256x96: 96 clips written (train 64, validation 16, test 16); 0 rejected; 0 padded"
+    )
     for split in ("train", "validation", "test"):
         (columns, clips), (zip_columns, zip_clips) = (
             read_split(from_folder, split),
@@ -123,7 +126,7 @@ def test_zip_files_give_the_same_bits_as_folders(demo_tree, tmp_path):
 
 
 def test_many_shards_keep_the_order(demo_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfds_fma.fma_dataset_builder._SHARD_BYTES", 500_000)  # ten clips
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 500_000)  # ten clips
     path, _ = prepared(demo_tree, tmp_path, subset="medium")
     shards = sorted(file.name for file in path.glob("*train*"))
     assert len(shards) == 7
@@ -135,7 +138,7 @@ def test_many_shards_keep_the_order(demo_tree, tmp_path, monkeypatch):
 
 def test_small_is_taken_from_the_archive_of_medium(demo_tree, tmp_path):
     path, lines = prepared(demo_tree, tmp_path)
-    assert "48 clips written" in lines[0]
+    assert "48 clips written" in lines[-2]
     assert len(class_names(path)) == 8
 
 
@@ -150,18 +153,41 @@ def test_a_rerun_does_nothing_and_overwrite_prepares_again(damaged, tmp_path):
     assert (path / "dataset_info.json").stat().st_mtime_ns > before
 
 
-def test_killed_in_the_middle_then_run_again(tmp_path, mp3):
-    source, count = tmp_path / "source", 1500
-    write_table(source, [{"track_id": number} for number in range(count)])
+SLICED = """
+import sys
+import tfds_fma.shards
+from tfds_fma.prepare import main
+tfds_fma.shards._SHARD_BYTES = 30 * 256 * 96 * 2
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def many_clips(tmp_path_factory, mp3) -> Path:
+    """900 tracks that share one file; two shards hold a track that is missing."""
+    source = tmp_path_factory.mktemp("many")
+    write_table(source, [{"track_id": number, "title": f"T{number}"} for number in range(900)])
     original = clip_path(source, 0)
     original.write_bytes(mp3)
-    for number in range(1, count):
+    for number in set(range(1, 900)) - {35, 700}:
         os.link(original, clip_path(source, number))
-    command = [sys.executable, "-m", "tfds_fma.prepare", "--source", str(source), "--subset", "small"]
+    return source
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The files of a dataset that must not depend on how it was made."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "dataset_info.json"}
+
+
+def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
+    script = tmp_path / "sliced.py"
+    script.write_text(SLICED)
+    command = [sys.executable, str(script), "--source", str(many_clips), "--subset", "small"]
     command += ["--representation", MEL, "--data_dir", str(tmp_path / "data"), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     config_dir = tmp_path / "data" / "fma" / f"small-{MEL}"
-    while not list(config_dir.glob("incomplete.*/*.unnamed")):
+    while len(list(config_dir.glob(".unfinished-*/*.json"))) < 5:
         assert process.poll() is None
         time.sleep(0.01)
     workers = children_of(process.pid)
@@ -169,15 +195,42 @@ def test_killed_in_the_middle_then_run_again(tmp_path, mp3):
     process.wait()
     assert workers
     assert find_prepared(tmp_path / "data", "small", MEL) is None
-    assert list(config_dir.glob("incomplete.*"))
-    write_table(source, [{"track_id": number} for number in range(5)])  # the rerun need not be long
-    _, lines = prepared(source, tmp_path / "data")
-    assert "5 clips written" in lines[0]
-    assert not list(config_dir.glob("incomplete.*"))
     deadline = time.time() + 10
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.time() < deadline, "workers outlive their parent"
         time.sleep(0.05)
+
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    kept = len(list(config_dir.glob(".unfinished-*/*.json"))) - 1  # the second lacks a clip, and is made again
+    assert kept < 29
+    path, lines = prepared(many_clips, tmp_path / "data")
+    assert f"small-{MEL}: {30 * kept} clips are there from an interrupted run" in lines
+    assert "898 clips written (train 898); 2 rejected: 2 missing" in lines[-2]
+    assert sorted(file.name for file in config_dir.iterdir()) == [".lock", layout.VERSION]
+    uninterrupted, _ = prepared(many_clips, tmp_path / "other")
+    assert contents(path) == contents(uninterrupted)
+    assert len(contents(path)) == 30 + 3  # shards; features, labels, rejects; nothing left over
+
+
+def test_shards_of_another_source_are_not_used(tmp_path, many_clips, monkeypatch):
+    """A run is interrupted; the table changes; the clips follow the new table."""
+    source = tmp_path / "source"
+    shutil.copytree(many_clips / "fma_metadata", source / "fma_metadata")
+    (source / "fma_small").symlink_to(many_clips / "fma_small")
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.fma_dataset_builder.Builder._collect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, tmp_path / "data")
+    monkeypatch.undo()
+    write_table(source, [{"track_id": number, "title": "new"} for number in range(40)])
+    path, lines = prepared(source, tmp_path / "data")
+    assert not [line for line in lines if "interrupted" in line]
+    columns, _ = read_split(path, "train")
+    assert columns["title"].tolist() == ["new"] * 39
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def children_of(pid: int) -> list[int]:
@@ -236,12 +289,12 @@ def damage(path: Path, name: str, how: str) -> None:
 @pytest.mark.parametrize("how", ["missing", "cut", "empty"])
 @pytest.mark.parametrize("name", [TRAIN, VALIDATION, "features.json", "genre.labels.txt", "dataset_info.json"])
 def test_a_damaged_dataset_is_an_error_that_tells_the_remedy(damaged_prepared, tmp_path, name, how):
-    path = tmp_path / "fma" / f"small-{MEL}" / "1.0.0"
+    path = tmp_path / "fma" / f"small-{MEL}" / layout.VERSION
     shutil.copytree(damaged_prepared, path)
     damage(path, name, how)
     remedy = (
         rf"The dataset in {path} is damaged \(.*\). .* --subset small --representation {MEL} --data_dir {tmp_path} "
-        rf"--overwrite. If it is the demo corpus, just delete {path};"
+        rf"--overwrite\."
     )
     if (name, how) == ("dataset_info.json", "missing"):
         remedy = "holds no prepared dataset"
@@ -265,6 +318,101 @@ def test_overwrite_mends_a_damaged_dataset(damaged, damaged_prepared, tmp_path, 
     damage(path, name, "cut")
     prepared(damaged, tmp_path, overwrite=True)
     assert len(read_dataset(path)[1]) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_failed_overwrite_leaves_the_old_dataset(damaged, damaged_prepared, tmp_path, monkeypatch, error):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    shutil.copytree(damaged_prepared, path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tfds_fma.shards.Staging._write_records", fail)
+    with pytest.raises((FmaError, KeyboardInterrupt), match=r"Make room and run the same command again|^$"):
+        prepared(damaged, tmp_path, overwrite=True)
+    assert contents(path) == contents(damaged_prepared)
+    # A process that is killed has no time to put things right; the next one does.
+    path.rename(path.parent / layout.REPLACED)
+    _, lines = prepared(damaged, tmp_path)
+    assert "already prepared" in lines[0]
+    assert contents(path) == contents(damaged_prepared)
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_work_begins(damaged, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfds_fma.shards.free_bytes", lambda folder: 400_000)
+    with pytest.raises(FmaError, match=r"too small: up to 9 clips, 432 KiB; the disk has 391 KiB left. Make room"):
+        prepared(damaged, tmp_path)
+
+
+def test_tracks_without_a_genre_stay_in_large(tmp_path, mp3):
+    rows = [{"track_id": 2, "genres_all": "[12, 25]"}, {"track_id": 3, "genre": "", "subset": "large"}]
+    write_table(
+        tmp_path, [*rows, {"track_id": 4, "genre": "", "subset": "large", "genres_all": "[]", "split": "test"}]
+    )
+    for track_id in (2, 3, 4):
+        clip_path(tmp_path, track_id, "fma_large").write_bytes(mp3)
+    path, lines = prepared(tmp_path, tmp_path / "data", subset="large")
+    assert "3 clips written (train 2, test 1); 0 rejected" in lines[-2]
+    columns, _ = read_dataset(path)
+    assert columns["genre"].tolist() == [0, -1, -1]
+    assert columns["genres_all"].tolist() == [[12, 25], [12], []]
+    assert len(class_names(path)) == 16
+    with pytest.raises(FmaError, match=r"no audio in .*: looked for fma_full, fma_full.zip"):
+        prepared(tmp_path, tmp_path / "data", subset="full")
+
+
+def test_features_come_from_the_table_without_audio(tmp_path):
+    write_table(tmp_path, [{"track_id": number} for number in (2, 3, 4)] + [{"track_id": 5, "split": "test"}])
+    values = np.random.default_rng(0).normal(size=(3, 518)).astype(np.float32)
+    values[1, 100] = np.nan
+    write_features(tmp_path / "fma_metadata" / "features.csv", np.array([5, 3, 2]), values)
+    lines: list[str] = []
+    for name, size in (("features_518", 518), ("features_mfcc", 140)):
+        path = prepare(tmp_path, "small", name, tmp_path / "data", progress=False, log=lines.append)
+        columns, clips = read_dataset(path)
+        assert clips.shape[1:] == (size,)
+    assert "2 clips written (train 1, test 1); 2 rejected: 1 incomplete, 1 missing; 0 padded" in lines[1]
+    assert "3 clips written (train 2, test 1); 1 rejected: 1 missing" in lines[4]  # the NaN is not in the MFCCs
+    assert columns["track_id"].tolist() == [2, 3, 5]
+    np.testing.assert_array_equal(clips, values[[2, 1, 0]][:, columns_of(("mfcc",))])
+
+
+def test_the_names_that_tfds_knows(damaged, tmp_path):
+    """As in a user's own script."""
+    import tensorflow_datasets as tfds
+
+    import tfds_fma.fma_dataset_builder  # noqa: F401 - registers the name
+
+    builder = tfds.builder(f"fma/small-{MEL}", data_dir=tmp_path, workers=2, progress=False)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=damaged))
+    train = tfds.data_source(f"fma/small-{MEL}", split="train", data_dir=tmp_path)
+    assert [example["track_id"] for example in train] == [2, 4]
+    assert train[0]["clip"].shape == (256, 96)
+    assert builder.info.features["genre"].int2str(int(train[0]["genre"])) == "Rock"
+    assert set(tfds.core.registered.list_imported_builders()) >= {"fma"}
+
+
+@pytest.mark.slow
+def test_beam_makes_the_same_bytes(many_clips, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam", reason="Apache Beam is not installed (extra: beam)")
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    write_table(tmp_path, [{"track_id": 2}])
+    write_features(tmp_path / "fma_metadata" / "features.csv", np.array([2]), np.zeros((1, 518), np.float32))
+    with pytest.raises(FmaError, match="There is nothing for Beam to do"):
+        prepare(tmp_path, "small", "features_518", tmp_path, beam_options=[])
+    local, lines = prepared(many_clips, tmp_path / "local")
+    for options in (["--runner=DirectRunner"], ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]):
+        beam, beam_lines = prepared(many_clips, tmp_path / "beam", beam_options=options, overwrite=True)
+        assert contents(beam) == contents(local)
+        assert beam_lines[-2] == lines[-2]
+
+
+def test_beam_that_is_not_installed_is_an_error(damaged, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    with pytest.raises(FmaError, match=r"pip install 'mgc-jax\[beam\]'"):
+        prepared(damaged, tmp_path, beam_options=[])
 
 
 def test_overwrite_with_a_wrong_source_deletes_nothing(damaged_prepared, tmp_path):

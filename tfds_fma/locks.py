@@ -1,0 +1,34 @@
+"""A lock on a folder, for what two processes must not do at once."""
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tfds_fma.errors import FmaError
+
+
+@contextlib.contextmanager
+def only_one(directory: Path, log: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Lets one process at a time in. The kernel frees the lock of a process that dies.
+
+    Args:
+      directory: folder to lock; made if it is not there. A file ``.lock`` stays in it.
+      log: takes a line if another process must be waited for.
+
+    Raises:
+      FmaError: if the folder cannot be written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise FmaError(f"Cannot write to {directory} ({error.strerror}). Choose another folder.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if log:
+                log(f"waiting for another process that works in {directory}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
