@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -158,7 +159,7 @@ class Staging:
           FmaError: if the disk is full or cannot be written.
         """
         partial = self.path(shard).with_suffix(".partial")
-        with _write_errors_explained(self.folder):
+        with write_errors_explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             result = self._write_records(partial, shard, clips)
             note = {
@@ -187,7 +188,8 @@ class Staging:
         features = features_of(self.representation, self.genres)
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         rejects, records, record_bytes, padded = [], 0, 0, 0
-        writer = ArrayRecordWriter(str(path), "group_size:1")
+        with _writer_errors_as_os_errors():
+            writer = ArrayRecordWriter(str(path), "group_size:1")
         for track, clip in zip(shard.tracks, clips, strict=True):
             if isinstance(clip, Reject):
                 rejects.append(clip)
@@ -195,9 +197,11 @@ class Staging:
             example = serializer.get_tf_example(features.encode_example(_example(track, clip)))
             # Otherwise the order of the fields depends on the process.
             record = example.SerializeToString(deterministic=True)
-            writer.write(record)
+            with _writer_errors_as_os_errors():
+                writer.write(record)
             records, record_bytes, padded = records + 1, record_bytes + len(record), padded + clip.padded
-        writer.close()
+        with _writer_errors_as_os_errors():
+            writer.close()
         return ShardResult(records, record_bytes, padded, tuple(rejects))
 
     def _note(self, shard: Shard) -> Path:
@@ -218,7 +222,7 @@ def _example(track: Track, clip: Clip) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _write_errors_explained(folder: Path) -> Iterator[None]:
+def write_errors_explained(folder: Path) -> Iterator[None]:
     """Turns failed writing into an FmaError that says what is kept."""
     try:
         yield
@@ -229,6 +233,16 @@ def _write_errors_explained(folder: Path) -> Iterator[None]:
             f"Cannot write to {folder} ({error.strerror or error}). {remedy} and run the same command again: the "
             "shards that are finished are kept."
         ) from error
+
+
+@contextlib.contextmanager
+def _writer_errors_as_os_errors() -> Iterator[None]:
+    """ArrayRecord raises RuntimeError whatever went wrong, with the text of the system's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        full = os.strerror(errno.ENOSPC) in str(error)
+        raise OSError(*(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, str(error))) from error
 
 
 @dataclass(frozen=True)

@@ -339,10 +339,30 @@ def test_a_failed_overwrite_leaves_the_old_dataset(damaged, damaged_prepared, tm
     assert contents(path) == contents(damaged_prepared)
 
 
-def test_a_disk_that_is_too_small_is_noticed_before_work_begins(damaged, tmp_path, monkeypatch):
+def test_a_disk_that_may_be_too_small_is_told(damaged, tmp_path, monkeypatch):
     monkeypatch.setattr("tfds_fma.shards.free_bytes", lambda folder: 400_000)
-    with pytest.raises(FmaError, match=r"too small: up to 9 clips, 432 KiB; the disk has 391 KiB left. Make room"):
-        prepared(damaged, tmp_path)
+    _, lines = prepared(damaged, tmp_path)
+    assert lines[0].endswith("up to 9 clips, 432 KiB; the disk has 391 KiB left, which may be too little")
+
+
+def test_a_full_disk_keeps_what_is_finished(many_clips, tmp_path, monkeypatch):
+    from array_record.python import array_record_module
+
+    class FullAfterTwoFiles(array_record_module.ArrayRecordWriter):
+        def close(self):
+            super().close()
+            if len(list(tmp_path.rglob("*.json"))) >= 2:
+                raise RuntimeError("write() failed: No space left on device; writing x.partial; at byte 86016")
+
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", FullAfterTwoFiles)
+    with pytest.raises(FmaError, match=r"Cannot write to .* \(No space left on device\). Make room and run the same"):
+        prepared(many_clips, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    _, lines = prepared(many_clips, tmp_path)
+    assert any("30 clips are there from an interrupted run" in line for line in lines)
+    assert "898 clips written" in lines[-2]
 
 
 def test_tracks_without_a_genre_stay_in_large(tmp_path, mp3):
