@@ -102,11 +102,21 @@ def check_zip(path: Path) -> None:
         raise FmaError(
             f"{path} is not a complete zip file ({in_words(error)}): download it again, or move it away."
         ) from error
-    limits = _CLIPS if path.name in _CLIP_ARCHIVES else _TRACKS_AND_TABLES
+    limits = _limits(path.name)
     for member in members:
         fault = _fault(member, limits)
         if fault:
             raise FmaError(f"{path}: its member {member.orig_filename!r} {fault}. {_SUSPICIOUS}")
+
+
+def size_limit(name: str) -> int:
+    """Returns the largest size in bytes that a file of an archive may have, e.g. of ``fma_small.zip``."""
+    return _limits(name).member_bytes
+
+
+def _limits(name: str) -> _Limits:
+    """Returns the limits for the archive of that name."""
+    return _CLIPS if name in _CLIP_ARCHIVES else _TRACKS_AND_TABLES
 
 
 def _fault(member: zipfile.ZipInfo, limits: _Limits) -> str:

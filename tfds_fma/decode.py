@@ -81,7 +81,9 @@ def _resampled_start(data: bytes, sample_rate: int, samples: int, whole_track: b
         # starts BLAS threads, which fight over the cores with the other worker processes.
         mono = functools.reduce(np.add, channels) / np.float32(len(channels))
         return soxr.resample(mono, rate, sample_rate, quality="HQ")[:samples]
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+    except soundfile.LibsndfileError as error:  # whose own text holds the address of the BytesIO
+        raise ClipError("undecodable", f"libsndfile: {error.error_string}") from error
+    except (RuntimeError, ValueError) as error:
         raise ClipError("undecodable", str(error)) from error
 
 

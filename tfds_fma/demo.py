@@ -1,6 +1,7 @@
 """The demo corpus: a small synthetic FMA tree, for those who have no FMA at hand.
 
-    python -m tfds_fma.demo --out DIR
+    python -m tfds_fma.demo --out DIR            # about a thousand clips of 6 s
+    python -m tfds_fma.demo --out DIR --dummy    # six clips of 30 s: the folder dummy_data
 
 It is laid out as the real thing (`tracks.csv` with three header rows, `genres.csv`, numbered folders of MP3
 files) and meant to go through the same code. Its genres have FMA-medium's long tail, its splits keep artists
@@ -9,6 +10,7 @@ apart, and albums hold several clips. The music is procedural (`tfds_fma.synthes
 
 import argparse
 import csv
+import dataclasses
 import functools
 import shutil
 import sys
@@ -145,6 +147,47 @@ def make_demo_tree(
     return directory
 
 
+def make_dummy_data(directory: str | Path) -> Path:
+    """Writes the smallest tree from which every representation can be prepared, features included.
+
+    Six clips of 30 s at 12 kHz, two in each split, of two genres of FMA-small and one of FMA-medium: what TFDS calls
+    dummy data, for tests without FMA.
+
+    Args:
+      directory: where to put the tree.
+
+    Returns:
+      `directory`.
+    """
+    from tfds_fma.extract_features import extract_tracks
+
+    directory = Path(directory)
+    genres = {"training": ("Rock", "Jazz"), "validation": ("Rock", "Electronic"), "test": ("Electronic", "Jazz")}
+    wanted = [(genre, split) for split, pair in genres.items() for genre in pair]
+    first = {(track.genre, track.split): track for track in reversed(plan(seed=0, clips=0))}
+    tracks = [dataclasses.replace(first[key], subset="medium" if key[0] == "Jazz" else "small") for key in wanted]
+    _write_metadata(directory / "fma_metadata", tracks)
+    for track in tracks:
+        path = directory / "fma_medium" / f"{track.track_id // 1000:03d}" / f"{track.track_id:06d}.mp3"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_dummy_clip(path, track)
+    extract_tracks(directory, "medium", progress=False, log=lambda line: None)
+    return directory
+
+
+def _write_dummy_clip(path: Path, track: DemoTrack) -> None:
+    """Writes 30 s at 12 kHz: the demo's clip, over and over."""
+    import numpy as np
+    import soundfile
+    import soxr
+
+    from tfds_fma.synthesis import SAMPLE_RATE, Identity, render
+
+    rendered = render(Identity(0, track.genre, track.artist_id, track.album_id, track.track_id))
+    samples = np.resize(soxr.resample(rendered, SAMPLE_RATE, 12_000), 30 * 12_000)
+    soundfile.write(path, samples, 12_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.999)
+
+
 def plan(seed: int, clips: int = DEFAULT_CLIPS) -> list[DemoTrack]:
     """Decides which clips there are: genres, artists, albums, splits. In the order of their track ids."""
     import numpy as np
@@ -255,9 +298,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tree")
+    parser.add_argument("--dummy", action="store_true", help="six clips of 30 s, for tests of the builder")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per CPU core")
     args = parser.parse_args(argv)
+    if args.dummy:
+        return run_command(lambda: print(make_dummy_data(args.out)))
     return run_command(lambda: print(make_demo_tree(args.out, seed=args.seed, workers=args.workers)))
 
 

@@ -35,7 +35,8 @@ class ClipError(Exception):
     """A clip that cannot be used.
 
     Attributes:
-      reason: one word for the table of rejects: ``missing``, ``empty``, ``undecodable`` or ``short``.
+      reason: one word for the table of rejects: ``missing``, ``empty``, ``undecodable``, ``short``, or, of features,
+        ``low-rate`` or ``unreadable``.
       detail: one line that says more.
     """
 
@@ -46,5 +47,5 @@ class ClipError(Exception):
 
 
 def in_words(error: Exception) -> str:
-    """Returns the message of an error, or its name if it has none (EOFError of a zip file)."""
-    return str(error) or type(error).__name__
+    """Returns the message of an error without the path in it, or its name if it has none (EOFError of a zip file)."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

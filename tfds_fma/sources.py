@@ -1,11 +1,12 @@
 """Where the MP3 files of FMA lie: extracted folders or the official zip files, read in place."""
 
 import functools
+import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_fma.archives import check_zip
+from tfds_fma.archives import check_zip, readable_size, size_limit
 from tfds_fma.errors import UNREADABLE, ClipError, FmaError, in_words
 
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
@@ -59,11 +60,21 @@ class Container:
                 member = archive.getinfo(f"{self.path.stem}/{relative}")
                 with archive.open(member) as file:
                     return file.read(member.file_size)  # `read()` would unpack all, whatever size the list declares
-            return (self.path / relative).read_bytes()
+            return self._read_file(self.path / relative)
         except (KeyError, FileNotFoundError) as error:
             raise ClipError("missing", "no such file") from error
         except UNREADABLE as error:
             raise ClipError("undecodable", f"cannot be read: {in_words(error)}") from error
+
+    def _read_file(self, path: Path) -> bytes:
+        """Reads a file that may be a clip: not a pipe, which would block, nor one that would fill the memory."""
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ClipError("undecodable", "not a file")
+        limit = size_limit(f"{self.path.name}.zip")
+        if status.st_size > limit:
+            raise ClipError("undecodable", f"{readable_size(status.st_size)}, over the limit of {readable_size(limit)}")
+        return path.read_bytes()
 
 
 @functools.cache
