@@ -11,9 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
-from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS
+from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS, is_name
 
-CORPORA = ("auto", "demo", "fma_small", "fma_medium", "arrays")
+CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
 SELECTION_METRICS = ("accuracy", "macro_f1", "micro_ap")
 
@@ -24,9 +24,9 @@ def default() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, fma_medium, arrays
+    config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
-    config.data.representation = "mel_1360x96"  # what tfds_fma prepared
+    config.data.representation = "mel_1360x96"  # what tfds_fma prepared: computed, or arrays under a name of their own
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
@@ -143,7 +143,9 @@ def validate(config: ConfigDict) -> None:
 
     at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
-    one_of("data.representation", data.representation, tuple(REPRESENTATIONS))
+    # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
+    _require(is_name(data.representation), "data.representation", data.representation,
+             f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))

@@ -29,7 +29,8 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data.corpus", "fma_large", "choose one of auto, demo"),
+        ("data.corpus", "gtzan", "choose one of auto, demo"),
+        ("data.representation", "Mel 96", "choose one of mel_1360x96"),
         ("model.pooling", "max", "choose one of none, mean, matt"),
         ("batch.rows", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "must be positive"),

@@ -1,17 +1,28 @@
-"""Which tracks a dataset has, and how the clip of each is made: from FMA's audio or from FMA's table of features."""
+"""Which tracks a dataset has, and how the clip of each is made.
+
+There are three ways: from FMA's audio, from FMA's table of features, and from arrays that are there already.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tfds_fma.arrays import ArrayFiles, Arrays, TrackTable, check_splits, number_names, read_arrays
 from tfds_fma.clips import Clip, Reject, make_clip
-from tfds_fma.features import FeatureTable, read_features
+from tfds_fma.errors import FmaError
+from tfds_fma.feature_table import read_features
 from tfds_fma.labels import genres_of
 from tfds_fma.metadata import Track, read_tracks
-from tfds_fma.representations import AudioRepresentation, FeatureVector, Representation, get_representation
+from tfds_fma.representations import (
+    AudioRepresentation,
+    FeatureVector,
+    Precomputed,
+    Representation,
+    get_representation,
+)
 from tfds_fma.sources import find_containers
 
 
@@ -61,7 +72,8 @@ def fma_source(
         make = functools.partial(make_clip, containers, chosen)
         identity = " ".join(container.identity for container in containers)
     elif isinstance(chosen, FeatureVector):
-        make = _FeatureLookup(read_features(source, chosen.groups))
+        table = read_features(source, chosen.groups)
+        make = _Lookup(table.track_id, table.values, "fma_metadata/features.csv", "incomplete")
         identity = "features.csv"
     else:
         raise TypeError(f"{chosen} is neither computed from audio nor read from a table")
@@ -77,20 +89,107 @@ def _make_if_labelled(make: Callable[[Track], Clip | Reject], track: Track) -> C
     return make(track)
 
 
-class _FeatureLookup:
-    """Finds the features of a track in a table."""
+class _Lookup:
+    """Finds the clip of a track among arrays."""
 
-    def __init__(self, table: FeatureTable):
-        self._values = table.values
-        self._row = {int(track_id): row for row, track_id in enumerate(table.track_id)}
+    def __init__(self, track_id: np.ndarray, clips: np.ndarray, place: str, unusable: str):
+        """Creates the lookup.
+
+        Args:
+          track_id: int64 [clip].
+          clips: [clip, ...].
+          place: the file that they are from, for rejects.
+          unusable: the reason to reject a clip that is not finite throughout.
+        """
+        self._clips, self._place, self._unusable = clips, place, unusable
+        self._row = {number: row for row, number in enumerate(track_id.tolist())}
 
     def __call__(self, track: Track) -> Clip | Reject:
         row = self._row.get(track.track_id)
         if row is None:
-            return Reject(track, "fma_metadata/features.csv", "missing", "no row for this track")
-        values = self._values[row]
-        unusable = int((~np.isfinite(values)).sum())
+            return Reject(track, self._place, "missing", "no row for this track")
+        clip = np.ascontiguousarray(self._clips[row])
+        unusable = int((~np.isfinite(clip)).sum())
         if unusable:
-            detail = f"{unusable} of {values.size} values are not finite"
-            return Reject(track, "fma_metadata/features.csv", "incomplete", detail)
-        return Clip(values, padded=False)
+            return Reject(track, self._place, self._unusable, f"{unusable} of {clip.size} values are not finite")
+        return Clip(clip, padded=False)
+
+
+def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSource:
+    """Opens precomputed arrays.
+
+    The tracks are the rows of the table; those without a clip are rejected. Class ids are those of FMA's subset if all
+    genres are FMA's.
+
+    Args:
+      files: the arrays and their table.
+      subset: see `tfds_fma.labels.SUBSETS`.
+      representation: name for what the arrays hold. That of a registered one is for arrays of its shape and type.
+
+    Raises:
+      FmaError: if the files are not there or do not fit together, or the name does not fit them.
+    """
+    arrays = read_arrays(files)
+    check_splits(files, arrays.table.split)  # of the rows without a clip, too: rejects belong to a split
+    chosen = _representation_of(arrays, files, representation)
+    make = _Lookup(arrays.table.track_id[arrays.row], arrays.clips, files.place, "not-finite")
+    tracks = tuple(_tracks(arrays.table))
+    return ClipSource(
+        tracks, _class_names(arrays, files, subset), chosen, make, parallel=False, identity=_state(files)
+    )
+
+
+def _representation_of(arrays: Arrays, files: ArrayFiles, name: str) -> Representation:
+    """Returns the representation of a name, made for the arrays if there is none."""
+    shape, dtype = arrays.clips.shape[1:], arrays.clips.dtype.name
+    try:
+        known = get_representation(name)
+    except FmaError:
+        axes = f"[{shape[0]} frames, {shape[1]} mel bands]" if len(shape) == 2 else f"[{shape[0]} features]"
+        return Precomputed(name, shape, dtype, f"precomputed: {dtype} {axes} from {Path(files.place).name}")
+    if (known.shape, known.dtype) != (shape, dtype):
+        raise FmaError(
+            f"{name} is {known.dtype} {list(known.shape)}, but the clips in {files.place} are {dtype} {list(shape)}. "
+            "Give them a name of their own with --representation NAME."
+        )
+    return known
+
+
+def _class_names(arrays: Arrays, files: ArrayFiles, subset: str) -> tuple[str, ...]:
+    """Returns the label list that was given, or FMA's of the subset, or the table's own if these are not FMA's."""
+    of_fma = set(arrays.genres) & set(genres_of("full"))
+    if files.genres or not of_fma:
+        return arrays.genres
+    strange = [genre for genre in arrays.genres if genre not in genres_of(subset)]
+    if strange:
+        raise FmaError(
+            f"{files.table}: {strange[0]!r} is not among the genres of subset {subset!r} "
+            f"({', '.join(genres_of(subset))}). Choose --subset medium, or set {files.flags['genres']}"
+        )
+    return genres_of(subset)
+
+
+def _tracks(table: TrackTable) -> Iterator[Track]:
+    """Yields the rows of a table as tracks; names of artists and albums become numbers."""
+    artist_id, are_names = number_names(table.artist)
+    album_id, _ = number_names(table.album)
+    artist_name = np.where((table.artist_name == "") & are_names, table.artist, table.artist_name)
+    columns = {
+        "track_id": table.track_id,
+        "split": table.split,
+        "genre": table.genre,
+        "artist_id": artist_id,
+        "album_id": album_id,
+        "title": table.title,
+        "artist": artist_name,
+        "duration": np.full(len(table), np.nan),
+    }
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        yield Track(**dict(zip(columns, row, strict=True)))
+
+
+def _state(files: ArrayFiles) -> str:
+    """Says which files, and which state of them: they are too large to hash."""
+    stats = [(path, Path(path).stat()) for path in (files.clips, files.ids, files.table) if path]
+    states = [(str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return f"{files} {states}"

@@ -49,11 +49,12 @@ def make_clip(containers: tuple[Container, ...], representation: AudioRepresenta
 
 def _make_clip_from(container: Container, representation: AudioRepresentation, track: Track) -> Clip:
     """Makes the clip of one track from the copy in one container."""
-    audio = decode(
-        container.read(track.track_id),
-        representation.sample_rate,
-        representation.samples,
-        at_most=representation.at_most,
-        whole_track=container.whole_tracks,
-    )
+    with container.open(track.track_id) as file:
+        audio = decode(
+            file,
+            representation.sample_rate,
+            representation.samples,
+            at_most=representation.at_most,
+            whole_track=container.whole_tracks,
+        )
     return Clip(representation.compute(audio.samples), audio.padded)

@@ -37,7 +37,8 @@ from typing import IO, Any
 import numpy as np
 
 from tfds_fma.errors import ClipError, FmaError, in_words
-from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, format_row, groups_of, write_rows
+from tfds_fma.feature_table import format_row, write_rows
+from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, groups_of
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
 from tfds_fma.metadata import read_tracks

@@ -1,10 +1,13 @@
 """Prepares FMA: gets the clips, computes a representation, writes a TFDS dataset.
 
 python -m tfds_fma.prepare --source ~/fma --subset small --representation mel_1360x96 --data_dir ~/data
+python -m tfds_fma.prepare --from_arrays mels.npz --table tracks.csv --subset small --representation mel_100x250 \
+    --data_dir ~/data
 """
 
 import argparse
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -19,11 +22,16 @@ from tfds_fma.archives import check_zip, readable_size, verify_checksum
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.locks import only_one
-from tfds_fma.representations import REPRESENTATIONS, FeatureVector, get_representation
+from tfds_fma.representations import REPRESENTATIONS, FeatureVector, get_representation, is_name
 from tfds_fma.sources import find_containers
 
 if TYPE_CHECKING:
+    from tfds_fma.arrays import ArrayFiles
     from tfds_fma.clip_sources import ClipSource
+
+# Flags that belong to precomputed arrays, and those that belong to an FMA tree.
+_ARRAY_FLAGS = ("from_arrays", "table", "axes", "clips_key", "ids", "ids_key", "features", "genres", "columns")
+_TREE_FLAGS = ("source", "workers", "download", "unverified", "beam")
 
 
 def prepare(
@@ -84,6 +92,50 @@ def prepare(
         overwrite=overwrite,
         beam_options=beam_options,
         log=log,
+    )
+
+
+def prepare_arrays(
+    files: "ArrayFiles",
+    subset: str,
+    representation: str,
+    data_dir: str | Path,
+    *,
+    progress: bool = True,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Prepares a dataset from precomputed arrays and their track table; otherwise as `prepare`.
+
+    Args:
+      files: the arrays and the table.
+      subset: first part of the dataset's name; class ids are FMA's of this subset if the genres are.
+      representation: second part: a new name, or that of a registered representation that the arrays hold.
+      data_dir: where TFDS keeps datasets.
+      progress: whether to show a progress bar.
+      overwrite: whether to prepare again what is there.
+      log: takes the lines for people.
+
+    Returns:
+      The folder of the prepared dataset.
+
+    Raises:
+      FmaError: if something is wrong with the arguments or the files.
+    """
+    genres_of(subset)
+    if not is_name(representation):
+        raise FmaError(
+            f"{representation!r} cannot be the name of a representation: use lower-case letters, digits and _ . + "
+            "only, as in mel_100x250."
+        )
+
+    def open_source() -> "ClipSource":
+        from tfds_fma.clip_sources import arrays_source
+
+        return arrays_source(files, subset, representation)
+
+    return prepare_clips(
+        open_source, subset, representation, data_dir, progress=progress, overwrite=overwrite, log=log
     )
 
 
@@ -181,14 +233,15 @@ def _build(
 
     name = layout.config_name(subset, representation)
     listed = name in {config.name for config in Builder.BUILDER_CONFIGS}
-    builder = Builder(
-        config=name if listed else make_config(subset, representation, source.representation.description),
-        data_dir=data_dir.expanduser(),
-        clip_source=source,
-        workers=workers,
-        progress=progress,
-        log=log,
-    )
+    with _quiet_tfds():
+        builder = Builder(
+            config=name if listed else make_config(subset, representation, source.representation.description),
+            data_dir=data_dir.expanduser(),
+            clip_source=source,
+            workers=workers,
+            progress=progress,
+            log=log,
+        )
     config = DownloadConfig(beam_options=_pipeline_options(beam_options))
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
@@ -200,6 +253,18 @@ def _build(
         f"{name}: {sum(sizes.values())} clips written ({splits}); {len(builder.rejects)} rejected{reasons}; "
         f"{builder.padded} padded"
     )
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Keeps TFDS from warning of a config that is not in the builder's list."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pipeline_options(flags: list[str] | None) -> Any:
@@ -251,7 +316,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.prepare", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--source",
-        required=True,
         metavar="DIR",
         help="folder with fma_metadata and fma_small, fma_medium, ..., extracted or zipped",
     )
@@ -260,7 +324,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--representation",
         default="mel_1360x96",
         metavar="NAME",
-        help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE. Default: %(default)s",
+        help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default: "
+        "%(default)s",
     )
     parser.add_argument(
         "--data_dir",
@@ -289,11 +354,84 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="make the clips with Apache Beam; e.g. --beam='--runner=FlinkRunner --parallelism=64'. Every worker must "
         "see the folders under the same paths",
     )
+    _add_array_flags(parser)
     return parser.parse_args(argv)
 
 
+def _add_array_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `_ARRAY_FLAGS`. Those that are not given are absent from the namespace: `ArrayFiles` has the defaults."""
+    flags = parser.add_argument_group(
+        "precomputed arrays",
+        "instead of --source: arrays and a track table, or feature columns of the table",
+        argument_default=argparse.SUPPRESS,
+    )
+    clips = flags.add_mutually_exclusive_group()
+    clips.add_argument(
+        "--from_arrays", metavar="FILE", help=".npz or .npy of per-clip arrays: uint8, float16 or float32"
+    )
+    flags.add_argument("--table", metavar="FILE", help="CSV file with a header row and a row per clip")
+    flags.add_argument(
+        "--axes",
+        metavar="NAMES",
+        help="order of the axes: 'clip time mel' (default), 'clip mel time' or 'clip feature'; stored with time first",
+    )
+    flags.add_argument(
+        "--clips_key", metavar="NAME", help="the clips in the .npz; default: its only array beside the ids"
+    )
+    flags.add_argument("--ids", metavar="FILE", help=".npy of track ids; default: those in the .npz, else the table's")
+    flags.add_argument("--ids_key", metavar="NAME", help="the track ids in the .npz; default: track_id")
+    clips.add_argument(
+        "--features", nargs="+", metavar="COLUMN", help="instead of --from_arrays: columns of the table"
+    )
+    flags.add_argument(
+        "--genres",
+        nargs="+",
+        metavar="NAME",
+        help="label list; default: FMA's of the subset, or the table's own genres",
+    )
+    flags.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="WHAT=NAME",
+        help="columns of the table; default: track_id=track_id genre=genre_top split=split artist=artist_id "
+        "album=album_id title= artist_name= (the last four may be empty: unknown)",
+    )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raises FmaError unless the clips come from one place, and all flags are that place's."""
+    of_arrays = [f"--{name}" for name in _ARRAY_FLAGS if name in args]
+    of_tree = [f"--{name}" for name in _TREE_FLAGS if getattr(args, name) not in (None, False)]
+    if of_arrays and of_tree:
+        raise FmaError(
+            f"{of_tree[0]} is for an FMA tree, {of_arrays[0]} for precomputed arrays: leave out the one or the other."
+        )
+    if not of_arrays and args.source is None:
+        raise FmaError(
+            "Say what to prepare: --source DIR for an FMA tree, or --from_arrays FILE --table FILE for precomputed "
+            "arrays."
+        )
+
+
+def _array_files(args: argparse.Namespace) -> "ArrayFiles":
+    """Turns the flags of precomputed arrays into what they name."""
+    from tfds_fma.arrays import ArrayFiles, parse_columns
+
+    given = {name: value for name, value in vars(args).items() if name in _ARRAY_FLAGS}
+    return ArrayFiles(
+        table=given.pop("table", ""),
+        clips=given.pop("from_arrays", ""),
+        columns=parse_columns(given.pop("columns", ())),
+        **given,
+    )
+
+
 def _run(args: argparse.Namespace) -> None:
-    """Downloads, if asked to, and prepares."""
+    """Prepares what the flags name; downloads it first if asked to."""
+    _check_flags(args)
+    if args.source is None:
+        prepare_arrays(_array_files(args), args.subset, args.representation, args.data_dir, overwrite=args.overwrite)
+        return
     representation = get_representation(args.representation)
     if args.download:
         from tfds_fma.download import download

@@ -3,7 +3,8 @@
 There are two kinds: those computed from a clip's audio (`AudioRepresentation`) and `FeatureVector`, which is read
 from a table of features. To add one of the first kind (another spectrogram, say) write a frozen dataclass with the
 members of `AudioRepresentation` and put an instance of it into `REPRESENTATIONS`. The builder, the command line and
-the readers take everything they need from there.
+the readers take everything they need from there. `Precomputed` is for arrays that were made elsewhere; it is not in
+the registry.
 """
 
 import re
@@ -246,6 +247,30 @@ class FeatureVector:
     def description(self) -> str:
         """One line for people."""
         return f"{self.shape[0]} columns of features.csv: {', '.join(self.groups)}"
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Arrays that someone else computed and `tfds_fma.prepare` takes as they are.
+
+    Attributes:
+      name: see `Representation`; it satisfies `is_name`.
+      shape: (frames, mel bands) or (features,).
+      dtype: uint8, float16 or float32.
+      description: see `Representation`.
+      scale: unit of the values; what it is the arrays do not tell.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    description: str
+    scale: str = "as given"
+
+
+def is_name(name: str) -> bool:
+    """Whether a representation can be called that: TFDS makes a folder's name of it."""
+    return re.fullmatch(r"[a-z0-9_.+]+", name) is not None
 
 
 _MATT: dict[str, Any] = {"sample_rate": 12_000, "hop": 256, "n_mels": 96}

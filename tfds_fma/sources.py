@@ -1,10 +1,12 @@
 """Where the MP3 files of FMA lie: extracted folders or the official zip files, read in place."""
 
 import functools
+import io
 import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tfds_fma.archives import check_zip, readable_size, size_limit
 from tfds_fma.errors import UNREADABLE, ClipError, FmaError, in_words
@@ -47,8 +49,8 @@ class Container:
         prefix = f"{self.path.name}:" if self.path.suffix == ".zip" else ""
         return f"{prefix}{self.path.stem}/{_relative_path(track_id)}"
 
-    def read(self, track_id: int) -> bytes:
-        """Returns the bytes of a clip.
+    def open(self, track_id: int) -> BinaryIO:
+        """Opens a clip.
 
         Raises:
           ClipError: if it is not here ("missing"), or cannot be read ("undecodable").
@@ -59,22 +61,31 @@ class Container:
                 archive = _opened(self.path)
                 member = archive.getinfo(f"{self.path.stem}/{relative}")
                 with archive.open(member) as file:
-                    return file.read(member.file_size)  # `read()` would unpack all, whatever size the list declares
-            return self._read_file(self.path / relative)
+                    # `read()` would unpack all, whatever size the list declares.
+                    return io.BytesIO(file.read(member.file_size))
+            return _open_file(self.path / relative, size_limit(f"{self.path.name}.zip"))
         except (KeyError, FileNotFoundError) as error:
             raise ClipError("missing", "no such file") from error
         except UNREADABLE as error:
             raise ClipError("undecodable", f"cannot be read: {in_words(error)}") from error
 
-    def _read_file(self, path: Path) -> bytes:
-        """Reads a file that may be a clip: not a pipe, which would block, nor one that would fill the memory."""
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ClipError("undecodable", "not a file")
-        limit = size_limit(f"{self.path.name}.zip")
-        if status.st_size > limit:
-            raise ClipError("undecodable", f"{readable_size(status.st_size)}, over the limit of {readable_size(limit)}")
-        return path.read_bytes()
+    def read(self, track_id: int) -> bytes:
+        """Returns the bytes of a clip; raises ClipError as `open` does."""
+        with self.open(track_id) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise ClipError("undecodable", f"cannot be read: {in_words(error)}") from error
+
+
+def _open_file(path: Path, limit: int) -> BinaryIO:
+    """Opens a file that may be a clip: not a pipe, which would block, nor one that would fill the memory."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ClipError("undecodable", "not a file")
+    if status.st_size > limit:
+        raise ClipError("undecodable", f"{readable_size(status.st_size)}, over the limit of {readable_size(limit)}")
+    return path.open("rb", buffering=0)
 
 
 @functools.cache

@@ -4,7 +4,6 @@
 follows (bags, batches, training, evaluation) sees only a `Corpus`.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
@@ -15,19 +14,25 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.errors import UserError
-from tfds_fma.labels import GENRES
+from tfds_fma import layout
+from tfds_fma.arrays import ArrayFiles, Columns, read_arrays, require_finite
+from tfds_fma.errors import FmaError
+from tfds_fma.representations import REPRESENTATIONS, get_representation
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {
-    **{name: name for name in SPLITS},
-    "training": "train",  # FMA's own word
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
+# How the configuration names what `tfds_fma.arrays` reads, for its messages.
+_ARRAY_FLAGS = {
+    "table": "--config.data.arrays.table=FILE.csv",
+    "columns": "--config.data.arrays.columns.<what>=NAME",
+    "clips": "--config.data.arrays.clips=FILE.npz",
+    "clips_key": "--config.data.arrays.clips_key=NAME",
+    "ids": "--config.data.arrays.ids=FILE.npy",
+    "axes": "--config.data.arrays.axes='NAMES'",
+    "features": "--config.data.arrays.features=\"('column', ...)\"",
+    "genres": "--config.data.arrays.genres=\"('NAME', ...)\"",
 }
-_CLIP_DTYPES = (np.uint8, np.float16, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Corpus:
     """Clips and their track table; row i of every array is clip i.
 
     Attributes:
-        name: what the user calls it: demo, fma_small, fma_medium, arrays.
+        name: what the user calls it: demo, fma_small, fma_medium, fma_large, arrays.
         genres: label names; `label` indexes them.
         clips: [clip, time, mel] or [clip, feature]; uint8, float16 or float32.
         track_id: int64 [clip].
@@ -141,7 +146,11 @@ def open_corpus(data: Any) -> Corpus:
 
 
 def resolve_auto(data: Any) -> tuple[str, str]:
-    """Returns the corpus to use for `auto` and a sentence that says why, without opening it."""
+    """Returns the corpus to use for `auto` and a sentence that says why, without opening it.
+
+    Raises:
+        UserError: a representation that only precomputed arrays can have is not prepared: mistyped, most likely.
+    """
     if data.corpus != "auto":
         return data.corpus, f"corpus {data.corpus}, as asked"
     from tfds_fma.reading import find_prepared
@@ -150,6 +159,8 @@ def resolve_auto(data: Any) -> tuple[str, str]:
         found = find_prepared(data.data_dir, subset, data.representation)
         if found:
             return f"fma_{subset}", f"corpus fma_{subset}: prepared FMA found in {found}"
+    if not _is_computed(data.representation):
+        raise UserError(_not_prepared(data, "small"))
     return "demo", (
         f"corpus demo: SYNTHETIC music, since no prepared FMA is in {Path(data.data_dir).resolve()}; "
         "`python -m tfds_fma.prepare --help` tells how to prepare FMA"
@@ -158,7 +169,6 @@ def resolve_auto(data: Any) -> tuple[str, str]:
 
 def _open_fma(data: Any) -> Corpus:
     from tfds_fma import demo, reading
-    from tfds_fma.errors import FmaError
 
     try:
         if data.corpus == "demo":
@@ -166,22 +176,55 @@ def _open_fma(data: Any) -> Corpus:
         subset = data.corpus.removeprefix("fma_")
         path = reading.find_prepared(data.data_dir, subset, data.representation)
         if path is None:
-            raise UserError(
-                f"corpus {data.corpus} with {data.representation} is not prepared in "
-                f"{Path(data.data_dir).resolve()}. Get fma_metadata.zip and fma_{subset}.zip (the FMA data set's "
-                f"page on GitHub, mdeff/fma, has the addresses), then run: python -m tfds_fma.prepare --source DIR "
-                f"--subset {subset} --representation {data.representation} --data_dir {data.data_dir}. Or point "
-                "--config.data.data_dir at the folder where it is."
-            )
+            raise UserError(_not_prepared(data, subset))
         return _from_tfds(data.corpus, path)
     except FmaError as error:
         raise UserError(str(error)) from error
+
+
+def _is_computed(representation: str) -> bool:
+    """Whether tfds_fma can make it from FMA; if not, the name is one for precomputed arrays, or mistyped."""
+    try:
+        get_representation(representation)
+    except FmaError:
+        return False
+    return True
+
+
+def _not_prepared(data: Any, subset: str) -> str:
+    """Says that a dataset is not there, what is, and how to prepare it."""
+    folder = Path(data.data_dir).expanduser()
+    prepared = folder.glob(f"{layout.DATASET_NAME}/*/{layout.VERSION}/dataset_info.json")
+    there = ", ".join(sorted(path.parent.parent.name for path in prepared))
+    options = f"--subset {subset} --representation {data.representation} --data_dir {data.data_dir}"
+    if _is_computed(data.representation):
+        remedy = (
+            f"Get fma_metadata.zip and fma_{subset}.zip (the FMA data set's page on GitHub, mdeff/fma, has the "
+            f"addresses), then run: python -m tfds_fma.prepare --source DIR {options}"
+        )
+    else:
+        remedy = (
+            f"{data.representation} is none of the representations that tfds_fma computes "
+            f"({', '.join(REPRESENTATIONS)}): correct --config.data.representation. Or, if that is the name for "
+            f"arrays of your own, run: python -m tfds_fma.prepare --from_arrays FILE.npz --table FILE.csv {options}"
+        )
+    return (
+        f"corpus {data.corpus} with {data.representation} is not prepared in {folder.resolve()}. Prepared there: "
+        f"{there or 'nothing'}. {remedy}. Or point --config.data.data_dir at the folder where it is."
+    )
 
 
 def _from_tfds(name: str, path: Path) -> Corpus:
     from tfds_fma import reading
 
     table, clips = reading.read_dataset(path)
+    labelled = np.flatnonzero(table["genre"] >= 0)
+    if len(labelled) < len(clips):
+        log.info("%d of %d clips have no top genre and are left out", len(clips) - len(labelled), len(clips))
+        for row, kept in enumerate(labelled):
+            clips[row] = clips[kept]  # in place: there may not be memory for two copies of FMA-large
+        clips = clips[: len(labelled)]
+        table = {name: column[labelled] for name, column in table.items()}
     return Corpus(
         name=name,
         genres=tuple(reading.class_names(path)),
@@ -194,180 +237,25 @@ def _from_tfds(name: str, path: Path) -> Corpus:
     )
 
 
-# --- precomputed arrays -------------------------------------------------------------------------------------
-
-
-def _open_arrays(arrays: Any) -> Corpus:
-    table = _read_table(arrays)
-    columns = arrays.columns
-    track_id = table[columns.track_id]
-    if arrays.clips:
-        clips, ids = _read_clips(arrays, track_id)
-    else:
-        clips, ids = _feature_columns(arrays, table), track_id
-    rows = _align(arrays, ids, track_id)
-    table = {name: values[rows] for name, values in table.items()}
-
-    genre = table[columns.genre].tolist()
-    genres = tuple(arrays.genres) or _label_list(set(genre))
-    for name, allowed, remedy in (
-        (columns.genre, genres, "Correct the table, or set --config.data.arrays.genres"),
-        (columns.split, tuple(_SPLIT_NAMES), "Correct the table"),
-    ):
-        strange = sorted(set(table[name].tolist()) - set(allowed))
-        if strange:
-            raise UserError(
-                f"{arrays.table}: {strange[0]!r} in column {name!r} is not one of {', '.join(allowed)}. {remedy}."
-            )
-    number = {name: i for i, name in enumerate(genres)}
+def _open_arrays(settings: Any) -> Corpus:
+    columns = Columns(**settings.columns)
+    files = ArrayFiles(**{**settings, "columns": columns, "flags": _ARRAY_FLAGS})
+    try:
+        arrays = read_arrays(files)
+        require_finite(files, arrays)
+    except FmaError as error:
+        raise UserError(str(error)) from error
+    if len(arrays.clips) < len(arrays.table):
+        log.info("%d rows of %s have no clip", len(arrays.table) - len(arrays.clips), files.table)
+    tracks = arrays.tracks
+    number = {genre: i for i, genre in enumerate(arrays.genres)}
     return Corpus(
         name="arrays",
-        genres=genres,
-        clips=clips,
-        track_id=ids,
-        label=np.array([number[g] for g in genre], np.int32),
-        split=np.array([_SPLIT_NAMES[s] for s in table[columns.split].tolist()]),
-        artist=_identifiers(table, columns.artist, len(rows)),
-        album=_identifiers(table, columns.album, len(rows)),
+        genres=arrays.genres,
+        clips=np.ascontiguousarray(arrays.clips),  # time first also in memory
+        track_id=tracks.track_id,
+        label=np.array([number[genre] for genre in tracks.genre.tolist()], np.int32),
+        split=tracks.split,
+        artist=tracks.artist,
+        album=tracks.album,
     )
-
-
-def _label_list(found: set[str]) -> tuple[str, ...]:
-    """Returns FMA's genres that occur, in MATT's order; or the table's own, sorted, if none of them is FMA's.
-
-    Where only some are FMA's, the others are mistakes, and the check that follows names them.
-    """
-    of_fma = tuple(genre for genre in GENRES if genre in found)
-    return of_fma or tuple(sorted(found))
-
-
-def _read_table(arrays: Any) -> dict[str, np.ndarray]:
-    """Reads the columns that the configuration names: track ids as int64 [row], all else as text [row]."""
-    path, columns = Path(arrays.table), arrays.columns
-    if not arrays.table:
-        raise UserError(
-            "data.corpus=arrays needs a track table: set --config.data.arrays.table=FILE.csv (and "
-            "--config.data.arrays.clips=FILE.npz for the arrays)"
-        )
-    needed = [columns.track_id, columns.genre, columns.split]
-    wanted = [*needed, *arrays.features, *(name for name in (columns.artist, columns.album) if name)]
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file)
-            for name in wanted:
-                if name not in (reader.fieldnames or ()):
-                    raise UserError(
-                        f"{path} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
-                        "right one with --config.data.arrays.columns.<what>=NAME (artist and album may be empty: "
-                        "unknown)."
-                    )
-            rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"track table {path} does not exist (config.data.arrays.table)") from None
-    except (OSError, csv.Error) as error:
-        raise UserError(f"track table {path} cannot be read as CSV: {error}") from error
-    if not rows:
-        raise UserError(f"track table {path} has no rows")
-    table = dict(zip(wanted, np.array(rows, dtype=str).T, strict=True))
-    ids = table[columns.track_id]
-    for name in needed:
-        empty = np.flatnonzero(table[name] == "")
-        if len(empty):
-            raise UserError(
-                f"{path}: column {name!r} is empty for track {str(ids[empty[0]])!r} (row {empty[0] + 2}); "
-                "drop that row or fill it in"
-            )
-    try:
-        table[columns.track_id] = ids.astype(np.int64)
-    except (ValueError, OverflowError):
-        raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers") from None
-    values, counts = np.unique(table[columns.track_id], return_counts=True)
-    if counts.max() > 1:
-        raise UserError(f"{path}: track id {values[counts > 1][0]} occurs more than once")
-    return table
-
-
-def _identifiers(table: dict[str, np.ndarray], column: str, num_rows: int) -> np.ndarray:
-    """Returns names or ids as text, "" where unknown (empty, or FMA's -1)."""
-    if not column:
-        return np.full(num_rows, "")
-    return np.where(table[column] == "-1", "", table[column])
-
-
-def _load_arrays(path: str) -> dict[str, np.ndarray]:
-    """Reads an .npy (under the name "") or the members of an .npz."""
-    try:
-        loaded = np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist (config.data.arrays)") from None
-    except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
-        raise UserError(f"{path} cannot be read as .npy or .npz: {type(error).__name__}: {error}") from error
-
-
-def _read_clips(arrays: Any, table_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns clips [clip, time, mel] or [clip, feature], and their track ids."""
-    loaded = _load_arrays(arrays.clips)
-    ids = loaded.pop(arrays.ids_key, table_ids)
-    key = arrays.clips_key or (next(iter(loaded)) if len(loaded) == 1 else None)
-    if key not in loaded:
-        raise UserError(
-            f"{arrays.clips} holds {', '.join(loaded)}; say which one is the clips with "
-            "--config.data.arrays.clips_key=NAME"
-        )
-    clips = loaded[key]
-    if arrays.ids:
-        (ids,) = _load_arrays(arrays.ids).values()
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise UserError(f"{arrays.ids or arrays.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
-    axes = arrays.axes.split()
-    if clips.ndim != len(axes):
-        raise UserError(f"{arrays.clips}: clips have {clips.ndim} axes, but config.data.arrays.axes={arrays.axes!r}")
-    if len(ids) != len(clips):
-        raise UserError(
-            f"{arrays.clips} has {len(clips)} clips but there are {len(ids)} track ids; give the ids with "
-            "--config.data.arrays.ids=FILE.npy or make the table's rows match the clips"
-        )
-    if axes == ["clip", "mel", "time"]:
-        clips = np.ascontiguousarray(clips.transpose(0, 2, 1))
-    if clips.dtype not in _CLIP_DTYPES:
-        raise UserError(f"{arrays.clips}: clips are {clips.dtype}; store them as uint8, float16 or float32")
-    _check_finite(arrays.clips, clips, ids)
-    return clips, np.asarray(ids).astype(np.int64)
-
-
-def _feature_columns(arrays: Any, table: dict[str, np.ndarray]) -> np.ndarray:
-    if not arrays.features:
-        raise UserError(
-            "data.corpus=arrays needs clips: set --config.data.arrays.clips=FILE.npz, or "
-            "--config.data.arrays.features=\"('column', ...)\" to use columns of the table"
-        )
-    try:
-        features = np.stack([table[name].astype(np.float32) for name in arrays.features], axis=1)
-    except ValueError as error:
-        raise UserError(f"{arrays.table}: a feature column is not numeric: {error}") from error
-    _check_finite(arrays.table, features, table[arrays.columns.track_id])
-    return features
-
-
-def _check_finite(path: str, clips: np.ndarray, ids: np.ndarray) -> None:
-    if clips.dtype == np.uint8:
-        return
-    for start in range(0, len(clips), 256):
-        finite = np.isfinite(clips[start : start + 256]).reshape(min(256, len(clips) - start), -1).all(axis=1)
-        if not finite.all():
-            raise UserError(f"{path}: the values of track {ids[start + int(np.argmin(finite))]} are not all finite")
-
-
-def _align(arrays: Any, ids: np.ndarray, table_ids: np.ndarray) -> np.ndarray:
-    """Returns the table row of every clip; rows without a clip are left out, and the log says how many."""
-    order = np.argsort(table_ids)
-    found = order[np.minimum(np.searchsorted(table_ids, ids, sorter=order), len(order) - 1)]
-    if not np.array_equal(table_ids[found], ids):
-        stray = ids[table_ids[found] != ids][0]
-        raise UserError(f"{arrays.clips} has track {stray}, which {arrays.table} does not have")
-    if len(np.unique(ids)) < len(ids):
-        raise UserError(f"{arrays.clips}: a track id occurs more than once")
-    if len(ids) < len(table_ids):
-        log.info("%d rows of %s have no clip", len(table_ids) - len(ids), arrays.table)
-    return found

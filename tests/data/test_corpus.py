@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -6,8 +7,16 @@ from helpers import make_corpus, save_arrays
 from sklearn.preprocessing import StandardScaler
 
 from mgc_jax.config import default
+from mgc_jax.data.bags import bags_of
 from mgc_jax.data.corpus import open_corpus, resolve_auto, standardization
 from mgc_jax.errors import UserError
+from tfds_fma.arrays import ArrayFiles
+from tfds_fma.clip_sources import ClipSource
+from tfds_fma.clips import Clip
+from tfds_fma.labels import GENRES
+from tfds_fma.metadata import Track
+from tfds_fma.prepare import prepare_arrays, prepare_clips
+from tfds_fma.representations import Precomputed
 
 
 def config_for(folder, corpus, **changes):
@@ -204,3 +213,91 @@ def test_auto_without_fma_is_the_demo(tmp_path):
     corpus, why = resolve_auto(config.data)
     assert corpus == "demo"
     assert "SYNTHETIC" in why
+
+
+def test_a_representation_that_is_not_prepared_is_named_with_what_is(tmp_path, corpus):
+    save_arrays(corpus, tmp_path)
+    files = ArrayFiles(str(tmp_path / "tracks.csv"), str(tmp_path / "clips.npz"))
+    prepare_arrays(files, "medium", "mine", tmp_path, progress=False)
+    config = default()
+    config.data.data_dir, config.data.representation = str(tmp_path), "mnie"
+    for name, find in (("auto", resolve_auto), ("fma_medium", open_corpus)):
+        config.data.corpus = name
+        message = r"mnie is not prepared in .* there: medium-mine\. mnie is none of .* \(mel_1360x96, .* --from_arrays"
+        with pytest.raises(UserError, match=message):
+            find(config.data)
+    config.data.representation = "mel_1360x96"
+    with pytest.raises(UserError, match=r"Prepared there: medium-mine\. Get fma_metadata.zip and fma_medium.zip"):
+        open_corpus(config.data)
+    config.data.corpus = "auto"
+    assert resolve_auto(config.data)[0] == "demo"
+    config.data.representation = "mine"
+    assert resolve_auto(config.data)[0] == "fma_medium"
+
+
+def groups(corpus, split, key, gap=20):
+    """The bags of a split as sets of track ids, and the genre of each."""
+    bags = bags_of(corpus, split, key, gap)
+    return {
+        frozenset(corpus.track_id[bags.clips[a:b]].tolist()): corpus.genres[label]
+        for a, b, label in zip(bags.offsets[:-1], bags.offsets[1:], bags.label, strict=True)
+    }
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_prepared_arrays_train_as_the_arrays_do(tmp_path, corpus, named, unknown):
+    rng = np.random.default_rng(0)
+    if named:
+        corpus = dataclasses.replace(corpus, artist=np.char.add("by ", corpus.artist))
+    if unknown:
+        some = rng.random((2, len(corpus))) < 0.4
+        artist, album = (np.where(s, "", v) for s, v in zip(some, (corpus.artist, corpus.album), strict=True))
+        corpus = dataclasses.replace(corpus, artist=artist, album=album)
+    config = config_for(tmp_path, corpus)
+    arrays = open_corpus(config.data)
+    files = ArrayFiles(str(tmp_path / "tracks.csv"), str(tmp_path / "clips.npz"))
+    prepare_arrays(files, "medium", "mine", tmp_path / "data", progress=False)
+    config.data.corpus, config.data.representation = "fma_medium", "mine"
+    config.data.data_dir = str(tmp_path / "data")
+    prepared = open_corpus(config.data)
+    assert prepared.name == "fma_medium"
+    assert prepared.genres == GENRES
+    for split in ("train", "validation", "test"):
+        for key in ("paper", "pair"):
+            assert groups(prepared, split, key) == groups(arrays, split, key)
+        ours, theirs = prepared.indices(split), arrays.indices(split)
+        np.testing.assert_array_equal(prepared.track_id[ours], arrays.track_id[theirs])
+        np.testing.assert_array_equal(prepared.clips[ours], arrays.clips[theirs])
+    for ours, theirs in zip(standardize(prepared), standardize(arrays), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def standardize(corpus):
+    return dataclasses.astuple(standardization(corpus, enabled=True))
+
+
+def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
+    genres = ("", "Rock", "", "Jazz", "Rock", "")
+    splits = ("train", "train", "validation", "validation", "test", "test")
+    tracks = tuple(
+        Track(number, split, genre, number // 2, -1, "", "", 30.0)
+        for number, (split, genre) in enumerate(zip(splits, genres, strict=True))
+    )
+
+    def make(track):
+        return Clip(np.full((3, 2), track.track_id, np.float16), padded=False)
+
+    source = ClipSource(tracks, GENRES, Precomputed("mine", (3, 2), "float16", "numbers"), make, False, "")
+    prepare_clips(lambda: source, "large", "mine", tmp_path, progress=False)
+    config = default()
+    config.data.corpus, config.data.representation, config.data.data_dir = "fma_large", "mine", str(tmp_path)
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        corpus = open_corpus(config.data)
+    assert "3 of 6 clips have no top genre and are left out" in caplog.text
+    assert corpus.track_id.tolist() == [1, 3, 4]
+    assert [corpus.genres[label] for label in corpus.label] == ["Rock", "Jazz", "Rock"]
+    assert corpus.split.tolist() == ["train", "validation", "test"]
+    assert corpus.artist.tolist() == ["0", "1", "2"]
+    np.testing.assert_array_equal(corpus.clips[:, 0, 0], [1, 3, 4])
+    assert corpus.clips.shape == (3, 3, 2)

@@ -6,7 +6,8 @@ from feature_reference import assert_equal_by_column, reference
 
 from tfds_fma import FmaError
 from tfds_fma.extract_features import _load_mono, extract
-from tfds_fma.features import STATISTICS, groups_of, read_features
+from tfds_fma.feature_table import read_features
+from tfds_fma.features import STATISTICS, groups_of
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,9 @@ from mgc_jax.config import validate
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.corpus import open_corpus
 from mgc_jax.train import train_and_evaluate
+from tfds_fma.arrays import ArrayFiles, Columns
+from tfds_fma.labels import genres_of
+from tfds_fma.prepare import prepare_arrays
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -77,3 +80,27 @@ def test_mean_pooling_with_a_linear_head_is_the_clip_average(real_data, tmp_path
     validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
     assert validation["bag"]["accuracy"] == pytest.approx(validation["clip_mean"]["accuracy"], abs=0.002)
     assert validation["bag"]["micro_ap"] == pytest.approx(validation["clip_mean"]["micro_ap"], abs=1e-4)
+
+
+def test_fma_small_prepared_from_arrays_is_the_same_corpus(real_data, tmp_path):
+    config = mels_config(real_data)
+    arrays = open_corpus(config.data)
+    columns = Columns(album="", title="title", artist_name="artist_name")
+    files = ArrayFiles(
+        config.data.arrays.table, config.data.arrays.clips, "mel", axes="clip mel time", columns=columns
+    )
+    lines: list[str] = []
+    prepare_arrays(files, "small", "mel_100x250", tmp_path, progress=False, log=lines.append)
+    assert lines[-2] == ("small-mel_100x250: 7194 clips written (train 6394, validation 800); 0 rejected; 0 padded")
+    config.data.corpus, config.data.representation, config.data.data_dir = "fma_small", "mel_100x250", str(tmp_path)
+    validate(config)
+    prepared = open_corpus(config.data)
+    assert prepared.genres == arrays.genres == genres_of("small")
+    row = {track_id: i for i, track_id in enumerate(arrays.track_id.tolist())}
+    rows = np.array([row[track_id] for track_id in prepared.track_id.tolist()])
+    for column in ("label", "split", "artist", "album"):
+        np.testing.assert_array_equal(getattr(prepared, column), getattr(arrays, column)[rows])
+    for i in range(0, len(prepared), 500):
+        np.testing.assert_array_equal(prepared.clips[i], arrays.clips[rows[i]])
+    for split, count in (("train", 2527), ("validation", 304)):
+        assert len(bags_of(prepared, split, "pair", 20)) == count

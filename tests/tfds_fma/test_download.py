@@ -523,7 +523,7 @@ def test_the_disk_is_full(site, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert message == (
-        f"Cannot write to {tmp_path}/fma_small.zip.part ([Errno 27] File too large); 193 KiB of 293 KiB are still "
+        f"Cannot write to {tmp_path}/fma_small.zip.part (File too large); 193 KiB of 293 KiB are still "
         "missing. Make room for them and run the same command again; it goes on from there."
     )
     get(site, tmp_path)

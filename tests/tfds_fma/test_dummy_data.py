@@ -10,7 +10,8 @@ import tfds_fma
 from tfds_fma.clip_sources import fma_source
 from tfds_fma.clips import Clip
 from tfds_fma.demo import make_dummy_data
-from tfds_fma.features import COLUMNS, read_features
+from tfds_fma.feature_table import read_features
+from tfds_fma.features import COLUMNS
 from tfds_fma.fma_dataset_builder import Builder
 from tfds_fma.prepare import prepare
 from tfds_fma.reading import load

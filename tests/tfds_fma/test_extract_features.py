@@ -16,7 +16,8 @@ from fma_trees import clip_path, write_table
 from tfds_fma import FmaError
 from tfds_fma.errors import ClipError
 from tfds_fma.extract_features import _load_mono, extract, extract_folder, extract_tracks, main, statistics
-from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, columns_of, read_features
+from tfds_fma.feature_table import read_features
+from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, columns_of
 
 RATE = 44_100
 

@@ -8,16 +8,8 @@ import pytest
 from fma_trees import corruptions
 
 from tfds_fma import FmaError
-from tfds_fma.features import (
-    COLUMNS,
-    FEATURE_SETS,
-    GROUPS,
-    STATISTICS,
-    columns_of,
-    groups_of,
-    read_features,
-    write_features,
-)
+from tfds_fma.feature_table import read_features, write_features
+from tfds_fma.features import COLUMNS, FEATURE_SETS, GROUPS, STATISTICS, columns_of, groups_of
 
 IDS = np.array([2, 3, 5, 10, 134])
 
@@ -155,7 +147,7 @@ def test_what_others_write_is_read(source, values):
 
 
 def test_a_table_longer_than_a_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfds_fma.features._CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("tfds_fma.feature_table._CHUNK_BYTES", 20_000)
     values = np.arange(40 * 518, dtype=np.float32).reshape(40, 518)
     write_features(tmp_path / "t.csv", np.arange(40), values)
     np.testing.assert_array_equal(read_features(tmp_path / "t.csv").values, values)
@@ -258,6 +250,6 @@ def test_writing_to_no_folder_is_an_error_for_people(tmp_path, values):
 
 
 def test_importing_it_is_light():
-    heavy = ("tensorflow_datasets", "librosa", "numba", "scipy", "pyarrow", "jax")
+    heavy = ("numpy", "tensorflow_datasets", "librosa", "numba", "scipy", "pyarrow", "jax")
     check = f"import tfds_fma.features, sys; print('loaded', [name for name in {heavy} if name in sys.modules])"
     assert "loaded []" in subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout

@@ -15,7 +15,8 @@ import pytest
 from fma_trees import clip_path, write_table
 
 from tfds_fma import FmaError, layout
-from tfds_fma.features import columns_of, write_features
+from tfds_fma.feature_table import write_features
+from tfds_fma.features import columns_of
 from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import main, prepare

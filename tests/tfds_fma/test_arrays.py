@@ -1,0 +1,302 @@
+"""Precomputed arrays and their table become a dataset."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import make_corpus, save_arrays
+
+from mgc_jax.config import default
+from mgc_jax.data.corpus import open_corpus
+from tfds_fma import FmaError, genres_of, layout
+from tfds_fma.arrays import ArrayFiles, Columns, number_names, read_arrays
+from tfds_fma.clip_sources import arrays_source
+from tfds_fma.prepare import main, prepare_arrays
+from tfds_fma.reading import class_names, find_prepared, read_dataset
+from tfds_fma.representations import Precomputed
+
+
+def write_table(path: Path, rows: list[dict]) -> str:
+    """Writes a CSV file; columns that a row lacks have usual values."""
+    usual = {"track_id": 0, "genre_top": "Rock", "split": "training", "artist_id": 7, "album_id": 5}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, (usual | rows[0]).keys())
+        writer.writeheader()
+        writer.writerows(usual | row for row in rows)
+    return str(path)
+
+
+def write_files(folder: Path, rows: list[dict], clips: np.ndarray | None = None, **settings) -> ArrayFiles:
+    """Writes arrays and a table; the tracks are numbered from 0 in both."""
+    if clips is None:
+        clips = np.random.default_rng(0).normal(size=(len(rows), 5, 4)).astype(np.float32)
+    np.savez(folder / "clips.npz", clips=clips, track_id=np.arange(len(clips)))
+    table = write_table(folder / "tracks.csv", [{"track_id": number} | row for number, row in enumerate(rows)])
+    return ArrayFiles(table, str(folder / "clips.npz"), **settings)
+
+
+def prepared(files: ArrayFiles, folder: Path, subset: str = "small", name: str = "mel_5x4", **options) -> Path:
+    return prepare_arrays(files, subset, name, folder / "data", progress=False, log=lambda line: None, **options)
+
+
+def as_opened(settings: dict) -> dict[int, tuple]:
+    """Track id -> genre, split and bytes of the clip, of the `arrays` corpus."""
+    config = default()
+    config.update_from_flattened_dict(settings)
+    corpus = open_corpus(config.data)
+    return {
+        int(corpus.track_id[i]): (corpus.genres[corpus.label[i]], corpus.split[i], corpus.clips[i].tobytes())
+        for i in range(len(corpus))
+    }
+
+
+def as_prepared(path: Path) -> dict[int, tuple]:
+    """The same of a prepared dataset."""
+    columns, clips = read_dataset(path)
+    names = class_names(path)
+    return {
+        int(track_id): (names[genre], split, clip.tobytes())
+        for track_id, genre, split, clip in zip(
+            columns["track_id"], columns["genre"], columns["split"], clips, strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+@pytest.mark.parametrize("stored", ["npz", "npy, mel before time", "features"])
+def test_what_is_prepared_reads_back_bit_for_bit_and_as_the_corpus_has_it(tmp_path, dtype, stored):
+    corpus = make_corpus(clip_shape=(6,) if stored == "features" else (40, 12))
+    clips = (100 + 10 * corpus.clips.astype(np.float32)).astype(dtype)
+    settings = save_arrays(corpus, tmp_path)
+    files = {"clips": str(tmp_path / "clips.npz"), "axes": "clip time mel"}
+    if stored == "features":
+        files["axes"] = "clip feature"
+    if stored.startswith("npy"):
+        np.save(tmp_path / "clips.npy", clips.transpose(0, 2, 1))
+        np.save(tmp_path / "ids.npy", corpus.track_id)
+        files = {"clips": str(tmp_path / "clips.npy"), "ids": str(tmp_path / "ids.npy"), "axes": "clip mel time"}
+    else:
+        np.savez(tmp_path / "clips.npz", clips=clips, track_id=corpus.track_id)
+    path = prepared(ArrayFiles(str(tmp_path / "tracks.csv"), **files), tmp_path, "medium", "mine")
+    opened = as_opened(settings | {f"data.arrays.{key}": value for key, value in files.items()})
+    assert as_prepared(path) == opened
+    columns, read = read_dataset(path)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, clips[columns["track_id"] - 1000])
+    np.testing.assert_array_equal(columns["artist_id"].astype(str), corpus.artist[columns["track_id"] - 1000])
+    np.testing.assert_array_equal(columns["album_id"].astype(str), corpus.album[columns["track_id"] - 1000])
+    assert class_names(path) == genres_of("medium")  # class ids are those of FMA
+
+
+def test_the_order_is_that_of_the_table_whatever_that_of_the_arrays(tmp_path):
+    rows = [{"split": split} for split in ("validation", "training", "training", "test", "training")]
+    files = write_files(tmp_path, rows)
+    first = prepared(files, tmp_path, name="first")
+    with np.load(files.clips) as loaded:
+        np.savez(files.clips, clips=loaded["clips"][::-1], track_id=loaded["track_id"][::-1])
+    second = prepared(files, tmp_path, name="second")
+    columns, clips = read_dataset(second)
+    assert columns["track_id"].tolist() == [1, 2, 4, 0, 3]
+    np.testing.assert_array_equal(clips, read_dataset(first)[1])
+
+
+def test_names_become_numbers_and_stay_readable(tmp_path):
+    rows = [
+        {"band": "Zoë", "record": "B", "title": "One"},
+        {"band": "Abba", "record": ""},
+        {"band": "", "record": "A"},
+        {"band": "Zoë", "record": "-1"},
+    ]
+    usual = {"title": "", "record": "", "band": ""}
+    columns = Columns(artist="band", album="record", title="title")
+    read, _ = read_dataset(prepared(write_files(tmp_path, [usual | row for row in rows], columns=columns), tmp_path))
+    assert read["artist_id"].tolist() == [1, 0, -1, 1]
+    assert read["album_id"].tolist() == [1, -1, 0, -1]
+    assert read["artist"].tolist() == ["Zoë", "Abba", "", "Zoë"]
+    assert read["title"].tolist() == ["One", "", "", ""]
+    assert np.isnan(read["duration"]).all()
+
+
+def test_the_name_of_an_artist_beside_the_id(tmp_path):
+    rows = [{"artist_id": 3, "name": "Abba"}, {"artist_id": "", "name": "Nobody"}]
+    files = write_files(tmp_path, rows, columns=Columns(artist_name="name", album=""))
+    read, _ = read_dataset(prepared(files, tmp_path))
+    assert read["artist_id"].tolist() == [3, -1]
+    assert read["artist"].tolist() == ["Abba", "Nobody"]
+    assert read["album_id"].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers", "are_names"),
+    [
+        (["12", "", "7"], [12, -1, 7], False),
+        (["12.0", "", "7.0"], [12, -1, 7], False),
+        (["12", "b", "a", "b"], [0, 2, 1, 2], True),
+        (["-5", "3"], [0, 1], True),  # a negative id would count as unknown
+        (["9" * 30, "3"], [1, 0], True),
+        (["", ""], [-1, -1], False),
+    ],
+)
+def test_numbers_of_names(names, numbers, are_names):
+    found, were_names = number_names(np.array(names))
+    assert found.tolist() == numbers
+    assert were_names == are_names
+
+
+def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path):
+    clips = np.zeros((4, 5, 4), np.float16)
+    clips[1, 2, 3], clips[2, 0, :2] = np.inf, np.nan
+    rows = [{}, {}, {"split": "validation"}, {"split": "test"}, {}, {"split": "val"}]
+    lines: list[str] = []
+    files = write_files(tmp_path, rows, clips)
+    path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    assert lines[-2] == (
+        "small-mine: 2 clips written (train 1, test 1); 4 rejected: 2 not-finite, 2 missing; 0 padded"
+    )
+    with (path / "rejects.csv").open(newline="") as file:
+        rejects = {int(row["track_id"]): row for row in csv.DictReader(file)}
+    assert {number: row["reason"] for number, row in rejects.items()} == {
+        1: "not-finite", 2: "not-finite", 4: "missing", 5: "missing",
+    }  # fmt: skip
+    assert rejects[2]["detail"] == "2 of 20 values are not finite"
+    assert rejects[5]["split"] == "validation"
+
+
+def test_columns_of_the_table_as_clips(tmp_path, capsys):
+    write_table(tmp_path / "t.csv", [{"track_id": i, "tempo": 100 + i / 3, "energy": -i} for i in range(3)])
+    arguments = ["--table", str(tmp_path / "t.csv"), "--features", "tempo", "energy", "--subset", "small"]
+    assert main([*arguments, "--representation", "echonest_2", "--data_dir", str(tmp_path)]) == 0
+    path = find_prepared(tmp_path, "small", "echonest_2")
+    _, clips = read_dataset(path)
+    np.testing.assert_array_equal(clips, np.array([[100 + i / 3, -i] for i in range(3)], np.float32))
+    captured = capsys.readouterr()
+    assert "3 clips written" in captured.out
+    assert "WARNING" not in captured.err  # TFDS has something to say about configs that it does not know
+
+
+def test_genres(tmp_path):
+    rows = [{"genre_top": genre} for genre in ("samba", "jazz", "samba")]
+    files = write_files(tmp_path, rows)
+    path = prepared(files, tmp_path, name="foreign")
+    assert class_names(path) == ("jazz", "samba")
+    assert read_dataset(path)[0]["genre"].tolist() == [1, 0, 1]
+    given = write_files(tmp_path, rows, genres=("samba", "polka", "jazz"))
+    path = prepared(given, tmp_path, name="given")
+    assert class_names(path) == ("samba", "polka", "jazz")
+    assert read_dataset(path)[0]["genre"].tolist() == [0, 2, 0]
+    of_medium = write_files(tmp_path, [{"genre_top": "Rock"}, {"genre_top": "Jazz"}])
+    with pytest.raises(FmaError, match=r"'Jazz' is not among the genres of subset 'small'.* Choose --subset medium"):
+        prepared(of_medium, tmp_path, "small", "jazz")
+    assert read_dataset(prepared(of_medium, tmp_path, "medium", "jazz"))[0]["genre"].tolist() == [0, 11]
+    mistyped = write_files(tmp_path, [{"genre_top": "Rock"}, {"genre_top": "Rokc"}])
+    with pytest.raises(FmaError, match=r"'Rokc' in column 'genre_top' is not one of Rock.* or set --genres NAME"):
+        prepared(mistyped, tmp_path, name="mistyped")
+
+
+def test_the_name_of_a_registered_representation_is_for_arrays_like_it(tmp_path):
+    files = write_files(tmp_path, [{}], np.ones((1, 120, 128), np.float32))
+    assert read_dataset(prepared(files, tmp_path, name="mel_120x128"))[1].shape == (1, 120, 128)
+    for other in ("mel_640x128", "audio_12000", "audio_8000", "features_518"):
+        with pytest.raises(FmaError, match=rf"{other} is .* but the clips in .* are float32 \[120, 128\]"):
+            prepared(files, tmp_path, name=other)
+    assert isinstance(arrays_source(files, "small", "mel_1.5+x").representation, Precomputed)
+    prepared(files, tmp_path, name="mel_1.5+x")  # a name that TFDS takes
+    for name in ("", "Mel", "mel-96", "mel/96", "../mel", "mel 96"):
+        with pytest.raises(FmaError, match="cannot be the name of a representation"):
+            prepared(files, tmp_path, name=name)
+
+
+@pytest.mark.parametrize("axes", ["clip time mel", "clip mel time"])
+def test_an_npy_stays_on_disk(tmp_path, axes):
+    table = write_files(tmp_path, [{}] * 3).table
+    np.save(tmp_path / "clips.npy", np.ones((3, 5, 4), np.float32))
+    arrays = read_arrays(ArrayFiles(table, str(tmp_path / "clips.npy"), axes=axes))
+    assert isinstance(arrays.clips, np.memmap)
+    assert arrays.clips.shape[1:] == ((5, 4) if axes == "clip time mel" else (4, 5))
+
+
+def test_shards_of_other_arrays_are_not_used(tmp_path, monkeypatch):
+    """A run is interrupted; the arrays change, in place and without growing."""
+    files = write_files(tmp_path, [{}] * 6)
+    monkeypatch.setattr("tfds_fma.fma_dataset_builder.Builder._collect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(files, tmp_path)
+    monkeypatch.undo()
+    before = os.stat(files.clips).st_mtime_ns
+    new = np.full((6, 5, 4), 3, np.float32)
+    np.savez(files.clips, clips=new, track_id=np.arange(6))
+    os.utime(files.clips, ns=(before + 1, before + 1))
+    np.testing.assert_array_equal(read_dataset(prepared(files, tmp_path))[1], new)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_is_there_is_kept_unless_it_shall_be_overwritten(tmp_path):
+    files = write_files(tmp_path, [{}] * 2)
+    path = prepared(files, tmp_path)
+    write_files(tmp_path, [{}] * 3)
+    assert len(read_dataset(prepared(files, tmp_path))[1]) == 2
+    assert len(read_dataset(prepared(files, tmp_path, overwrite=True))[1]) == 3
+    assert path == layout.version_dir(tmp_path / "data", "small", "mel_5x4")
+
+
+def test_the_command_line(tmp_path, capsys):
+    clips = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
+    np.savez(tmp_path / "mels.npz", mel=clips, more=clips, number=[8, 9])
+    rows = [{"track_id": 9, "artist_id": "B"}, {"track_id": 8, "artist_id": "A"}]
+    table = write_table(tmp_path / "t.csv", rows)
+    arguments = ["--from_arrays", str(tmp_path / "mels.npz"), "--table", table, "--subset", "small",
+                 "--clips_key", "mel", "--ids_key", "number", "--axes", "clip mel time",
+                 "--columns", "artist=artist_id", "album=", "--genres", "Folk", "Rock",
+                 "--representation", "mel_5x4", "--data_dir", str(tmp_path)]  # fmt: skip
+    assert main(arguments) == 0
+    path = find_prepared(tmp_path, "small", "mel_5x4")
+    columns, read = read_dataset(path)
+    np.testing.assert_array_equal(read, clips[::-1].transpose(0, 2, 1))
+    assert columns["artist"].tolist() == ["B", "A"]
+    assert columns["album_id"].tolist() == [-1, -1]
+    assert class_names(path) == ("Folk", "Rock")
+    assert main(arguments) == 0
+    assert "already prepared" in capsys.readouterr().out
+
+
+def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
+    files = write_files(tmp_path, [{}] * 2)
+    ours = ["--from_arrays", files.clips, "--table", files.table]
+
+    def error(*arguments: str) -> str:
+        assert main(["--subset", "small", "--data_dir", str(tmp_path / "data"), *arguments]) == 1
+        return capsys.readouterr().err
+
+    assert "--source DIR for an FMA tree, or --from_arrays FILE" in error()
+    assert "--source is for an FMA tree, --from_arrays for precomputed arrays" in error("--source", "fma", *ours)
+    assert "--download is for an FMA tree" in error("--download", *ours)
+    assert "--workers is for an FMA tree" in error("--workers", "2", *ours)
+    assert "need a track table: set --table FILE.csv" in error("--from_arrays", files.clips)
+    assert "need clips: set --from_arrays FILE.npz, or --features COLUMN ..." in error("--table", files.table)
+    assert "mel_1360x96 is float16 [1360, 96]" in error(*ours)
+    assert "one of track_id, genre, split, artist" in error(*ours, "--columns", "singer=artist_id")
+    assert "no column 'singer'" in error(*ours, "--columns", "artist=singer")
+    assert "--columns <what>=NAME" in error(*ours, "--columns", "artist=singer")
+    assert "axes 'time clip' is none of 'clip time mel'" in error(*ours, "--axes", "time clip")
+    assert "say which one is the clips with --clips_key NAME" in error(*ours, "--clips_key", "mel")
+    assert "gone.npy does not exist" in error(*ours, "--ids", "gone.npy")
+    assert "clips.npz holds clips, track_id; give the track ids alone with --ids" in error(*ours, "--ids", files.clips)
+    assert not (tmp_path / "data" / "fma" / "small-mel_1360x96" / layout.VERSION).exists()
+
+
+def test_a_split_that_is_none_is_an_error_also_where_there_is_no_clip(tmp_path):
+    files = write_files(tmp_path, [{}, {"split": "holdout"}], np.ones((1, 5, 4), np.float32))
+    assert len(read_arrays(files).clips) == 1  # that clip has a split
+    with pytest.raises(FmaError, match="'holdout' in column 'split' is not one of train, validation, test"):
+        prepared(files, tmp_path)
+
+
+def test_a_clip_that_the_table_does_not_have_is_an_error(tmp_path):
+    files = write_files(tmp_path, [{}], np.ones((2, 5, 4), np.float32))
+    with pytest.raises(FmaError, match=r"clips.npz has track 1, which .*tracks.csv does not have"):
+        prepared(files, tmp_path)
