@@ -45,9 +45,9 @@ def dataset_path(args: argparse.Namespace) -> Path:
     if not (args.data_dir and args.subset):
         raise FmaError("Say which dataset: give --data_dir and --subset (and --representation), or --path.")
     representation = args.representation or _DEFAULT_REPRESENTATION
-    get_representation(representation)
     path = layout.version_dir(args.data_dir, args.subset, representation)
     if not layout.is_complete(path):
+        get_representation(representation)  # of a name that can be prepared only from arrays it says so
         raise FmaError(_not_prepared(path))
     return path
 

@@ -517,7 +517,7 @@ def _draw(description: Description, directory: Path) -> None:
     if plots.plot_examples(description.path, examples):
         print(f"Drawn: {examples}")
     else:
-        print(f"No picture of examples: {description.representation} stores feature vectors.")
+        print(f"No picture of examples: the axes of {description.representation} are not time and frequency.")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ def plot_examples(dataset_path: str | Path, path: str | Path) -> bool:
       path: PNG file to write.
 
     Returns:
-      Whether there is something to draw; False for feature vectors, and without any labelled training clip.
+      Whether there is something to draw; False for feature vectors and precomputed arrays, and without any labelled
+      training clip.
 
     Raises:
       FmaError: if Matplotlib is not installed, the dataset cannot be read, or the file cannot be written.
@@ -125,7 +126,10 @@ def plot_examples(dataset_path: str | Path, path: str | Path) -> bool:
     sources = reading.load(dataset_path)
     config_name = next(iter(sources.values())).dataset_info.config_name
     subset, _, representation_name = config_name.rpartition("-")
-    representation = get_representation(representation_name)
+    try:
+        representation = get_representation(representation_name)
+    except FmaError:  # a name given to precomputed arrays, of which neither axis is known
+        return False
     if not isinstance(representation, AudioRepresentation):
         return False
     examples = _first_of_each_genre(sources.get("train", ()), len(names))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import soundfile
 import soxr
 
@@ -210,7 +211,7 @@ class Staging:
 
     def _stamp(self, shard: Shard) -> str:
         """A hash of all that the bytes of a shard depend on."""
-        libraries = (np.__version__, soundfile.__libsndfile_version__, soxr.__version__)
+        libraries = (np.__version__, scipy.__version__, soundfile.__libsndfile_version__, soxr.__version__)
         everything = (layout.VERSION, self.representation, self.genres, self.identity, libraries, shard)
         return hashlib.blake2b(repr(everything).encode(), digest_size=16).hexdigest()
 

@@ -80,7 +80,7 @@ def test_examples_of_other_kinds_and_numbers(tmp_path, representation, genres):
 def test_feature_vectors_have_no_picture(tmp_path, capsys):
     path = hand_made(tmp_path, "features_mfcc", 2)
     assert main(["--path", str(path), "--plots", str(tmp_path / "plots")]) == 0
-    assert "No picture of examples: features_mfcc stores feature vectors." in capsys.readouterr().out
+    assert "No picture of examples: the axes of features_mfcc are not time and frequency." in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "plots").iterdir()] == ["small-features_mfcc-genres.png"]
 
 
