@@ -123,7 +123,7 @@ def prepared_per_second(paths: list[Path], representation: AudioRepresentation, 
             yield clip
 
     with tempfile.TemporaryDirectory() as folder:
-        staging = Staging(Path(folder), representation, source.genres, source.identity)
+        staging = Staging(Path(folder), representation, source.genres)
         made = ordered_map(make, tracks, workers)
         for shard in plan_shards(source):
             staging.write(shard, timed(itertools.islice(made, len(shard.tracks))))

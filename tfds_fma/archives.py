@@ -154,14 +154,11 @@ def verify_checksum(path: Path, cache_dir: Path, log: Callable[[str], None]) -> 
     official = OFFICIAL.get(path.name)
     if official is None:
         return
-    cache = cache_dir / _CACHE_FILE
-    key = os.path.abspath(path)
     try:
-        state = path.stat()  # before reading: if the file changes meanwhile, the entry will not fit it
-        entry = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha1": official.sha1}
-        if _read_cache(cache).get(key) == entry:
+        entry = _entry(path)  # before reading: if the file changes meanwhile, the entry will not fit it
+        if _read_cache(cache_dir / _CACHE_FILE).get(os.path.abspath(path)) == entry:
             return
-        log(f"{path}: verifying {readable_size(state.st_size)}")
+        log(f"{path}: verifying {readable_size(path.stat().st_size)}")
         found = sha1_of(path)
     except OSError as error:
         raise FmaError(f"{path} cannot be read ({in_words(error)}): download it again, or move it away.") from error
@@ -170,8 +167,25 @@ def verify_checksum(path: Path, cache_dir: Path, log: Callable[[str], None]) -> 
             f"{path} has the SHA-1 {found}, the published one is {official.sha1}: it is damaged or not the official "
             "file. Delete it and run again with --download, or accept it as it is with --unverified."
         )
+    _remember(path, entry, cache_dir, log)
+
+
+def remember_verified(path: Path, cache_dir: Path, log: Callable[[str], None]) -> None:
+    """Spares `verify_checksum` an official archive that has just been compared with its sum, on being downloaded."""
+    _remember(path, _entry(path), cache_dir, log)
+
+
+def _entry(path: Path) -> dict[str, object]:
+    """What is remembered of an archive that was found right."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha1": OFFICIAL[path.name].sha1}
+
+
+def _remember(path: Path, entry: dict[str, object], cache_dir: Path, log: Callable[[str], None]) -> None:
+    """Notes an archive that was found right."""
+    cache = cache_dir / _CACHE_FILE
     try:
-        _write_cache(cache, _read_cache(cache) | {key: entry})
+        _write_cache(cache, _read_cache(cache) | {os.path.abspath(path): entry})
     except OSError as error:
         log(f"{path}: is right, but that cannot be remembered ({in_words(error)})")
 

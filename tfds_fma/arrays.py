@@ -346,7 +346,11 @@ def _load(path: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise FmaError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
-        raise FmaError(f"{path} cannot be read as .npy or .npz: {type(error).__name__}: {error}") from error
+        # NumPy's own text may advise to load it unsafely.
+        raise FmaError(
+            f"{path} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
+            "holds Python objects. Save the arrays with numpy.savez."
+        ) from error
 
 
 def _read_clips(files: ArrayFiles, table_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfds_fma.archives import check_zip
 from tfds_fma.arrays import ArrayFiles, Arrays, TrackTable, check_splits, number_names, read_arrays
 from tfds_fma.clips import Clip, Reject, make_clip
 from tfds_fma.errors import FmaError
@@ -37,6 +38,7 @@ class ClipSource:
       make: track -> its clip, or why there is none. It can be pickled if `parallel` is true.
       parallel: whether making a clip takes long enough for worker processes.
       identity: text that differs if `make` may return something else for the same track.
+      state: track -> text that differs if `make` may return something else for this track.
     """
 
     tracks: tuple[Track, ...]
@@ -45,10 +47,15 @@ class ClipSource:
     make: Callable[[Track], Clip | Reject]
     parallel: bool
     identity: str
+    state: Callable[[Track], str] = lambda track: ""
 
 
 def fma_source(
-    source: str | Path, subset: str, representation: str, log: Callable[[str], None] | None = None
+    source: str | Path,
+    subset: str,
+    representation: str,
+    log: Callable[[str], None] = lambda line: None,
+    verify: Callable[[Path], None] = lambda path: None,
 ) -> ClipSource:
     """Opens an FMA tree.
 
@@ -60,26 +67,78 @@ def fma_source(
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: name of a representation.
       log: takes lines about oddities of the tables.
+      verify: raises FmaError for a zip file that is not to be used; called for those that are needed.
 
     Raises:
       FmaError: if the tables or the audio are not there or make no sense.
     """
+    source = Path(source).expanduser()
     chosen = get_representation(representation)
+    metadata = source / "fma_metadata.zip"
+    if metadata.is_file() and not (source / "fma_metadata").is_dir():
+        check_zip(metadata)
+        verify(metadata)
     tracks = tuple(read_tracks(source, subset, log))
-    make: Callable[[Track], Clip | Reject]
+    needs_genre = subset in ("small", "medium")
     if isinstance(chosen, AudioRepresentation):
-        containers = find_containers(source, subset)
-        make = functools.partial(make_clip, containers, chosen)
-        identity = " ".join(container.identity for container in containers)
-    elif isinstance(chosen, FeatureVector):
-        table = read_features(source, chosen.groups)
-        make = _Lookup(table.track_id, table.values, "fma_metadata/features.csv", "incomplete")
-        identity = "features.csv"
-    else:
-        raise TypeError(f"{chosen} is neither computed from audio nor read from a table")
-    if subset in ("small", "medium"):
-        make = functools.partial(_make_if_labelled, make)
-    return ClipSource(tracks, genres_of(subset), chosen, make, isinstance(chosen, AudioRepresentation), identity)
+        return _audio_source(source, subset, chosen, tracks, needs_genre, verify)
+    if isinstance(chosen, FeatureVector):
+        return _features_source(source, subset, chosen, tracks, needs_genre, log)
+    raise TypeError(f"{chosen} is neither computed from audio nor read from a table")
+
+
+def _audio_source(
+    source: Path,
+    subset: str,
+    representation: AudioRepresentation,
+    tracks: tuple[Track, ...],
+    needs_genre: bool,
+    verify: Callable[[Path], None],
+) -> ClipSource:
+    """The clips computed from audio."""
+    containers = []
+    for container in find_containers(source, subset):
+        containers.append(container)
+        if container.path.suffix == ".zip":
+            verify(container.path)
+        if container.holds(track.track_id for track in tracks):
+            break  # the larger archives need not be looked into, nor verified
+    make: Callable[[Track], Clip | Reject] = functools.partial(make_clip, tuple(containers), representation)
+    return ClipSource(
+        tracks,
+        genres_of(subset),
+        representation,
+        functools.partial(_make_if_labelled, make) if needs_genre else make,
+        parallel=True,
+        identity=" ".join(container.identity for container in containers),
+        state=lambda track: " ".join(container.state(track.track_id) for container in containers),
+    )
+
+
+def _features_source(
+    source: Path,
+    subset: str,
+    representation: FeatureVector,
+    tracks: tuple[Track, ...],
+    needs_genre: bool,
+    log: Callable[[str], None],
+) -> ClipSource:
+    """The clips read from features.csv."""
+    table = read_features(source, representation.groups)
+    path = source / "fma_metadata" / "features.csv"
+    path = path if path.is_file() else source / "fma_metadata.zip"
+    log(f"features from {path}")
+    status = path.stat()
+    make: Callable[[Track], Clip | Reject]
+    make = _Lookup(table.track_id, table.values, "fma_metadata/features.csv", "incomplete")
+    return ClipSource(
+        tracks,
+        genres_of(subset),
+        representation,
+        functools.partial(_make_if_labelled, make) if needs_genre else make,
+        parallel=False,
+        identity=f"{path.absolute()} {status.st_size} {status.st_mtime_ns}",
+    )
 
 
 def _make_if_labelled(make: Callable[[Track], Clip | Reject], track: Track) -> Clip | Reject:

@@ -55,6 +55,6 @@ def _make_clip_from(container: Container, representation: AudioRepresentation, t
             representation.sample_rate,
             representation.samples,
             at_most=representation.at_most,
-            whole_track=container.whole_tracks,
+            excerpt_of=track.duration if container.whole_tracks else None,
         )
     return Clip(representation.compute(audio.samples), audio.padded)

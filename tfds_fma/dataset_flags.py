@@ -56,7 +56,7 @@ def prepared_below(data_dir: Path) -> list[Path]:
     """Returns the folders of all datasets prepared in a data folder, whatever their version, the demo's included."""
     patterns = [f"{home}{layout.DATASET_NAME}/*/*/dataset_info.json" for home in ("", "demo/")]
     found = sorted(path.parent for pattern in patterns for path in data_dir.glob(pattern))
-    return [path for path in found if not path.name.startswith("incomplete.")]
+    return [path for path in found if not path.name.startswith((".", "incomplete."))]
 
 
 def _not_prepared(path: Path) -> str:

@@ -37,7 +37,12 @@ class Audio:
 
 
 def decode(
-    file: bytes | BinaryIO, sample_rate: int, samples: int, *, at_most: int | None = None, whole_track: bool = False
+    file: bytes | BinaryIO,
+    sample_rate: int,
+    samples: int,
+    *,
+    at_most: int | None = None,
+    excerpt_of: float | None = None,
 ) -> Audio:
     """Decodes the start of an MP3 file.
 
@@ -46,8 +51,8 @@ def decode(
       sample_rate: wanted rate in Hz.
       samples: number of samples needed at that rate; zeros are added to a shorter clip.
       at_most: number of samples to return if there are as many; by default `samples`.
-      whole_track: whether the file is a whole track, of which FMA's 30 s excerpt is wanted: from half of its length
-        less 15 s on, in whole seconds.
+      excerpt_of: length of the track in seconds, if the file is a whole track of which FMA's 30 s excerpt is wanted:
+        from half of that length less 15 s on, in whole seconds.
 
     Returns:
       Between `samples` and `at_most` samples.
@@ -60,7 +65,7 @@ def decode(
     if not file.seek(0, io.SEEK_END):
         raise ClipError("empty", "the file has no bytes")
     file.seek(0)
-    audio = _resampled_start(file, sample_rate, at_most or samples, whole_track)
+    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of)
     if len(audio) < _MIN_SHARE * samples:
         detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
         raise ClipError("short", detail)
@@ -70,15 +75,15 @@ def decode(
     return Audio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
 
 
-def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, whole_track: bool) -> np.ndarray:
+def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None) -> np.ndarray:
     """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
     # Given the descriptor of a file on disk, libsndfile reads it itself, which saves 2,300 calls of Python a clip.
     handle = file if isinstance(file, io.BytesIO) else file.fileno()
     try:
         with soundfile.SoundFile(handle, closefd=False) as audio:
             rate = audio.samplerate
-            if whole_track:
-                audio.seek(_excerpt_start(audio.frames, rate))
+            if excerpt_of is not None:
+                audio.seek(min(_excerpt_start(excerpt_of) * rate, audio.frames))
             wanted = int((samples / sample_rate + _MARGIN_SECONDS) * rate) + 1
             channels = audio.read(wanted, dtype="float32", always_2d=True).T
         if not channels.size:
@@ -94,7 +99,6 @@ def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, whole_track
         raise ClipError("undecodable", str(error)) from error
 
 
-def _excerpt_start(frames: int, rate: int) -> int:
-    """The first sample of FMA's excerpt of a whole track; a track that is no longer is taken from its start."""
-    seconds = frames // rate
-    return (seconds // 2 - _EXCERPT_SECONDS // 2) * rate if seconds > _EXCERPT_SECONDS else 0
+def _excerpt_start(seconds: float) -> int:
+    """The second at which FMA's excerpt of a track begins; a track that is no longer is taken from its start."""
+    return int(seconds) // 2 - _EXCERPT_SECONDS // 2 if seconds > _EXCERPT_SECONDS else 0

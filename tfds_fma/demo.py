@@ -158,10 +158,15 @@ def make_dummy_data(directory: str | Path) -> Path:
 
     Returns:
       `directory`.
+
+    Raises:
+      FmaError: if there is something of that name.
     """
     from tfds_fma.extract_features import extract_tracks
 
-    directory = Path(directory)
+    directory = Path(directory).expanduser().absolute()
+    if directory.exists():
+        raise FmaError(f"{directory} exists. Remove it, or choose another folder.")
     genres = {"training": ("Rock", "Jazz"), "validation": ("Rock", "Electronic"), "test": ("Electronic", "Jazz")}
     wanted = [(genre, split) for split, pair in genres.items() for genre in pair]
     first = {(track.genre, track.split): track for track in reversed(plan(seed=0, clips=0))}

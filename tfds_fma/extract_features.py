@@ -395,13 +395,18 @@ def extract_tracks(
     source = Path(source).expanduser()
     target = Path(out).expanduser() if out else source / "fma_metadata" / "features.csv"
     _check_target(target, overwrite)
+    if not out and (source / "fma_metadata.zip").is_file():
+        # It would be taken instead of FMA's own, which was computed from whole tracks.
+        archive = source / "fma_metadata.zip"
+        raise FmaError(f"{archive} holds FMA's own features.csv. Give another place for this one with --out FILE.")
     track_ids = sorted(track.track_id for track in read_tracks(source, subset))
     containers = find_containers(source, subset)
     run = _Run(
         index="track_id",
         items=track_ids,
         compute=functools.partial(_row_of_track, containers),
-        origin=[str(container.path.absolute()) for container in containers],
+        origin=[container.identity for container in containers],
+        state=lambda track_id: " ".join(container.state(track_id) for container in containers),
     )
     return _write_table(run, target, workers, progress, overwrite, log)
 
@@ -434,7 +439,8 @@ def extract_folder(
     folder, target = Path(folder).expanduser(), Path(out).expanduser()
     _check_target(target, overwrite)
     if not folder.is_dir():
-        raise FmaError(f"The folder {folder} does not exist.")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise FmaError(f"{folder} {what}. Give the folder of your music.")
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     audio = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in AUDIO_SUFFIXES)
     if not audio:
@@ -446,7 +452,11 @@ def extract_folder(
         some = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.most_common(5))
         log(f"{folder}: {others.total()} files are not looked at ({some})")
     run = _Run(
-        index="path", items=audio, compute=functools.partial(_row_of_file, folder), origin=[str(folder.absolute())]
+        index="path",
+        items=audio,
+        compute=functools.partial(_row_of_file, folder),
+        origin=[str(folder.absolute())],
+        state=lambda name: f"{(folder / name).stat().st_size} {(folder / name).stat().st_mtime_ns}",
     )
     return _write_table(run, target, workers, progress, overwrite, log)
 
@@ -460,16 +470,19 @@ class _Run:
       items: track ids or paths, in the order of the rows.
       compute: makes the row of an item, in a worker process.
       origin: where the audio is.
+      state: item -> text that differs if its audio is another than before.
     """
 
     index: str
     items: Sequence[Any]
     compute: Callable[[Any], Row]
     origin: list[str]
+    state: Callable[[Any], str]
 
     def stamp(self) -> str:
         """One line that tells whether rows computed earlier belong to this run."""
-        items = hashlib.sha256("\n".join(map(repr, self.items)).encode()).hexdigest()
+        states = [(item, self.state(item)) for item in self.items]
+        items = hashlib.sha256("\n".join(map(repr, states)).encode()).hexdigest()
         # Another librosa may compute other numbers.
         librosa = importlib.metadata.version("librosa")
         return json.dumps({"version": _VERSION, "librosa": librosa, "origin": self.origin, "items": items}) + "\n"
@@ -477,6 +490,8 @@ class _Run:
 
 def _check_target(target: Path, overwrite: bool) -> None:
     """Raises FmaError if the table is there and must not be replaced."""
+    if target.is_dir():
+        raise FmaError(f"{target} is a folder. Give the name of the file with --out.")
     if target.exists() and not overwrite:
         raise FmaError(f"{target} exists. Replace it with --overwrite, or choose another file with --out.")
 
@@ -487,8 +502,6 @@ def _write_table(
     """Computes the rows that are not there yet, then puts the table in its place."""
     from tqdm import tqdm
 
-    if workers is not None and workers < 1:
-        raise FmaError(f"workers is {workers}; give at least 1.")
     partial = target.with_name(f".{target.name}.partial")
     with only_one(target.parent, log):
         _check_target(target, overwrite)  # another process may have made it meanwhile

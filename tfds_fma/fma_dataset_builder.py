@@ -12,6 +12,7 @@ Three things differ from a builder as TFDS's guide has it:
 import collections
 import contextlib
 import csv
+import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self,
         *,
         clip_source: ClipSource | None = None,
+        staging_dir: Path | None = None,
         workers: int | None = None,
         progress: bool = True,
         log: Callable[[str], None] | None = None,
@@ -101,6 +103,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         Args:
           clip_source: where tracks and clips come from; by default the FMA tree in TFDS's `manual_dir`.
+          staging_dir: where finished shards wait; by default beside the version folder.
           workers: processes that decode; by default one per CPU core.
           progress: whether to show a progress bar.
           log: takes lines for people.
@@ -108,6 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """
         kwargs.setdefault("file_format", "array_record")
         self._clip_source = clip_source
+        self._given_staging_dir = staging_dir
         self._workers = workers
         self._progress = progress
         self._log = log or (lambda line: None)
@@ -125,6 +129,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             homepage="https://github.com/mdeff/fma",
             disable_shuffling=True,
         )
+
+    @property
+    def _staging_dir(self) -> Path:
+        return self._given_staging_dir or Path(self.data_dir).parent / layout.STAGING
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Prepares the dataset; see TFDS for the arguments. The finished shards wait until all is in its place."""
+        super().download_and_prepare(**kwargs)
+        shutil.rmtree(self._staging_dir, ignore_errors=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
         """Not used: `_generate_splits` makes shards instead."""
@@ -146,14 +159,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         source = self._clip_source or fma_source(
             Path(dl_manager.manual_dir), config.subset, config.representation, self._log
         )
-        folder = Path(self.data_dir).parent / layout.STAGING
-        staging = Staging(folder, source.representation, source.genres, source.identity)
+        staging = Staging(self._staging_dir, source.representation, source.genres)
         shards = plan_shards(source)
-        results = {shard: staging.finished(shard) for shard in shards}
-        pending = [shard for shard, result in results.items() if result is None]
-        if len(pending) < len(shards):
-            kept = sum(len(shard.tracks) for shard, result in results.items() if result)
-            self._log(f"{config.name}: {kept} clips are there from an interrupted run")
+        pending = [shard for shard in shards if staging.finished(shard) is None]
+        kept = sum(len(shard.tracks) for shard in shards) - sum(len(shard.tracks) for shard in pending)
+        if kept:
+            self._log(f"{config.name}: {kept} tracks are done from an interrupted run")
         if download_config.beam_options is not None or download_config.beam_runner is not None:
             if not source.parallel:
                 raise FmaError(f"There is nothing for Beam to do: {config.representation} takes seconds without it.")
@@ -179,12 +190,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 staging.write(shard, _take(clips, len(shard.tracks), bar))
 
     def _collect(self, staging: Staging, shards: list[Shard]) -> list[tfds.core.SplitInfo]:
-        """Moves the shards into the dataset, which then lacks those that turned out empty; writes the rejects."""
-        results = {shard: staging.result(shard) for shard in shards}
+        """Brings the shards into the dataset, except those that turned out empty; writes the rejects.
+
+        Raises:
+          FmaError: if a shard is not there, or no clip at all can be used.
+        """
+        results = {}
+        for shard in shards:
+            result = staging.finished(shard)
+            if result is None:
+                raise FmaError(
+                    f"{staging.path(shard)} is missing or incomplete, though it was made. With Beam, the data folder "
+                    "must be one that all workers share. Run the same command again; the other shards are kept."
+                )
+            results[shard] = result
         self.rejects = [reject for result in results.values() for reject in result.rejects]
         self.padded = sum(result.padded for result in results.values())
         if not any(result.records for result in results.values()):
-            staging.remove()
             raise FmaError(_nothing_usable(self.rejects))
         infos = []
         for split in SPLITS.values():
@@ -192,20 +214,27 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if full:
                 infos.append(self._collect_split(split, staging, full))
         _write_rejects(Path(self.data_dir) / REJECTS_FILE, self.rejects)
-        staging.remove()
         return infos
 
     def _collect_split(self, split: str, staging: Staging, results: dict[Shard, ShardResult]) -> tfds.core.SplitInfo:
-        """Moves the shards of one split and gives them their final names."""
+        """Gives the shards of one split their final names, and leaves them where they wait, too."""
         template = self._get_filename_template(split_name=split)
         for shard, final in zip(results, template.sharded_filepaths(len(results)), strict=True):
-            staging.path(shard).replace(final)
+            _link(staging.path(shard), Path(final))
         return tfds.core.SplitInfo(
             name=split,
             shard_lengths=[result.records for result in results.values()],
             num_bytes=sum(result.record_bytes for result in results.values()),
             filename_template=template,
         )
+
+
+def _link(path: Path, target: Path) -> None:
+    """Gives a file a second name; a copy where the file system has no such thing."""
+    try:
+        target.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def _take(clips: Iterator[Clip | Reject], count: int, bar: tqdm) -> Iterator[Clip | Reject]:
@@ -234,7 +263,8 @@ def count_reasons(rejects: Iterable[Reject]) -> str:
 def _nothing_usable(rejects: list[Reject]) -> str:
     """The message for a source of which no clip can be used."""
     first = rejects[0]
+    hint = " FMA's clips lie in numbered folders, as in the official zip files." if first.reason == "missing" else ""
     return (
         f"None of the {len(rejects)} clips of the table could be used ({count_reasons(rejects)}). The first is "
-        f"{first.path}: {first.detail}. FMA's clips lie in numbered folders, as in the official zip files."
+        f"{first.path}: {first.detail}.{hint}"
     )

@@ -8,6 +8,8 @@ VERSION = "1.1.0"
 # Beside a version folder: shards that an interrupted run has finished, and the dataset that is being replaced.
 STAGING = f".unfinished-{VERSION}"
 REPLACED = f".replaced-{VERSION}"
+# Data folder in which the dataset is made that will replace it.
+REPLACEMENT = f".replacement-{VERSION}"
 
 
 def config_name(subset: str, representation: str) -> str:

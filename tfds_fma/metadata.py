@@ -166,7 +166,8 @@ def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
     Errors of reading it become FmaErrors, also in the `with` block.
     """
     if not source.is_dir():
-        raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
+        what = "is not a folder" if source.exists() else "does not exist"
+        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
     path, archive = source / _MEMBER, source / "fma_metadata.zip"
     if not path.is_file() and not archive.is_file():
         raise FmaError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")

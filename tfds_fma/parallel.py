@@ -35,8 +35,10 @@ def ordered_map(
       workers: number of processes; by default one per CPU core.
 
     Raises:
-      FmaError: if a worker process dies (killed, out of memory, crash in a decoder).
+      FmaError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
     """
+    if workers is not None and workers < 1:
+        raise FmaError(f"workers is {workers}; give at least 1.")
     workers = workers or os.cpu_count() or 1
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma import layout
-from tfds_fma.archives import check_zip, readable_size, verify_checksum
+from tfds_fma.archives import readable_size, remember_verified, verify_checksum
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.locks import only_one
 from tfds_fma.representations import REPRESENTATIONS, FeatureVector, get_representation, is_name
-from tfds_fma.sources import find_containers
 
 if TYPE_CHECKING:
     from tfds_fma.arrays import ArrayFiles
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 # Flags that belong to precomputed arrays, and those that belong to an FMA tree.
 _ARRAY_FLAGS = ("from_arrays", "table", "axes", "clips_key", "ids", "ids_key", "features", "genres", "columns")
 _TREE_FLAGS = ("source", "workers", "download", "unverified", "beam")
+
+
+_DEFAULT_REPRESENTATION = "mel_1360x96"
 
 
 def prepare(
@@ -43,6 +45,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    download: bool = False,
     unverified: bool = False,
     beam_options: list[str] | None = None,
     log: Callable[[str], None] = print,
@@ -60,6 +63,7 @@ def prepare(
       workers: processes that decode; by default one per CPU core.
       progress: whether to show a progress bar.
       overwrite: whether to prepare again what is there. The old dataset is replaced when the new one is complete.
+      download: whether to fetch the official archives that `source` lacks.
       unverified: whether to accept zip files of FMA's names that have not FMA's checksums.
       beam_options: make the clips with Apache Beam, given these command-line options of Beam.
       log: takes the lines for people, the summary among them.
@@ -74,13 +78,15 @@ def prepare(
     chosen = get_representation(representation)
     source = Path(source).expanduser()
 
+    verified = Path(data_dir).expanduser() / layout.DATASET_NAME
+
     def open_source() -> "ClipSource":
         from tfds_fma.clip_sources import fma_source
 
-        for path in _archives_in_use(source, subset, isinstance(chosen, FeatureVector)):
-            if not unverified:
-                verify_checksum(path, Path(data_dir).expanduser() / layout.DATASET_NAME, log)
-        return fma_source(source, subset, representation, log)
+        if download:
+            _download_missing(source, subset, isinstance(chosen, FeatureVector), verified, log, progress)
+        verify = (lambda path: None) if unverified else (lambda path: verify_checksum(path, verified, log))
+        return fma_source(source, subset, representation, log, verify)
 
     return prepare_clips(
         open_source,
@@ -182,22 +188,27 @@ def prepare_clips(
 
         source = open_source()
         _tell_space(source, target, log)
-        with _out_of_the_way(target), write_errors_explained(target.parent):
-            summary = _build(source, subset, representation, Path(data_dir), workers, progress, beam_options, log)
+        root = target.parent / layout.REPLACEMENT if target.exists() else Path(data_dir)
+        _remove_leftovers(target)
+        with write_errors_explained(target.parent):
+            summary = _build(source, target, root, workers, progress, beam_options, log)
+            _replace(target, layout.version_dir(root, subset, representation))
         log(summary)
         log(f"{name}: in {target}")
     return target
 
 
-def _archives_in_use(source: Path, subset: str, features_only: bool) -> list[Path]:
-    """Lists the zip files that will be read; raises FmaError if one is incomplete or not harmless."""
-    metadata = source / "fma_metadata.zip"
-    paths = [metadata] if metadata.is_file() and not (source / "fma_metadata").is_dir() else []
-    for path in paths:
-        check_zip(path)
-    if not features_only:
-        paths += [c.path for c in find_containers(source, subset) if c.path.suffix == ".zip"]
-    return paths
+def _download_missing(
+    source: Path, subset: str, features_only: bool, verified: Path, log: Callable[[str], None], progress: bool
+) -> None:
+    """Fetches the official archives that are there neither as zip files nor as folders."""
+    from tfds_fma.download import download
+
+    names = ["fma_metadata", *([] if features_only else [f"fma_{subset}"])]
+    missing = [name for name in names if not ((source / name).is_dir() or (source / f"{name}.zip").is_file())]
+    download(missing, source, log=log, progress=progress)
+    for name in missing:
+        remember_verified(source / f"{name}.zip", verified, log)
 
 
 def _tell_space(source: "ClipSource", target: Path, log: Callable[[str], None]) -> None:
@@ -217,30 +228,31 @@ def _tell_space(source: "ClipSource", target: Path, log: Callable[[str], None]) 
 
 def _build(
     source: "ClipSource",
-    subset: str,
-    representation: str,
+    target: Path,
     data_dir: Path,
     workers: int | None,
     progress: bool,
     beam_options: list[str] | None,
     log: Callable[[str], None],
 ) -> str:
-    """Runs the TFDS builder; returns the line that sums the run up."""
+    """Runs the TFDS builder for `target`, in `data_dir`; returns the line that sums the run up."""
     # Imported here: TFDS takes a second, which --help and a dataset that is there already need not pay.
     from tensorflow_datasets.core.download import DownloadConfig
 
     from tfds_fma.fma_dataset_builder import Builder, count_reasons, make_config
 
-    name = layout.config_name(subset, representation)
+    name = target.parent.name
+    subset, _, representation = name.partition("-")
     listed = name in {config.name for config in Builder.BUILDER_CONFIGS}
     with _quiet_tfds():
         builder = Builder(
             config=name if listed else make_config(subset, representation, source.representation.description),
             data_dir=data_dir.expanduser(),
             clip_source=source,
+            staging_dir=target.parent / layout.STAGING,
             workers=workers,
             progress=progress,
-            log=log,
+            log=_past_redirection(log),
         )
     config = DownloadConfig(beam_options=_pipeline_options(beam_options))
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
@@ -253,6 +265,17 @@ def _build(
         f"{name}: {sum(sizes.values())} clips written ({splits}); {len(builder.rejects)} rejected{reasons}; "
         f"{builder.padded} padded"
     )
+
+
+def _past_redirection(log: Callable[[str], None]) -> Callable[[str], None]:
+    """Returns `log`, writing to what is the standard output now, also while that is redirected."""
+    now = sys.stdout
+
+    def write(line: str) -> None:
+        with contextlib.redirect_stdout(now):
+            log(line)
+
+    return write
 
 
 @contextlib.contextmanager
@@ -278,20 +301,18 @@ def _pipeline_options(flags: list[str] | None) -> Any:
     return PipelineOptions(flags)
 
 
-@contextlib.contextmanager
-def _out_of_the_way(target: Path) -> Iterator[None]:
-    """Moves an old dataset aside for as long as a new one is made; brings it back if that fails."""
-    _remove_leftovers(target)
-    if target.exists():
-        target.rename(target.parent / layout.REPLACED)
-    try:
-        yield
-    finally:
-        _restore(target)
+def _replace(target: Path, made: Path) -> None:
+    """Puts the dataset that was made in the place of the old one, if it is not there already."""
+    if made == target:
+        return
+    target.rename(target.parent / layout.REPLACED)
+    made.rename(target)
+    shutil.rmtree(target.parent / layout.REPLACED, ignore_errors=True)
+    shutil.rmtree(target.parent / layout.REPLACEMENT, ignore_errors=True)
 
 
 def _restore(target: Path) -> None:
-    """Brings the old dataset back if there is no new one (after an interruption, too); else removes it."""
+    """Brings the old dataset back if a run was killed while it put the new one in its place."""
     replaced = target.parent / layout.REPLACED
     if target.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -303,6 +324,7 @@ def _remove_leftovers(target: Path) -> None:
     """Removes what interrupted runs left: TFDS writes to ``incomplete.XXXXXX_VERSION``, then renames."""
     for path in target.parent.glob(f"incomplete.*_{target.name}"):
         shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(target.parent / layout.REPLACEMENT, ignore_errors=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -322,10 +344,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--subset", required=True, choices=SUBSETS)
     parser.add_argument(
         "--representation",
-        default="mel_1360x96",
         metavar="NAME",
-        help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default: "
-        "%(default)s",
+        help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default, with "
+        f"--source: {_DEFAULT_REPRESENTATION}",
     )
     parser.add_argument(
         "--data_dir",
@@ -411,6 +432,8 @@ def _check_flags(args: argparse.Namespace) -> None:
             "Say what to prepare: --source DIR for an FMA tree, or --from_arrays FILE --table FILE for precomputed "
             "arrays."
         )
+    if of_arrays and args.representation is None:
+        raise FmaError("Give what the arrays hold a name of its own: --representation NAME, such as mel_100x250.")
 
 
 def _array_files(args: argparse.Namespace) -> "ArrayFiles":
@@ -432,21 +455,20 @@ def _run(args: argparse.Namespace) -> None:
     if args.source is None:
         prepare_arrays(_array_files(args), args.subset, args.representation, args.data_dir, overwrite=args.overwrite)
         return
-    representation = get_representation(args.representation)
-    if args.download:
-        from tfds_fma.download import download
-
-        audio = [] if isinstance(representation, FeatureVector) else [f"fma_{args.subset}"]
-        download(["fma_metadata", *audio], args.source)
+    try:
+        beam_options = None if args.beam is None else shlex.split(args.beam)
+    except ValueError as error:
+        raise FmaError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
     prepare(
         args.source,
         args.subset,
-        args.representation,
+        args.representation or _DEFAULT_REPRESENTATION,
         args.data_dir,
         workers=args.workers,
         overwrite=args.overwrite,
+        download=args.download,
         unverified=args.unverified,
-        beam_options=None if args.beam is None else shlex.split(args.beam),
+        beam_options=beam_options,
     )
 
 

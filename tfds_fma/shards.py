@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,11 +41,13 @@ class Shard:
       split: ``train``, ``validation`` or ``test``.
       number: position among the shards of the split.
       tracks: the tracks whose clips belong into it.
+      stamp: a hash of all that its bytes depend on.
     """
 
     split: str
     number: int
     tracks: tuple[Track, ...]
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,16 @@ def plan_shards(source: ClipSource) -> list[Shard]:
     for split in SPLITS.values():
         tracks = tuple(track for track in source.tracks if track.split == split)
         parts = [tracks[start : start + size] for start in range(0, len(tracks), size)]
-        shards += [Shard(split, number, part) for number, part in enumerate(parts)]
+        shards += [Shard(split, number, part, _stamp(source, part)) for number, part in enumerate(parts)]
     return shards
+
+
+def _stamp(source: ClipSource, tracks: tuple[Track, ...]) -> str:
+    """Hashes all that the bytes of a shard depend on."""
+    libraries = (np.__version__, scipy.__version__, soundfile.__libsndfile_version__, soxr.__version__)
+    states = [source.state(track) for track in tracks]
+    everything = (layout.VERSION, source.representation, source.genres, source.identity, libraries, tracks, states)
+    return hashlib.blake2b(repr(everything).encode(), digest_size=16).hexdigest()
 
 
 def clip_bytes(representation: Representation) -> int:
@@ -110,48 +121,27 @@ class Staging:
       folder: where it is.
       representation: of the clips.
       genres: of the dataset.
-      identity: of the source, see `ClipSource`.
     """
 
     folder: Path
     representation: Representation
     genres: tuple[str, ...]
-    identity: str
 
     def path(self, shard: Shard) -> Path:
         """Returns the file of a shard's records."""
         return self.folder / f"{shard.split}-{shard.number:05d}.array_record"
 
     def finished(self, shard: Shard) -> ShardResult | None:
-        """Returns what became of a shard that is there, made from the same source; None if it has to be made.
-
-        A shard that lacks clips is made again: they may be there by now.
-        """
+        """Returns what became of a shard that is there, made from the same source; None if it has to be made."""
         try:
             note = json.loads(self._note(shard).read_text(encoding="utf-8"))
-            complete = self.path(shard).stat().st_size == note["file_bytes"]
+            if note["stamp"] != shard.stamp or self.path(shard).stat().st_size != note["file_bytes"]:
+                return None
+            tracks = {track.track_id: track for track in shard.tracks}
+            rejects = tuple(Reject(tracks[number], *words) for number, *words in note["rejects"])
+            return ShardResult(note["records"], note["record_bytes"], note["padded"], rejects)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if not complete or note.get("stamp") != self._stamp(shard) or note["rejects"]:
-            return None
-        return self.result(shard)
-
-    def result(self, shard: Shard) -> ShardResult:
-        """Reads what became of a finished shard.
-
-        Raises:
-          FmaError: if it is not there.
-        """
-        try:
-            note = json.loads(self._note(shard).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FmaError(
-                f"{self._note(shard)} cannot be read ({in_words(error)}), though the shard was made. With Beam, the "
-                "data folder must be one that all workers share."
-            ) from error
-        tracks = {track.track_id: track for track in shard.tracks}
-        rejects = tuple(Reject(tracks[number], *words) for number, *words in note["rejects"])
-        return ShardResult(note["records"], note["record_bytes"], note["padded"], rejects)
 
     def write(self, shard: Shard, clips: Iterable[Clip | Reject]) -> ShardResult:
         """Writes a shard from the clips of its tracks, in order.
@@ -159,28 +149,29 @@ class Staging:
         Raises:
           FmaError: if the disk is full or cannot be written.
         """
-        partial = self.path(shard).with_suffix(".partial")
-        with write_errors_explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            result = self._write_records(partial, shard, clips)
-            note = {
-                "stamp": self._stamp(shard),
-                "file_bytes": partial.stat().st_size,
-                "records": result.records,
-                "record_bytes": result.record_bytes,
-                "padded": result.padded,
-                "rejects": [[r.track.track_id, r.path, r.reason, r.detail] for r in result.rejects],
-            }
-            partial.replace(self.path(shard))
-            # The note comes last: it says that the records are complete.
-            unnamed = self._note(shard).with_suffix(".partial")
-            unnamed.write_text(json.dumps(note), encoding="utf-8")
-            unnamed.replace(self._note(shard))
+        # Beam may have two workers make the same shard: each has a file of its own.
+        attempt = f"{shard.split}-{shard.number:05d}.{uuid.uuid4().hex}"
+        partial, unnamed = self.folder / f"{attempt}.records.partial", self.folder / f"{attempt}.note.partial"
+        try:
+            with write_errors_explained(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                result = self._write_records(partial, shard, clips)
+                note = {
+                    "stamp": shard.stamp,
+                    "file_bytes": partial.stat().st_size,
+                    "records": result.records,
+                    "record_bytes": result.record_bytes,
+                    "padded": result.padded,
+                    "rejects": [[r.track.track_id, r.path, r.reason, r.detail] for r in result.rejects],
+                }
+                unnamed.write_text(json.dumps(note), encoding="utf-8")
+                partial.replace(self.path(shard))
+                # The note comes last: it says that the records are complete.
+                unnamed.replace(self._note(shard))
+        finally:
+            partial.unlink(missing_ok=True)
+            unnamed.unlink(missing_ok=True)
         return result
-
-    def remove(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_records(self, path: Path, shard: Shard, clips: Iterable[Clip | Reject]) -> ShardResult:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -208,12 +199,6 @@ class Staging:
 
     def _note(self, shard: Shard) -> Path:
         return self.path(shard).with_suffix(".json")
-
-    def _stamp(self, shard: Shard) -> str:
-        """A hash of all that the bytes of a shard depend on."""
-        libraries = (np.__version__, scipy.__version__, soundfile.__libsndfile_version__, soxr.__version__)
-        everything = (layout.VERSION, self.representation, self.genres, self.identity, libraries, shard)
-        return hashlib.blake2b(repr(everything).encode(), digest_size=16).hexdigest()
 
 
 def _example(track: Track, clip: Clip) -> dict[str, Any]:
@@ -274,8 +259,14 @@ def make_shards_with_beam(jobs: list[ShardJob], options: Any, runner: Any) -> No
     except ImportError as error:
         raise FmaError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
 
-    with beam.Pipeline(runner=runner, options=options) as pipeline:
-        _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(make_shard)
+    try:
+        with beam.Pipeline(runner=runner, options=options) as pipeline:
+            _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(make_shard)
+    except Exception as error:  # of any worker or runner; Beam wraps them in types of its own
+        reason = f"{type(error).__name__}: {in_words(error).splitlines()[0]}"
+        raise FmaError(
+            f"Apache Beam failed ({reason}). Shards that are finished are kept: run the same command again."
+        ) from error
 
 
 def free_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ import functools
 import io
 import stat
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,23 @@ class Container:
             return str(self.path.absolute())
         status = self.path.stat()
         return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+    def state(self, track_id: int) -> str:
+        """Text that differs if the file of a clip is another than before; "" if there is none, or in a zip file."""
+        if self.path.suffix == ".zip":
+            return ""  # `identity` has the state of the whole
+        try:
+            status = (self.path / _relative_path(track_id)).stat()
+        except OSError:
+            return ""
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def holds(self, track_ids: Iterable[int]) -> bool:
+        """Whether a zip file has all these clips; of a folder, where that takes long to tell, False."""
+        if self.path.suffix != ".zip":
+            return False
+        members = _opened(self.path).NameToInfo
+        return all(f"{self.path.stem}/{_relative_path(track_id)}" in members for track_id in track_ids)
 
     def location(self, track_id: int) -> str:
         """Names a clip for people, as ``fma_small/000/000002.mp3`` or ``fma_small.zip:fma_small/...``."""
@@ -106,7 +124,8 @@ def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
       FmaError: if there is none, or a zip file is incomplete or not harmless (`tfds_fma.archives.check_zip`).
     """
     if not Path(source).is_dir():
-        raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
+        what = "is not a folder" if Path(source).exists() else "does not exist"
+        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
     candidates = [Path(source) / (name + ending) for name in _ARCHIVES[subset] for ending in ("", ".zip")]
     found = [path for path in candidates if (path.is_file() if path.suffix == ".zip" else path.is_dir())]
     if not found:

@@ -162,8 +162,8 @@ def resolve_auto(data: Any) -> tuple[str, str]:
     if not _is_computed(data.representation):
         raise UserError(_not_prepared(data, "small"))
     return "demo", (
-        f"corpus demo: SYNTHETIC music, since no prepared FMA is in {Path(data.data_dir).resolve()}; "
-        "`python -m tfds_fma.prepare --help` tells how to prepare FMA"
+        "corpus demo: SYNTHETIC music, since neither fma_medium nor fma_small is prepared in "
+        f"{Path(data.data_dir).resolve()}; `python -m tfds_fma.prepare --help` tells how to prepare FMA"
     )
 
 

@@ -276,8 +276,11 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
     assert "--source is for an FMA tree, --from_arrays for precomputed arrays" in error("--source", "fma", *ours)
     assert "--download is for an FMA tree" in error("--download", *ours)
     assert "--workers is for an FMA tree" in error("--workers", "2", *ours)
-    assert "need a track table: set --table FILE.csv" in error("--from_arrays", files.clips)
-    assert "need clips: set --from_arrays FILE.npz, or --features COLUMN ..." in error("--table", files.table)
+    assert "a name of its own: --representation NAME" in error(*ours)
+    name = ("--representation", "mel_1360x96")
+    assert "need a track table: set --table FILE.csv" in error("--from_arrays", files.clips, *name)
+    assert "need clips: set --from_arrays FILE.npz, or --features COLUMN ..." in error("--table", files.table, *name)
+    ours += name
     assert "mel_1360x96 is float16 [1360, 96]" in error(*ours)
     assert "one of track_id, genre, split, artist" in error(*ours, "--columns", "singer=artist_id")
     assert "no column 'singer'" in error(*ours, "--columns", "artist=singer")

@@ -107,11 +107,11 @@ def test_of_a_whole_track_the_excerpt_in_its_middle_is_decoded():
     """FMA cut 30 s from duration // 2 - 15 s on: 32 s for a track of 95 s."""
     noise = np.random.default_rng(4).normal(0, 0.1, 95 * 8000)
     data = encoded(noise, 8000)
-    excerpt = decode(data, 8000, 29 * 8000, whole_track=True).samples
+    excerpt = decode(data, 8000, 29 * 8000, excerpt_of=95.0).samples
     everything = decode(data, 8000, 94 * 8000).samples
     np.testing.assert_allclose(excerpt, everything[32 * 8000 : 61 * 8000], atol=1e-6)
     short = encoded(noise[: 25 * 8000], 8000)
-    start, whole = decode(short, 8000, 20 * 8000, whole_track=True), decode(short, 8000, 20 * 8000)
+    start, whole = decode(short, 8000, 20 * 8000, excerpt_of=25.0), decode(short, 8000, 20 * 8000)
     np.testing.assert_allclose(start.samples, whole.samples, atol=1e-6)
 
 

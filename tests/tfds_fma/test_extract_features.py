@@ -245,7 +245,7 @@ def test_own_music(tmp_path, mp3, capsys, monkeypatch):
 
 def test_nothing_to_do(tmp_path, monkeypatch):
     in_this_process(monkeypatch)
-    with pytest.raises(FmaError, match=r"folder .*nowhere does not exist"):
+    with pytest.raises(FmaError, match=r"nowhere does not exist"):
         extract_folder(tmp_path / "nowhere", tmp_path / "t.csv")
     with pytest.raises(FmaError, match=r"There is no audio in .*\.mp3, "):
         extract_folder(tmp_path, tmp_path / "t.csv")

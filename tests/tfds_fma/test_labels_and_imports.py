@@ -31,6 +31,8 @@ def test_unknown_subset_is_an_error():
     [
         "import tfds_fma, tfds_fma.prepare, tfds_fma.reading, tfds_fma.demo",
         "from tfds_fma import prepare\ntry: prepare.main(['--help'])\nexcept SystemExit: pass",
+        "from tfds_fma import describe\ntry: describe.main(['--help'])\nexcept SystemExit: pass",
+        "from tfds_fma import validate\ntry: validate.main(['--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_imports_and_help_are_light(code):

@@ -14,19 +14,12 @@ from tfds_fma.clips import Clip
 from tfds_fma.describe import NO_GENRE, describe, main
 from tfds_fma.labels import genres_of
 from tfds_fma.metadata import Track
-from tfds_fma.prepare import prepare, prepare_clips
+from tfds_fma.prepare import prepare_clips
 from tfds_fma.representations import get_representation
 
 image = pytest.importorskip("matplotlib.image")
 
 MEL = "mel_256x96"
-
-
-@pytest.fixture(scope="module")
-def dataset(demo_tree, tmp_path_factory) -> Path:
-    """The small part of the demo tree."""
-    data_dir = tmp_path_factory.mktemp("data")
-    return prepare(demo_tree, "small", MEL, data_dir, workers=2, progress=False, log=lambda line: None)
 
 
 def hand_made(data_dir: Path, representation: str, genres: int) -> Path:

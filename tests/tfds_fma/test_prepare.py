@@ -15,12 +15,15 @@ import pytest
 from fma_trees import clip_path, write_table
 
 from tfds_fma import FmaError, layout
+from tfds_fma.clip_sources import fma_source
+from tfds_fma.dataset_flags import prepared_below
 from tfds_fma.feature_table import write_features
 from tfds_fma.features import columns_of
-from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS
+from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS, Builder
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import main, prepare
 from tfds_fma.reading import class_names, find_prepared, load, read_dataset, read_split
+from tfds_fma.shards import Staging, plan_shards
 
 MEL = "mel_256x96"
 
@@ -181,6 +184,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "dataset_info.json"}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
     script = tmp_path / "sliced.py"
     script.write_text(SLICED)
@@ -202,10 +206,10 @@ def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
         time.sleep(0.05)
 
     monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
-    kept = len(list(config_dir.glob(".unfinished-*/*.json"))) - 1  # the second lacks a clip, and is made again
-    assert kept < 29
+    kept = len(list(config_dir.glob(".unfinished-*/*.json")))
+    assert kept < 30
     path, lines = prepared(many_clips, tmp_path / "data")
-    assert f"small-{MEL}: {30 * kept} clips are there from an interrupted run" in lines
+    assert f"small-{MEL}: {30 * kept} tracks are done from an interrupted run" in lines
     assert "898 clips written (train 898); 2 rejected: 2 missing" in lines[-2]
     assert sorted(file.name for file in config_dir.iterdir()) == [".lock", layout.VERSION]
     uninterrupted, _ = prepared(many_clips, tmp_path / "other")
@@ -213,21 +217,149 @@ def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
     assert len(contents(path)) == 30 + 3  # shards; features, labels, rejects; nothing left over
 
 
-def test_shards_of_another_source_are_not_used(tmp_path, many_clips, monkeypatch):
-    """A run is interrupted; the table changes; the clips follow the new table."""
-    source = tmp_path / "source"
-    shutil.copytree(many_clips / "fma_metadata", source / "fma_metadata")
-    (source / "fma_small").symlink_to(many_clips / "fma_small")
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
-    monkeypatch.setattr("tfds_fma.fma_dataset_builder.Builder._collect", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        prepared(source, tmp_path / "data")
-    monkeypatch.undo()
-    write_table(source, [{"track_id": number, "title": "new"} for number in range(40)])
-    path, lines = prepared(source, tmp_path / "data")
-    assert not [line for line in lines if "interrupted" in line]
-    columns, _ = read_split(path, "train")
-    assert columns["title"].tolist() == ["new"] * 39
+def interrupted(source: Path, data_dir: Path, monkeypatch, subset: str = "small", name: str = MEL) -> None:
+    """Prepares all shards and stops there."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tfds_fma.fma_dataset_builder.Builder._collect", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, subset, name, data_dir, workers=2, progress=False, log=lambda line: None)
+
+
+def tree_of(path: Path, tracks: int, clip: bytes) -> Path:
+    """A tree in which every track has the same clip; the last one has none."""
+    write_table(path, [{"track_id": number} for number in range(tracks)])
+    for number in range(tracks - 1):
+        clip_path(path, number).write_bytes(clip)
+    return path
+
+
+@pytest.mark.slow
+def test_only_what_has_changed_is_made_again(tmp_path, demo_tree, monkeypatch):
+    """After an interruption: another table, another clip, one more clip, another folder."""
+    first, second = (path.read_bytes() for path in sorted(demo_tree.glob("fma_medium/*/*.mp3"))[:2])
+    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 4 * 256 * 96 * 2)
+    source = tree_of(tmp_path / "source", 12, first)
+
+    def done_after(change, source: Path = source, data_dir: Path = tmp_path / "data") -> int:
+        interrupted(tmp_path / "source", data_dir, monkeypatch)
+        change()
+        path, lines = prepared(source, data_dir)
+        fresh, _ = prepared(source, tmp_path / "fresh", overwrite=True)
+        assert contents(path) == contents(fresh)
+        shutil.rmtree(data_dir)
+        return next((int(line.split()[1]) for line in lines if "from an interrupted run" in line), 0)
+
+    assert done_after(lambda: None) == 12
+    assert done_after(lambda: clip_path(source, 1).write_bytes(second)) == 8
+    assert done_after(lambda: clip_path(source, 11).write_bytes(second)) == 8
+    write_table(source, [{"track_id": number} for number in range(12)])
+    titles = [{"track_id": number, "title": "new" if number < 4 else "T"} for number in range(12)]
+    assert done_after(lambda: write_table(source, titles)) == 8
+    assert done_after(lambda: shutil.copytree(source, tmp_path / "copy"), tmp_path / "copy") == 0
+
+
+def test_another_feature_table_is_noticed(tmp_path, monkeypatch):
+    sources = [tmp_path / "a", tmp_path / "b"]
+    for value, source in enumerate(sources):
+        write_table(source, [{"track_id": 2}])
+        values = np.full((1, 518), value, np.float32)
+        write_features(source / "fma_metadata" / "features.csv", np.array([2]), values)
+    interrupted(sources[0], tmp_path / "data", monkeypatch, name="features_518")
+    path = prepare(sources[1], "small", "features_518", tmp_path / "data", progress=False, log=lambda line: None)
+    assert (read_dataset(path)[1] == 1).all()
+
+
+@pytest.mark.parametrize("where", ["_write_rejects", "Builder._collect_split"])
+def test_failing_after_the_last_shard_loses_nothing(tmp_path, mp3, monkeypatch, where):
+    source = tree_of(tmp_path / "source", 5, mp3)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tfds_fma.fma_dataset_builder.{where}", fail)
+        with pytest.raises(FmaError, match="the shards that are finished are kept"):
+            prepared(source, tmp_path / "data")
+    _, lines = prepared(source, tmp_path / "data")
+    assert any("5 tracks are done from an interrupted run" in line for line in lines)
+    assert "4 clips written" in lines[-2]
+
+
+def test_a_shard_that_was_cut_off_is_not_taken(tmp_path, mp3, monkeypatch):
+    source = tree_of(tmp_path / "source", 5, mp3)
+    collect = Builder._collect
+
+    def cut_then_collect(self, staging, shards):
+        file = staging.path(shards[0])
+        file.write_bytes(file.read_bytes()[:1000])
+        return collect(self, staging, shards)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Builder, "_collect", cut_then_collect)
+        with pytest.raises(FmaError, match=r"missing or incomplete.*Run the same command"):
+            prepared(source, tmp_path / "data")
+    assert "4 clips written" in prepared(source, tmp_path / "data")[1][-2]
+
+
+def test_two_workers_may_make_the_same_shard(tmp_path, mp3):
+    """As on a cluster that starts a slow task a second time."""
+    source = fma_source(tree_of(tmp_path / "source", 5, mp3), "small", MEL)
+    (shard,) = plan_shards(source)
+    staging = Staging(tmp_path / "staging", source.representation, source.genres)
+    clips = [source.make(track) for track in shard.tracks]
+
+    def meanwhile():
+        yield from clips[:2]
+        staging.write(shard, iter(clips))
+        yield from clips[2:]
+
+    assert staging.write(shard, meanwhile()) == staging.finished(shard)
+    assert sorted(path.suffix for path in staging.folder.iterdir()) == [".array_record", ".json"]
+
+
+def test_the_old_dataset_can_be_read_while_it_is_replaced(damaged, damaged_prepared, tmp_path):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    shutil.copytree(damaged_prepared, path)
+    seen = []
+
+    def look(line: str) -> None:
+        seen.append((find_prepared(tmp_path, "small", MEL), len(prepared_below(tmp_path))))
+
+    prepare(damaged, "small", MEL, tmp_path, workers=2, progress=False, overwrite=True, log=look)
+    assert set(seen) == {(path, 1)}
+
+
+def test_a_rerun_says_what_is_done_on_the_command_line(tmp_path, mp3, monkeypatch, capsys):
+    source = tree_of(tmp_path / "source", 5, mp3)
+    interrupted(source, tmp_path / "data", monkeypatch)
+    arguments = ["--source", str(source), "--subset", "small", "--representation", MEL]
+    assert main([*arguments, "--data_dir", str(tmp_path / "data")]) == 0
+    assert "5 tracks are done from an interrupted run" in capsys.readouterr().out
+
+
+def test_download_comes_after_all_that_can_be_checked(tmp_path, damaged, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tfds_fma.download.download", lambda names, *_, **__: asked.append(list(names)))
+    arguments = ["--source", str(damaged), "--subset", "small", "--representation", MEL, "--download"]
+    assert main([*arguments, "--data_dir", str(tmp_path), "--workers", "0"]) == 1
+    assert "workers is 0" in capsys.readouterr().err
+    assert not asked
+    assert main([*arguments, "--data_dir", str(tmp_path), "--workers", "2"]) == 0
+    assert asked == [[]]  # the folders are there
+    assert main([*arguments, "--data_dir", str(tmp_path)]) == 0
+    assert asked == [[]]  # all is there
+
+
+def test_archives_that_are_not_needed_are_not_verified(tmp_path, mp3):
+    write_table(tmp_path, [{"track_id": 2}, {"track_id": 3, "subset": "medium"}])
+    for name, tracks in (("fma_small", (2,)), ("fma_medium", (2, 3)), ("fma_large", (2, 3))):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for track_id in tracks:
+                archive.writestr(f"{name}/000/{track_id:06d}.mp3", mp3)
+    for subset, needed in (("small", ["fma_small.zip"]), ("medium", ["fma_medium.zip"])):
+        verified = []
+        fma_source(tmp_path, subset, MEL, verify=lambda path, verified=verified: verified.append(path.name))
+        assert verified == needed
 
 
 def interrupt(*_):
@@ -254,7 +386,7 @@ def test_errors_of_the_command_line(damaged, tmp_path, capsys):
 
     assert "source folder" in run(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "There is no audio in" in run(tmp_path / "empty")
+    assert "There is no track table" in run(tmp_path / "empty")
     assert "workers is 0" in run(damaged, "--workers", "0")
     shutil.copytree(damaged / "fma_metadata", tmp_path / "half" / "fma_metadata")
     (tmp_path / "half" / "fma_small").mkdir()
@@ -333,8 +465,11 @@ def test_a_failed_overwrite_leaves_the_old_dataset(damaged, damaged_prepared, tm
     with pytest.raises((FmaError, KeyboardInterrupt), match=r"Make room and run the same command again|^$"):
         prepared(damaged, tmp_path, overwrite=True)
     assert contents(path) == contents(damaged_prepared)
-    # A process that is killed has no time to put things right; the next one does.
-    path.rename(path.parent / layout.REPLACED)
+
+
+def test_killed_while_the_new_dataset_takes_its_place(damaged, damaged_prepared, tmp_path):
+    path = layout.version_dir(tmp_path, "small", MEL)
+    shutil.copytree(damaged_prepared, path.parent / layout.REPLACED)
     _, lines = prepared(damaged, tmp_path)
     assert "already prepared" in lines[0]
     assert contents(path) == contents(damaged_prepared)
@@ -362,7 +497,7 @@ def test_a_full_disk_keeps_what_is_finished(many_clips, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     _, lines = prepared(many_clips, tmp_path)
-    assert any("30 clips are there from an interrupted run" in line for line in lines)
+    assert any("tracks are done from an interrupted run" in line for line in lines)
     assert "898 clips written" in lines[-2]
 
 
@@ -393,8 +528,9 @@ def test_features_come_from_the_table_without_audio(tmp_path):
         path = prepare(tmp_path, "small", name, tmp_path / "data", progress=False, log=lines.append)
         columns, clips = read_dataset(path)
         assert clips.shape[1:] == (size,)
-    assert "2 clips written (train 1, test 1); 2 rejected: 1 incomplete, 1 missing; 0 padded" in lines[1]
-    assert "3 clips written (train 2, test 1); 1 rejected: 1 missing" in lines[4]  # the NaN is not in the MFCCs
+    assert "2 clips written (train 1, test 1); 2 rejected: 1 incomplete, 1 missing; 0 padded" in lines[2]
+    assert lines[0] == f"features from {tmp_path}/fma_metadata/features.csv"
+    assert "3 clips written (train 2, test 1); 1 rejected: 1 missing" in lines[6]  # the NaN is not in the MFCCs
     assert columns["track_id"].tolist() == [2, 3, 5]
     np.testing.assert_array_equal(clips, values[[2, 1, 0]][:, columns_of(("mfcc",))])
 

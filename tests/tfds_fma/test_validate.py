@@ -9,26 +9,13 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import FmaError, layout
+from tfds_fma import FmaError
 from tfds_fma.prepare import prepare
 from tfds_fma.representations import get_representation
 from tfds_fma.validate import Findings, Validation, main, range_problem, render, validate, value_range
 
 MEL = "mel_256x96"
 TRAIN, VALIDATION, TEST = (f"fma-{split}.array_record-00000-of-00001" for split in ("train", "validation", "test"))
-
-
-@pytest.fixture(scope="module")
-def dataset(demo_tree, tmp_path_factory) -> Path:
-    """The small part of the demo tree: 32, 8 and 8 clips."""
-    data_dir = tmp_path_factory.mktemp("data")
-    return prepare(demo_tree, "small", MEL, data_dir, workers=2, progress=False, log=lambda line: None)
-
-
-@pytest.fixture
-def own(dataset, tmp_path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(dataset, layout.version_dir(tmp_path, "small", MEL))
 
 
 def rewrite(path: Path, shard: str, change: Callable[[list[dict]], None]) -> None:
