@@ -42,7 +42,7 @@ from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, groups_of
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
 from tfds_fma.metadata import read_tracks
-from tfds_fma.parallel import ordered_map
+from tfds_fma.parallel import check_workers, ordered_map
 from tfds_fma.prepare import run_command
 from tfds_fma.sources import Container, find_containers
 
@@ -502,6 +502,7 @@ def _write_table(
     """Computes the rows that are not there yet, then puts the table in its place."""
     from tqdm import tqdm
 
+    check_workers(workers)
     partial = target.with_name(f".{target.name}.partial")
     with only_one(target.parent, log):
         _check_target(target, overwrite)  # another process may have made it meanwhile

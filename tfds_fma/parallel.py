@@ -37,8 +37,7 @@ def ordered_map(
     Raises:
       FmaError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
     """
-    if workers is not None and workers < 1:
-        raise FmaError(f"workers is {workers}; give at least 1.")
+    check_workers(workers)
     workers = workers or os.cpu_count() or 1
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
@@ -59,6 +58,12 @@ def ordered_map(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def check_workers(workers: int | None) -> None:
+    """Raises FmaError for a number of processes that makes no sense."""
+    if workers is not None and workers < 1:
+        raise FmaError(f"workers is {workers}; give at least 1.")
 
 
 def _start_worker() -> None:

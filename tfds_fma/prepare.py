@@ -22,6 +22,7 @@ from tfds_fma.archives import readable_size, remember_verified, verify_checksum
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.locks import only_one
+from tfds_fma.parallel import check_workers
 from tfds_fma.representations import REPRESENTATIONS, FeatureVector, get_representation, is_name
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def prepare_clips(
     Returns:
       The folder of the prepared dataset.
     """
-    if workers is not None and workers < 1:
-        raise FmaError(f"workers is {workers}; give at least 1.")
+    check_workers(workers)
     target = layout.version_dir(data_dir, subset, representation)
     name = target.parent.name
     with only_one(target.parent, log):
