@@ -13,7 +13,7 @@ from tfds_fma.decode import decode
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import prepare
 from tfds_fma.reading import class_names, read_split
-from tfds_fma.representations import REPRESENTATIONS
+from tfds_fma.representations import REPRESENTATIONS, get_representation
 from tfds_fma.spectrogram import log_mel
 
 REAL_DATA = Path(os.environ.get("MGC_REAL_DATA", Path(__file__).parents[3] / "shared" / "real_data"))
@@ -90,6 +90,56 @@ def test_decoding_equals_librosa_load(clip):
     ours = decode(clip.read_bytes(), 12_000, 348_000).samples
     theirs, _ = librosa.load(clip, sr=12_000, mono=True, res_type="soxr_hq", duration=29.5)
     np.testing.assert_allclose(ours, theirs[:348_000], atol=2e-5)
+
+
+SPECTROGRAMS = ["mel_1360x96", "mel_1360x96_nfft512", "mel_640x128", "mel_640x128_hop512"]
+
+
+@pytest.mark.parametrize("name", SPECTROGRAMS)
+def test_every_spectrogram_equals_the_plain_librosa_recipe(name):
+    """From the MP3 files on, which librosa decodes itself; before float16."""
+    import librosa
+
+    representation = REPRESENTATIONS[name]
+    errors = []
+    for clip in sorted(SAMPLE.glob("fma_small/*/*.mp3")):
+        audio, rate = librosa.load(clip, sr=representation.sample_rate)
+        relative = representation.scale == "ln"
+        audio = audio if relative else audio[: representation.samples]
+        power = librosa.feature.melspectrogram(
+            y=audio,
+            sr=rate,
+            n_fft=representation.n_fft,
+            hop_length=representation.hop,
+            n_mels=representation.n_mels,
+            pad_mode="reflect",
+        )
+        theirs = librosa.power_to_db(power, ref=np.max if relative else 1.0).T[: representation.shape[0]]
+        ours = decode(
+            clip.read_bytes(), representation.sample_rate, representation.samples, at_most=representation.at_most
+        ).samples
+        if relative:
+            decibels = representation.compute(ours) * (10 / np.log(10))
+        else:
+            decibels = log_mel(ours, rate, representation.n_fft, representation.hop, representation.n_mels)
+        errors.append(np.abs(decibels - theirs).max())
+    print(f"{name}: at most {max(errors):.1e} dB from librosa")
+    assert len(errors) == 8
+    assert max(errors) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [12_000, 22_050, 44_100])
+def test_stored_audio_is_what_librosa_loads(rate):
+    import librosa
+
+    representation = get_representation(f"audio_{rate}")
+    for clip in sorted(SAMPLE.glob("fma_small/*/*.mp3"))[:4]:
+        theirs, _ = librosa.load(clip, sr=rate)
+        ours = decode(clip.read_bytes(), rate, representation.samples)
+        assert not ours.padded
+        stored = representation.compute(ours.samples).astype(np.float32) / 32767
+        inside = np.abs(theirs[: len(stored)]) <= 1
+        np.testing.assert_allclose(stored[inside], theirs[: len(stored)][inside], atol=0.5 / 32767 + 2e-5)
 
 
 @pytest.mark.slow
