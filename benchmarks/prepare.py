@@ -3,16 +3,17 @@
     python benchmarks/prepare.py --source DIR            # a folder with MP3 files, such as fma_small
     python benchmarks/prepare.py --source DIR --memory 500 2000
 
-Per core: for every clip in turn, both recipes one after the other, in this process, on the same file; the figure is
-CPU time on one thread, and the ratio is the median over clips and rounds. The librosa recipe is what tutorials and
-both papers have: `librosa.load(path, sr)`, `melspectrogram`, `power_to_db`. The peer is given `pad_mode="reflect"`,
-so that the results can be compared; it costs nothing.
+Per core: both recipes on all clips in turns, each in a process of its own. The figure is CPU time on one thread, the
+ratio the median over the rounds. The librosa recipe is what tutorials and both papers have: `librosa.load(path, sr)`,
+`melspectrogram`, `power_to_db`. The peer is given `pad_mode="reflect"`, so that the results can be compared; it costs
+nothing.
 
 On several cores: the way of `tfds_fma.prepare`, from the files to records on disk, with 1, 2, ... workers in turns.
 Starting the workers is left out; the rate is that of the clips after the first ones.
 """
 
 import argparse
+import concurrent.futures
 import functools
 import itertools
 import multiprocessing
@@ -35,7 +36,7 @@ from tfds_fma.clips import Clip, Reject
 from tfds_fma.decode import decode
 from tfds_fma.labels import genres_of
 from tfds_fma.metadata import Track
-from tfds_fma.parallel import ordered_map
+from tfds_fma.parallel import keep_freed_memory, ordered_map
 from tfds_fma.representations import AudioRepresentation, LogMel, LogMelBelowPeak, get_representation
 from tfds_fma.shards import Staging, plan_shards
 
@@ -79,31 +80,41 @@ def difference(path: Path, representation: LogMel | LogMelBelowPeak) -> float:
     return float(np.abs(log_mel(audio, *settings) - theirs).max())
 
 
-def cpu_seconds(function: Callable[[], object]) -> float:
+def start_librosa() -> None:
+    """Keeps the BLAS that librosa calls to the core that is measured."""
+    threadpool_limits(1)
+
+
+def start_ours() -> None:
+    """As a worker of `tfds_fma.parallel` starts."""
+    keep_freed_memory()
+
+
+def cpu_seconds(recipe: Callable[[Path, Any], np.ndarray], paths: list[Path], representation: Any) -> float:
+    """CPU seconds a clip."""
     start = time.process_time()
-    function()
-    return time.process_time() - start
+    for path in paths:
+        recipe(path, representation)
+    return (time.process_time() - start) / len(paths)
 
 
 def per_core(paths: list[Path], representation: Any, rounds: int) -> tuple[float, float, float]:
-    """Returns the CPU seconds a clip of ours and of librosa's, and the ratio: medians."""
-    ours(paths[0], representation), plain_librosa(paths[0], representation)  # imports, tables, numba
-    with threadpool_limits(1):  # else BLAS threads of the librosa recipe spin on and are counted in ours
-        pairs = _pairs(paths, representation, rounds)
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return mine, theirs, statistics.median(b / a for a, b in pairs)
+    """Returns the CPU seconds a clip of ours and of librosa's, and the ratio: medians over the rounds.
 
-
-def _pairs(paths: list[Path], representation: Any, rounds: int) -> list[list[float]]:
-    """CPU seconds of ours and of librosa's, for each clip and round."""
-    pairs = []
-    for number, path in enumerate(path for _ in range(rounds) for path in paths):
-        recipes = [functools.partial(recipe, path, representation) for recipe in (ours, plain_librosa)]
-        if number % 2:  # whoever comes second finds the file in the cache
-            pairs.append([cpu_seconds(recipe) for recipe in reversed(recipes)][::-1])
-        else:
-            pairs.append([cpu_seconds(recipe) for recipe in recipes])
-    return pairs
+    Each recipe has a process of its own, as in use, and they take turns: all clips with the one, then with the other.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(1, context, start_ours) as mine,
+        concurrent.futures.ProcessPoolExecutor(1, context, start_librosa) as theirs,
+    ):
+        recipes = ((mine, ours), (theirs, plain_librosa))
+        pairs = [
+            [pool.submit(cpu_seconds, recipe, paths, representation).result() for pool, recipe in recipes]
+            for _ in range(rounds + 1)
+        ][1:]  # in the first: imports, tables, numba
+    mine_s, theirs_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return mine_s, theirs_s, statistics.median(b / a for a, b in pairs)
 
 
 def clip_of(paths: list[Path], representation: AudioRepresentation, track: Track) -> Clip | Reject:

@@ -2,6 +2,8 @@
 
 import collections
 import concurrent.futures
+import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -69,10 +71,24 @@ def check_workers(workers: int | None) -> None:
 def _start_worker() -> None:
     """Prepares a worker: quiet, deaf to Ctrl-C (the parent handles it), and gone when the parent is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     # Decoders print about corrupt files straight to the C-level stderr. Python errors still reach the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # A parent killed with SIGKILL cannot stop its workers.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed, up to 512 MB, instead of giving it back to the system.
+
+    With every clip arrays of some 10 MB come and go, and clearing new pages for them takes up to a sixth of the time.
+    Where the C library is not glibc, nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+        mallopt(trim_threshold, 512 << 20)
 
 
 def _exit_with_parent() -> None:
