@@ -3,6 +3,7 @@
 There are three ways: from FMA's audio, from FMA's table of features, and from arrays that are there already.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,12 +80,15 @@ def fma_source(
         check_zip(metadata)
         verify(metadata)
     tracks = tuple(read_tracks(source, subset, log))
-    needs_genre = subset in ("small", "medium")
     if isinstance(chosen, AudioRepresentation):
-        return _audio_source(source, subset, chosen, tracks, needs_genre, verify)
-    if isinstance(chosen, FeatureVector):
-        return _features_source(source, subset, chosen, tracks, needs_genre, log)
-    raise TypeError(f"{chosen} is neither computed from audio nor read from a table")
+        opened = _audio_source(source, subset, chosen, tracks, verify)
+    elif isinstance(chosen, FeatureVector):
+        opened = _features_source(source, subset, chosen, tracks, log)
+    else:
+        raise TypeError(f"{chosen} is neither computed from audio nor read from a table")
+    if subset in ("small", "medium"):
+        return dataclasses.replace(opened, make=functools.partial(_make_if_labelled, opened.make))
+    return opened
 
 
 def _audio_source(
@@ -92,7 +96,6 @@ def _audio_source(
     subset: str,
     representation: AudioRepresentation,
     tracks: tuple[Track, ...],
-    needs_genre: bool,
     verify: Callable[[Path], None],
 ) -> ClipSource:
     """The clips computed from audio."""
@@ -103,12 +106,11 @@ def _audio_source(
             verify(container.path)
         if container.holds(track.track_id for track in tracks):
             break  # the larger archives need not be looked into, nor verified
-    make: Callable[[Track], Clip | Reject] = functools.partial(make_clip, tuple(containers), representation)
     return ClipSource(
         tracks,
         genres_of(subset),
         representation,
-        functools.partial(_make_if_labelled, make) if needs_genre else make,
+        functools.partial(make_clip, tuple(containers), representation),
         parallel=True,
         identity=" ".join(container.identity for container in containers),
         state=lambda track: " ".join(container.state(track.track_id) for container in containers),
@@ -120,7 +122,6 @@ def _features_source(
     subset: str,
     representation: FeatureVector,
     tracks: tuple[Track, ...],
-    needs_genre: bool,
     log: Callable[[str], None],
 ) -> ClipSource:
     """The clips read from features.csv."""
@@ -129,13 +130,11 @@ def _features_source(
     path = path if path.is_file() else source / "fma_metadata.zip"
     log(f"features from {path}")
     status = path.stat()
-    make: Callable[[Track], Clip | Reject]
-    make = _Lookup(table.track_id, table.values, "fma_metadata/features.csv", "incomplete")
     return ClipSource(
         tracks,
         genres_of(subset),
         representation,
-        functools.partial(_make_if_labelled, make) if needs_genre else make,
+        _Lookup(table.track_id, table.values, "fma_metadata/features.csv", "incomplete"),
         parallel=False,
         identity=f"{path.absolute()} {status.st_size} {status.st_mtime_ns}",
     )

@@ -1,7 +1,9 @@
 """MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and soxr."""
 
+import contextlib
 import functools
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -79,7 +81,7 @@ def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of:
     """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
     # Given the descriptor of a file on disk, libsndfile reads it itself, which saves 2,300 calls of Python a clip.
     handle = file if isinstance(file, io.BytesIO) else file.fileno()
-    try:
+    with decoder_errors_as_clip_errors():
         with soundfile.SoundFile(handle, closefd=False) as audio:
             rate = audio.samplerate
             if excerpt_of is not None:
@@ -93,6 +95,13 @@ def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of:
         # Resampling is linear, so that the division can wait until there are fewer samples.
         total = functools.reduce(np.add, channels)
         return soxr.resample(total, rate, sample_rate, quality="HQ")[:samples] / np.float32(len(channels))
+
+
+@contextlib.contextmanager
+def decoder_errors_as_clip_errors() -> Iterator[None]:
+    """Turns what libsndfile and soxr raise about audio into a ClipError."""
+    try:
+        yield
     except soundfile.LibsndfileError as error:  # whose own text holds the address of the BytesIO
         raise ClipError("undecodable", f"libsndfile: {error.error_string}") from error
     except (RuntimeError, ValueError) as error:

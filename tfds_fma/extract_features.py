@@ -624,18 +624,15 @@ def _load_mono(data: bytes) -> tuple[np.ndarray, int]:
     """
     import soundfile
 
+    from tfds_fma.decode import decoder_errors_as_clip_errors
+
     if not data:
         raise ClipError("empty", "the file has no bytes")
     pieces = [np.empty(0, np.float32)]
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                pieces.append(functools.reduce(np.add, block.T) / np.float32(block.shape[1]))
-            return np.concatenate(pieces), file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ClipError("undecodable", f"libsndfile: {error.error_string}") from error
-    except (RuntimeError, ValueError) as error:
-        raise ClipError("undecodable", str(error)) from error
+    with decoder_errors_as_clip_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
+        while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+            pieces.append(functools.reduce(np.add, block.T) / np.float32(block.shape[1]))
+        return np.concatenate(pieces), file.samplerate
 
 
 def main(argv: list[str] | None = None) -> int:

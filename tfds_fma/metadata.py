@@ -17,6 +17,7 @@ from typing import IO, TextIO
 
 from tfds_fma.errors import UNREADABLE, FmaError, in_words
 from tfds_fma.labels import genres_of
+from tfds_fma.sources import check_source_folder
 
 # Names of the splits in tracks.csv -> names that TFDS users expect.
 SPLITS = {"training": "train", "validation": "validation", "test": "test"}
@@ -165,9 +166,7 @@ def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
 
     Errors of reading it become FmaErrors, also in the `with` block.
     """
-    if not source.is_dir():
-        what = "is not a folder" if source.exists() else "does not exist"
-        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
+    check_source_folder(source)
     path, archive = source / _MEMBER, source / "fma_metadata.zip"
     if not path.is_file() and not archive.is_file():
         raise FmaError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")

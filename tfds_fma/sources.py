@@ -117,15 +117,20 @@ def _relative_path(track_id: int) -> str:
     return f"{track_id // 1000:03d}/{track_id:06d}.mp3"
 
 
+def check_source_folder(source: Path) -> None:
+    """Raises FmaError unless the source is a folder."""
+    if not source.is_dir():
+        what = "is not a folder" if source.exists() else "does not exist"
+        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
+
+
 def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
     """Lists the folders and zip files that may hold clips of the subset, in the order to look into them.
 
     Raises:
       FmaError: if there is none, or a zip file is incomplete or not harmless (`tfds_fma.archives.check_zip`).
     """
-    if not Path(source).is_dir():
-        what = "is not a folder" if Path(source).exists() else "does not exist"
-        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
+    check_source_folder(Path(source))
     candidates = [Path(source) / (name + ending) for name in _ARCHIVES[subset] for ending in ("", ".zip")]
     found = [path for path in candidates if (path.is_file() if path.suffix == ".zip" else path.is_dir())]
     if not found:
