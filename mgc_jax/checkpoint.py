@@ -25,13 +25,15 @@ class Checkpoints:
 
         Args:
             workdir: the run's folder.
-            select: the validation metric that the best checkpoint has highest.
+            select: the validation metric that the best checkpoint has highest, among those of the last phase
+                of training that there are.
             keep: how many of the latest checkpoints to keep, beside the best.
         """
         self.directory = (workdir / "checkpoints").absolute()
 
         def metric(metrics: dict[str, float]) -> float:
-            return metrics[select]
+            # Once the classifier is trained again, only its checkpoints count. All metrics are at most 1.
+            return metrics[select] + 2 * metrics.get("phase", 0)
 
         options = ocp.CheckpointManagerOptions(
             best_fn=metric,  # for best_step(); what is kept is up to the policies
@@ -59,6 +61,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The checkpoint with the highest validation metric; the last one where none was validated."""
+        self._manager.wait_until_finished()
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
 

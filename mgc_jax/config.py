@@ -15,7 +15,7 @@ from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS, is_na
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
-SELECTION_METRICS = ("accuracy", "macro_f1", "micro_ap")
+SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
 
 
 def default() -> ConfigDict:
@@ -30,6 +30,8 @@ def default() -> ConfigDict:
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
+    config.data.folds = 0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
+    config.data.fold = 0  # the fold that is the validation split, from 0
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     config.data.placement = "auto"  # auto, device (the corpus in device memory), host (batches gathered on the host)
 
@@ -54,21 +56,50 @@ def default() -> ConfigDict:
     config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
     config.model.pooling = "matt"  # none (bags of one clip), mean (+MIL), matt
     config.model.head_dropout = 0.5  # dropout on the bag vector
+    config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
+    config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
 
     config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
     config.batch.rows = 1  # a multiple of the number of devices
     config.batch.clips_per_row = 64  # a longer bag is split over rows
+    config.batch.sampling = "natural"  # natural: every bag once an epoch; sqrt, class_balanced: drawn by genre
+    config.batch.sub_bags = False  # cut every bag at random into smaller ones, anew in each epoch
+
+    config.loss = ConfigDict()
+    config.loss.name = "cross_entropy"  # cross_entropy, focal (Lin et al. 2017)
+    config.loss.focal_gamma = 2.0
+    config.loss.label_smoothing = 0.0  # share of the target that is spread over all genres
+    config.loss.bag_weight = "bag"  # bag: every bag counts as one; size: as many as its clips
+    config.loss.class_weights = "none"  # none, class_balanced (Cui et al. 2019)
+    config.loss.beta = 0.999  # of class_balanced
+    config.loss.logit_adjustment = 0.0  # tau of the logit-adjusted loss (Menon et al. 2020); 0: off
+
+    config.augment = ConfigDict()  # of training clips, after standardization
+    config.augment.crop_frames = 0  # a random window of so many frames; evaluation takes the middle one; 0: off
+    config.augment.time_masks = 0  # SpecAugment (Park et al. 2019): bands of time set to the mean
+    config.augment.time_mask_frames = 40  # their greatest width
+    config.augment.mel_masks = 0  # and bands of mel bands
+    config.augment.mel_mask_bands = 12
+    config.augment.noise = 0.0  # standard deviation of Gaussian noise
+    config.augment.mixup = 0.0  # alpha of mixup between bags (Zhang et al. 2018); 0: off
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # sgd, adam, adamw, rmsprop
+    config.optimizer.name = "sgd"  # an optimizer of optax: sgd, adam, adamw, rmsprop, lion, ...
+    config.optimizer.options = ConfigDict()  # its other arguments, such as momentum
     config.optimizer.learning_rate = 0.1
-    config.optimizer.schedule = "constant"  # constant, cosine (to zero at the last step)
+    config.optimizer.schedule = "constant"  # constant, cosine (to zero at the last step), or a schedule of optax
+    config.optimizer.schedule_options = ConfigDict()  # the arguments of a schedule of optax; steps, not epochs
     config.optimizer.warmup_epochs = 0.0  # linear warm-up
-    config.optimizer.weight_decay = 0.0  # L2 added to the gradient; decoupled for adamw
+    config.optimizer.plateau_factor = 1.0  # times the learning rate where validation stalls (train.select); 1: off
+    config.optimizer.plateau_patience = 10  # evaluations without progress before that
+    config.optimizer.plateau_min_delta = 0.01  # less than this is no progress
+    config.optimizer.weight_decay = 0.0  # decoupled for adamw and its like; for others L2 added to the gradient
     config.optimizer.clip_norm = 0.0  # clip the global gradient norm; 0: off
+    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated; 0: off
 
     config.train = ConfigDict()
     config.train.epochs = 60
+    config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
     config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
@@ -77,6 +108,7 @@ def default() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
+    config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
 
     config.demo = ConfigDict()  # what changes when the corpus is the demo; a flag for the same key wins
     return config
@@ -120,7 +152,8 @@ def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
-    free = ("model.encoder.", "demo.")  # checked by the encoder's constructor, and against the keys themselves
+    # Checked by what they are the options of, and the demo's against the keys themselves.
+    free = ("model.encoder.", "optimizer.options.", "optimizer.schedule_options.", "demo.")
     missing = sorted(known.keys() - given.keys())
     if missing:
         raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
@@ -150,9 +183,14 @@ def validate(config: ConfigDict) -> None:
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("model.pooling", config.model.pooling, ("none", "mean", "matt"))
-    one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw", "rmsprop"))
-    one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine"))
+    one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
+    one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
+    one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
+    one_of("loss.class_weights", config.loss.class_weights, ("none", "class_balanced"))
     at_least("data.frames", data.frames, 0)
+    _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
+    _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
     at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
     at_least("batch.rows", batch.rows, 1)
     at_least("batch.clips_per_row", batch.clips_per_row, 1)
@@ -165,6 +203,20 @@ def validate(config: ConfigDict) -> None:
     at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
     at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
     at_least("optimizer.clip_norm", config.optimizer.clip_norm, 0)
+    at_least("optimizer.plateau_patience", config.optimizer.plateau_patience, 1)
+    at_least("optimizer.plateau_min_delta", config.optimizer.plateau_min_delta, 0)
+    at_least("train.classifier_epochs", train.classifier_epochs, 0)
+    at_least("loss.focal_gamma", config.loss.focal_gamma, 0)
+    for key, value in leaves(config.augment, "augment."):
+        at_least(key, value, 0)
+    for key in ("loss.label_smoothing", "loss.beta", "optimizer.ema"):
+        _require(0 <= given[key] < 1, key, given[key], "it must be at least 0 and below 1")
+    _require(0 < given["optimizer.plateau_factor"] <= 1, "optimizer.plateau_factor", given["optimizer.plateau_factor"],
+             "it must be above 0 and at most 1")  # fmt: skip
+    _require(bool(config.model.frontend) == data.representation.startswith("audio") or data.corpus == "arrays",
+             "model.frontend", config.model.frontend, f"a model on {data.representation} "
+             + ("needs the spectrogram to compute from audio, such as mel_1360x96"
+                if not config.model.frontend else "has no audio to compute a spectrogram from"))  # fmt: skip
     _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate,
              "it must be positive")  # fmt: skip
     _require(0 <= config.model.head_dropout < 1, "model.head_dropout", config.model.head_dropout,
@@ -179,7 +231,7 @@ def validate(config: ConfigDict) -> None:
 
 # Keys that do not alter what a step computes.
 _HARMLESS = (
-    "data.placement", "eval.", "demo.", "train.eval_every_epochs", "train.log_every_steps",
+    "data.placement", "eval.batch_clips", "demo.", "train.eval_every_epochs", "train.log_every_steps",
     "train.checkpoint_every_steps", "train.keep_checkpoints",
 )  # fmt: skip
 # Where the corpus lies may change too: its fingerprint says whether it is the same one.
@@ -195,7 +247,7 @@ def differences(config: ConfigDict, before: Mapping[str, Any], *, moved: bool = 
         moved: whether the corpus may lie elsewhere.
     """
     ignored = _HARMLESS + (_LOCATION if moved else ())
-    if config.optimizer.schedule == "constant":
+    if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(before))
     return [

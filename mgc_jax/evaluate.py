@@ -11,11 +11,11 @@ from flax import nnx
 
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.batches import assign_rows, pack, split_long_bags
-from mgc_jax.data.corpus import SPLITS, Corpus, Standardization
+from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.errors import UserError
+from mgc_jax.inputs import Inputs
 from mgc_jax.metrics import genre_metrics, mean_log_scores
-from mgc_jax.sharding import DeviceClips, HostClips, shard, take_clips
-from mgc_jax.state import standardize
+from mgc_jax.sharding import DeviceClips, HostClips, shard
 
 _POOLED_ELEMENTS = 2**25  # per-genre weights and vectors held at once: some hundred MiB
 _LONGEST_BAG = 4096  # the attention map of a row is its square
@@ -65,32 +65,34 @@ class Evaluator:
     def __init__(
         self,
         graph: nnx.GraphDef,
-        statistics: Standardization,
+        inputs: Inputs,
         clips: DeviceClips | HostClips,
         mesh: jax.sharding.Mesh,
         batch_clips: int,
         has_pooling: bool,
+        adjustment: np.ndarray,
     ):
         """Compiles nothing yet.
 
         Args:
             graph: the model's structure.
-            statistics: standardization of the clips.
+            inputs: what the encoder sees.
             clips: the corpus, placed.
             mesh: the devices.
             batch_clips: clips embedded at once, rounded up to a multiple of the devices.
             has_pooling: whether bag scores differ from clip scores.
+            adjustment: float32 [genre], added to all log scores (post-hoc logit adjustment, Menon et al. 2020).
         """
         self._clips, self._mesh, self._has_pooling = clips, mesh, has_pooling
         self._batch_clips = -(-batch_clips // mesh.size) * mesh.size
 
         def embed(params, batch_stats, clips):
             model = nnx.merge(graph, params, batch_stats)
-            inputs = standardize(take_clips(clips), statistics)
-            return model.encoder(inputs, jnp.ones(len(inputs), bool), False, None)
+            x = inputs.evaluation(clips)
+            return model.encoder(x, jnp.ones(len(x), bool), False, None).astype(jnp.float32)
 
         def score(params, batch_stats, embeddings, segment):
-            return nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)[0]
+            return nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)[0] + adjustment
 
         self._embed: Callable[..., jax.Array] = jax.jit(embed)
         self._score: Callable[..., jax.Array] = jax.jit(score)
@@ -99,7 +101,8 @@ class Evaluator:
         """Scores every clip of the bags, alone and in its bag."""
         embeddings = self._embeddings(params, batch_stats, bags.clips)
         label = corpus.label[bags.clips]
-        alone = Bags(clips=bags.clips, offsets=np.arange(len(label) + 1), label=label)
+        subgenre = corpus.subgenre[bags.clips]
+        alone = Bags(clips=bags.clips, offsets=np.arange(len(label) + 1), label=label, subgenre=subgenre)
         clip = self._bag_scores(params, batch_stats, embeddings, alone)
         bag_of_clip = np.repeat(np.arange(len(bags)), bags.sizes)
         bag = None
@@ -133,12 +136,12 @@ class Evaluator:
         capacity = max(64, longest)
         chunk = self._mesh.size * max(1, _POOLED_ELEMENTS // (capacity**2 * embeddings.shape[1]) // self._mesh.size)
         part = split_long_bags(bags.offsets, capacity)
-        longest_first = np.argsort(-part[2], kind="stable")
-        row = np.empty(len(part[2]), np.int64)
-        row[longest_first], num_rows = assign_rows(part[2][longest_first], capacity, self._mesh.size)
+        longest_first = np.argsort(-part.size, kind="stable")
+        row = np.empty(len(part.size), np.int64)
+        row[longest_first], num_rows = assign_rows(part.size[longest_first], capacity, self._mesh.size)
         chunk = min(chunk, num_rows)
         num_rows = -(-num_rows // chunk) * chunk
-        packed = pack(local, part, row, num_rows, capacity)
+        packed = pack(local, part, np.ones(len(row)), row, num_rows, capacity)
         scores = [
             self._score(
                 params,

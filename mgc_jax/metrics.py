@@ -13,22 +13,24 @@ from mgc_jax.workdir import write_text
 
 
 def genre_metrics(label: np.ndarray, log_scores: np.ndarray) -> dict[str, float]:
-    """Accuracy, macro F1 and micro average precision, as scikit-learn defines them.
+    """Accuracy, balanced accuracy, macro F1 and micro average precision, as scikit-learn defines them.
 
     Args:
         label: int [n].
         log_scores: [n, genre].
 
     Returns:
-        `accuracy`; `macro_f1` over the genres that occur among labels or predictions; `micro_ap`, the average
-        precision of all n x genre scores against the one-hot labels (MATT, section IV-B).
+        `accuracy`; `balanced_accuracy`, the mean recall of the genres that occur; `macro_f1` over the genres that
+        occur among labels or predictions; `micro_ap`, the average precision of all n x genre scores against the
+        one-hot labels (MATT, section IV-B).
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import average_precision_score, f1_score, recall_score
 
     predicted = log_scores.argmax(axis=1)
     one_hot = np.eye(log_scores.shape[1], dtype=bool)[label]
     return {
         "accuracy": float(np.mean(predicted == label)),
+        "balanced_accuracy": float(recall_score(label, predicted, labels=np.unique(label), average="macro")),
         "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0)),
         "micro_ap": float(average_precision_score(one_hot.ravel(), np.exp(log_scores).ravel())),
     }

@@ -1,17 +1,21 @@
 """The training state, the optimizer, and the jitted train step."""
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from mgc_jax.data.batches import Batch
-from mgc_jax.data.corpus import Standardization
-from mgc_jax.sharding import take_clips
+from mgc_jax.errors import UserError
+from mgc_jax.inputs import Inputs
+from mgc_jax.losses import bag_loss, targets
+from mgc_jax.models.pooling import Target
 
 
 @jax.tree_util.register_dataclass
@@ -24,12 +28,21 @@ class TrainState:
         params: trainable weights, a nested dict.
         batch_stats: moving averages of batch norm, a nested dict.
         opt_state: the optimizer's state.
+        ema: moving average of the weights, which is what is evaluated; None where it is off.
+        plateau: how far the learning rate has been lowered, and why; None where it does not depend on validation.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = None
+    plateau: Any = None
+
+    @property
+    def evaluated(self) -> Any:
+        """The weights to evaluate and export."""
+        return self.params if self.ema is None else self.ema
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -38,87 +51,218 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-def initial_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The update rule of `config.optimizer`.
+
+    Attributes:
+        rule: the optimizer with its schedule.
+        plateau: lowers the learning rate where validation stalls; None where it is off.
+        ema: decay of the moving average of the weights; 0: off.
+    """
+
+    rule: optax.GradientTransformation
+    plateau: optax.GradientTransformationExtraArgs | None
+    ema: float
+
+    def initial_state(self, params: Any, batch_stats: Any) -> TrainState:
+        """Returns the state before the first step."""
+        params = jax.tree.map(jnp.array, params)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=self.rule.init(params),
+            ema=jax.tree.map(jnp.array, params) if self.ema else None,  # a copy: the train step reuses both
+            plateau=None if self.plateau is None else self.plateau.init({}),
+        )
+
+    def after_evaluation(self, state: TrainState, metric: float) -> TrainState:
+        """Returns the state after validation gave this value of the selection metric."""
+        if self.plateau is None:
+            return state
+        plateau = self.plateau.update({}, state.plateau, value=jnp.asarray(-metric, jnp.float32))[1]
+        # Where the rest of the state lives.
+        plateau = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), plateau, state.plateau)
+        return dataclasses.replace(state, plateau=plateau)
 
 
-def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer:
     """Builds the optimizer of `config.optimizer`.
 
-    `weight_decay` is L2 added to the gradient, as PyTorch's optimizers have it, except for adamw, where it is
-    decoupled.
+    `weight_decay` is decoupled for the optimizers of optax that have it (adamw, lion, lamb ...); for others it is L2
+    added to the gradient, as PyTorch's optimizers have it.
+
+    Raises:
+        UserError: optax has no such optimizer, or it has no such option.
     """
     schedule = make_schedule(options, epochs, steps_per_epoch)
+    function = _from_optax("optimizer.name", options.name, "learning_rate")
+    arguments = options.options.to_dict()
+    known = _check_options(f"the optimizer {options.name}", function, arguments, given=("learning_rate",))
     parts = []
     if options.clip_norm:
         parts.append(optax.clip_by_global_norm(options.clip_norm))
-    if options.name == "adamw":
-        parts.append(optax.adamw(schedule, weight_decay=options.weight_decay))
-    else:
-        if options.weight_decay:
-            parts.append(optax.add_decayed_weights(options.weight_decay))
-        parts.append({"sgd": optax.sgd, "adam": optax.adam, "rmsprop": optax.rmsprop}[options.name](schedule))
-    return optax.chain(*parts)
+    if "weight_decay" in known:
+        arguments.setdefault("weight_decay", options.weight_decay)
+    elif options.weight_decay:
+        parts.append(optax.add_decayed_weights(options.weight_decay))
+    parts.append(function(schedule, **arguments))
+    plateau = None
+    if options.plateau_factor < 1:
+        plateau = optax.contrib.reduce_on_plateau(
+            factor=options.plateau_factor,
+            patience=options.plateau_patience,
+            rtol=0.0,
+            atol=options.plateau_min_delta,
+        )
+    return Optimizer(optax.chain(*parts), plateau, options.ema)
 
 
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate over steps: linear warm-up, then constant or cosine to zero at the last step."""
+    """Learning rate over steps: a linear warm-up, then what `options.schedule` names.
+
+    That is constant, cosine (to zero at the last step), or a schedule of optax that has an `init_value`
+    (exponential_decay, polynomial_schedule, ...), with `options.schedule_options`; its `decay_steps` or
+    `transition_steps` are those up to the last step unless given.
+
+    Raises:
+        UserError: optax has no such schedule, or it has no such option.
+    """
     total = epochs * steps_per_epoch
     warmup = min(int(options.warmup_epochs * steps_per_epoch), total - 1)
-    if options.schedule == "cosine":
+    after: Any
+    if options.schedule == "constant":
+        after = optax.constant_schedule(options.learning_rate)
+    elif options.schedule == "cosine":
         after = optax.cosine_decay_schedule(options.learning_rate, total - warmup)
     else:
-        after = optax.constant_schedule(options.learning_rate)
+        function = _from_optax("optimizer.schedule", options.schedule, "init_value")
+        arguments = options.schedule_options.to_dict()
+        known = _check_options(f"the schedule {options.schedule}", function, arguments, given=("init_value",))
+        for steps in ("decay_steps", "transition_steps"):
+            if steps in known:
+                arguments.setdefault(steps, total - warmup)
+        try:
+            after = function(init_value=options.learning_rate, **arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config.optimizer.schedule_options do not fit {options.schedule}: {error}") from error
     return optax.join_schedules([optax.linear_schedule(0.0, options.learning_rate, warmup), after], [warmup])
 
 
-def standardize(clips: jax.Array, statistics: Standardization) -> jax.Array:
-    """Casts stored clips to float32 and standardizes them per mel band or feature."""
-    return (clips.astype(jnp.float32) - statistics.mean) * (1 / statistics.std)
+# They need more than gradients: the value of the loss, or a line search.
+_UNUSABLE = ("lbfgs", "polyak_sgd")
 
 
-def make_loss(graph: nnx.GraphDef, statistics: Standardization, bags_per_step: float) -> Callable[..., Any]:
-    """Returns loss(params, batch_stats, batch, clips, key) -> (loss, (batch_stats, sums)).
+def _from_optax(key: str, name: str, parameter: str) -> Callable[..., Any]:
+    """Looks a public function of optax up that has the given parameter."""
+    found = {
+        public: function
+        for public, function in vars(optax).items()
+        if not public.startswith(("_", "scale_by_")) and public not in _UNUSABLE
+        if callable(function) and not inspect.isclass(function)
+        if parameter in inspect.signature(function).parameters
+    }
+    if name not in found:
+        choices = sorted({*found, "constant", "cosine"}) if parameter == "init_value" else sorted(found)
+        raise UserError(f"config.{key}={name!r}: choose one of {', '.join(choices)}")
+    return found[name]
 
-    The loss is the weighted sum of the bags' negative log likelihoods over `bags_per_step`, a constant: over an
-    epoch every bag counts the same, however the bags fell into batches.
+
+def _check_options(
+    what: str, function: Callable[..., Any], arguments: dict[str, Any], *, given: Sequence[str]
+) -> list[str]:
+    """Returns the options of a function; raises `UserError` if an argument is none of them."""
+    known = [name for name in inspect.signature(function).parameters if name not in given]
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise UserError(f"{what} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return known
+
+
+def make_loss(
+    graph: nnx.GraphDef,
+    inputs: Inputs,
+    options: Any,
+    weight_per_step: float,
+    genre_weight: np.ndarray,
+    adjustment: np.ndarray,
+    *,
+    classifier_only: bool = False,
+) -> Callable[..., Any]:
+    """Returns loss(params, batch_stats, batch, clips, partners, key) -> (loss, (batch_stats, sums)).
+
+    The loss is the weighted sum of the bags' losses over `weight_per_step`, a constant: over an epoch every bag
+    counts as its weight says, however the bags fell into batches.
+
+    Args:
+        graph: the model's structure.
+        inputs: what the encoder sees.
+        options: `config.loss`.
+        weight_per_step: mean total weight of a batch.
+        genre_weight: float32 [genre]: see `losses.class_weights`.
+        adjustment: float32 [genre]: added to the log scores in the loss.
+        classifier_only: the encoder runs as in evaluation and gets no gradient.
     """
 
-    def loss(params, batch_stats, batch: Batch, clips, key):
+    def loss(params, batch_stats, batch: Batch, clips, partners, key):
         model = nnx.merge(graph, params, batch_stats)
-        inputs = standardize(take_clips(clips), statistics)
-        scores, _ = model(inputs, batch.segment, batch.label, train=True, rngs=nnx.Rngs(dropout=key))
-        nll = -jnp.take_along_axis(scores, batch.label[..., None], axis=-1)[..., 0]
+        input_key, dropout_key = jax.random.split(key)
+        x = inputs.training(batch, clips, partners, input_key)
+        target = Target(batch.label, batch.subgenre)
+        rngs = nnx.Rngs(dropout=dropout_key)
+        if classifier_only:
+            embeddings = jax.lax.stop_gradient(model.embed(x, batch.segment))
+            scores, _ = model.score_bags(embeddings, batch.segment, target, train=True, rngs=rngs)
+        else:
+            scores, _ = model(x, batch.segment, target, train=True, rngs=rngs)
+        mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
+        losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, genre_weight, adjustment)
         correct = jnp.argmax(scores, axis=-1) == batch.label
         sums = {
-            "loss": jnp.sum(nll * batch.weight),
+            "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),
             "correct": jnp.sum(correct * batch.weight),
-            "bags": jnp.sum(batch.weight),
+            "weight": jnp.sum(batch.weight),
             "clips": jnp.sum(batch.segment < batch.segment.shape[1]),
         }
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return sums["loss"] / bags_per_step, (new_stats, sums)
+        return sums["loss"] / weight_per_step, (new_stats, sums)
 
     return loss
 
 
 def make_train_step(
-    loss: Callable[..., Any], optimizer: optax.GradientTransformation, seed: int
-) -> Callable[[TrainState, Batch, tuple[jax.Array, ...]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted train_step(state, batch, clips) -> (state, sums).
+    loss: Callable[..., Any], optimizer: Optimizer, *, trained: Sequence[str] | None = None
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted train_step(state, batch, clips, partners, key) -> (state, sums).
 
-    The dropout key is a function of (seed, step). The old state's memory is reused.
+    The draws of a step are a function of (key, step). The old state's memory is reused.
+
+    Args:
+        loss: as from `make_loss`.
+        optimizer: as from `make_optimizer`.
+        trained: the parts of the model whose weights change ("head"); None: all.
     """
 
-    def train_step(state: TrainState, batch: Batch, clips):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def train_step(state: TrainState, batch: Batch, clips, partners, key):
+        key = jax.random.fold_in(key, state.step)
         (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch, clips, key
+            state.params, state.batch_stats, batch, clips, partners, key
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = optimizer.rule.update(gradients, state.opt_state, state.params)
+        if trained is not None:  # weight decay would change the others too
+            updates = {
+                part: tree if part in trained else jax.tree.map(jnp.zeros_like, tree) for part, tree in updates.items()
+            }
+        if state.plateau is not None:
+            updates = jax.tree.map(lambda update: update * state.plateau.scale, updates)
         params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            # Young averages follow faster, so that the random start is forgotten.
+            decay = jnp.minimum(optimizer.ema, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
         sums |= {"gradient_norm": optax.tree.norm(gradients), "weight_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), sums
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.plateau), sums
 
     return jax.jit(train_step, donate_argnums=0)

@@ -1,11 +1,12 @@
 """Training and evaluation of one configuration in one workdir."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
-from mgc_jax.data.corpus import open_corpus, standardization
+from mgc_jax.data.corpus import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator, format_table, majority_accuracy, nonempty_splits, split_results
+from mgc_jax.inputs import make_inputs
+from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.metrics import MetricsWriter, Progress, clock
 from mgc_jax.models.classifier import build_model, count_parameters
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
-from mgc_jax.state import TrainState, initial_state, make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.state import Optimizer, TrainState, make_loss, make_optimizer, make_train_step, split_model
 from mgc_jax.workdir import check_same, claim, write_json
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ class Run:
         config: the resolved configuration.
         workdir: the run's folder.
         corpus: the corpus.
-        statistics: standardization of its clips.
+        inputs: what the encoder sees of its clips.
         mesh: the devices.
         clips: the clips, placed.
         graph: the model's structure.
@@ -46,6 +49,8 @@ class Run:
         num_parameters: weights and batch-norm moments.
         evaluator: scores splits.
         bags: by split, what evaluation pools.
+        train_bags: what training sees: bags, or bags of one clip for a model without pooling.
+        genre_count: [genre]: training bags (or clips, where the loss counts them) of each genre.
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
@@ -53,15 +58,26 @@ class Run:
         self.mesh = data_mesh()
         self.corpus = open_corpus(config.data)
         log.info(self.corpus.summary())
-        self.statistics = standardization(self.corpus, config.data.standardize)
-        model = build_model(config.model, self.corpus.clips.shape[1:], len(self.corpus.genres), seed=config.seed)
+        self.inputs = make_inputs(config, self.corpus)
+        model = build_model(
+            config.model, self.inputs.clip_shape, len(self.corpus.genres),
+            subgenre_parents=self.corpus.subgenre_parents, seed=config.seed,
+        )  # fmt: skip
         self.num_parameters = count_parameters(model)
-        self.graph, self.params, self.batch_stats = split_model(model)
+        self.graph, *state = split_model(model)
+        self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
         self.clips: DeviceClips | HostClips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
-        self.evaluator = Evaluator(
-            self.graph, self.statistics, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling
-        )
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus)}
+        train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+        self.train_bags: Bags = train
+        self.genre_count = np.bincount(
+            train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
+            minlength=len(self.corpus.genres),
+        )  # fmt: skip
+        self.evaluator = Evaluator(
+            self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling,
+            -config.eval.logit_adjustment * log_prior(self.genre_count),
+        )  # fmt: skip
 
     @property
     def has_pooling(self) -> bool:
@@ -72,15 +88,18 @@ class Run:
         data = self.config.data
         return bags_of(self.corpus, split, data.bag_key, data.pseudo_album_gap)
 
-    def train_batches(self) -> TrainBatches:
-        """Returns the training batches: bags, or bags of one clip for a model without pooling."""
-        bags = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+    def train_batches(self, sampling: str) -> TrainBatches:
+        """Returns the training batches."""
         batch = self.config.batch
-        return TrainBatches(bags, batch.rows, batch.clips_per_row, self.config.seed)
+        return TrainBatches(
+            self.train_bags, batch.rows, batch.clips_per_row, self.config.seed,
+            sampling=sampling, sub_bags=batch.sub_bags, bag_weight=self.config.loss.bag_weight,
+            mixup=self.config.augment.mixup,
+        )  # fmt: skip
 
-    def evaluate(self, split: str, params: Any, batch_stats: Any) -> dict[str, Any]:
+    def evaluate(self, split: str, state: TrainState) -> dict[str, Any]:
         """Returns the results of one split."""
-        scores = self.evaluator.score_split(params, batch_stats, self.corpus, self.bags[split])
+        scores = self.evaluator.score_split(state.evaluated, state.batch_stats, self.corpus, self.bags[split])
         return split_results(scores)
 
     def meta(self, seconds: dict[str, float]) -> dict[str, Any]:
@@ -90,8 +109,11 @@ class Run:
             "corpus": self.corpus.name,
             "fingerprint": self.corpus.fingerprint,
             "genres": list(self.corpus.genres),
-            "clip_shape": list(self.corpus.clips.shape[1:]),
-            "standardization": {name: getattr(self.statistics, name).tolist() for name in ("mean", "std")},
+            "subgenres": list(self.corpus.subgenres),
+            "subgenre_parents": list(self.corpus.subgenre_parents),
+            "stored_shape": list(self.corpus.clips.shape[1:]),
+            "clip_shape": list(self.inputs.clip_shape),
+            "standardization": {name: getattr(self.inputs.statistics, name).tolist() for name in ("mean", "std")},
             "seconds": dict(seconds),  # the save is asynchronous
         }
 
@@ -123,17 +145,68 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return _train_and_evaluate(Run(config, workdir))
 
 
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training: which batches, which update.
+
+    Attributes:
+        batches: as a function of the step.
+        optimizer: the optimizer.
+        train_step: the jitted step.
+    """
+
+    batches: TrainBatches
+    optimizer: Optimizer
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_phase(run: Run, *, classifier_only: bool) -> Phase:
+    """Builds the training of the whole model, or that of the classifier alone.
+
+    The latter is the second stage of decoupled training (Kang et al. 2020, cRT): genres are sampled evenly, the
+    encoder and the pooling stay as they are. It has no logit adjustment: its bags are balanced already.
+    """
+    config = run.config
+    batches = run.train_batches("class_balanced" if classifier_only else config.batch.sampling)
+    epochs = config.train.classifier_epochs if classifier_only else config.train.epochs
+    optimizer = make_optimizer(config.optimizer, epochs, batches.steps_per_epoch)
+    adjustment = 0.0 if classifier_only else config.loss.logit_adjustment
+    loss = make_loss(
+        run.graph, run.inputs, config.loss, batches.weight_per_step,
+        class_weights("none" if classifier_only else config.loss.class_weights, run.genre_count, config.loss.beta),
+        adjustment * log_prior(run.genre_count), classifier_only=classifier_only,
+    )  # fmt: skip
+    return Phase(batches, optimizer, make_train_step(loss, optimizer, trained=("head",) if classifier_only else None))
+
+
+def initial_state(run: Run, phase: Phase) -> TrainState:
+    """Returns the state before the first step, on all devices."""
+    return replicate(phase.optimizer.initial_state(run.params, run.batch_stats), run.mesh)
+
+
+def start_classifier(run: Run, phase: Phase, checkpoints: Checkpoints, state: TrainState) -> TrainState:
+    """Returns the state from which the classifier is trained again: the best weights so far, with a new head."""
+    best = checkpoints.best_step()
+    if best is not None:
+        state = dataclasses.replace(checkpoints.restore(best, state), step=state.step)
+    params = {**state.evaluated, "head": run.params["head"]}
+    fresh = phase.optimizer.initial_state(params, state.batch_stats)
+    log.info("training the classifier again, on the weights of step %s", best)
+    return replicate(dataclasses.replace(fresh, step=state.step), run.mesh)
+
+
 def _train_and_evaluate(run: Run) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
-    batches = run.train_batches()
-    optimizer = make_optimizer(config.optimizer, config.train.epochs, batches.steps_per_epoch)
-    loss = make_loss(run.graph, run.statistics, batches.bags_per_step)
-    train_step = make_train_step(loss, optimizer, config.seed)
-    state = replicate(initial_state(run.params, run.batch_stats, optimizer), run.mesh)
+    phase = make_phase(run, classifier_only=False)
+    state = initial_state(run, phase)
+    steps_per_epoch = phase.batches.steps_per_epoch
+    model_steps = config.train.epochs * steps_per_epoch
+    total_steps = model_steps + config.train.classifier_epochs * steps_per_epoch
+    key = jax.random.key(config.seed)
 
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
         state, seconds = resume(run, checkpoints, state)
-        first_step, total_steps = int(state.step), config.train.epochs * batches.steps_per_epoch
+        first_step = int(state.step)
         if first_step > total_steps:
             raise UserError(
                 f"{workdir} has trained {first_step} steps, more than the {total_steps} of "
@@ -143,8 +216,8 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
         log.info(
             "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)",
             describe_model(config), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
-            batches.steps_per_epoch, config.batch.rows, config.batch.clips_per_row, config.train.epochs,
-            run.mesh.size,
+            steps_per_epoch, config.batch.rows, config.batch.clips_per_row,
+            config.train.epochs + config.train.classifier_epochs, run.mesh.size,
         )  # fmt: skip
         if config.batch.rows % run.mesh.size:
             log.warning(
@@ -153,33 +226,39 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
             )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
         window = MetricWindow()
-        eval_every = config.train.eval_every_epochs * batches.steps_per_epoch
+        eval_every = config.train.eval_every_epochs * steps_per_epoch
         save_every = config.train.checkpoint_every_steps
-        placed = placed_batches(run, batches, first_step, total_steps)
+        placed = placed_batches(run, phase.batches, first_step, model_steps)
 
         with contextlib.closing(MetricsWriter(workdir, first_step)) as writer:
             for step in range(first_step + 1, total_steps + 1):  # counts finished steps
+                if step > model_steps and (step == model_steps + 1 or step == first_step + 1):
+                    phase = make_phase(run, classifier_only=True)
+                    placed = placed_batches(run, phase.batches, step - 1, total_steps)
+                    if step == model_steps + 1:
+                        state = start_classifier(run, phase, checkpoints, state)
                 with progress.timed("data"):
-                    batch, clips = next(placed)
+                    batch, clips, partners = next(placed)
                 with progress.timed("train"):
-                    state, sums = train_step(state, batch, clips)
+                    state, sums = phase.train_step(state, batch, clips, partners, key)
                     window.add(sums)
-                last = step == total_steps
-                evaluating = last or step % eval_every == 0
+                evaluating = step in (model_steps, total_steps) or step % eval_every == 0
                 saving = evaluating or (save_every and step % save_every == 0)
                 if saving or step % config.train.log_every_steps == 0:
                     with progress.timed("train"):
                         values = window.means(step)  # waits for the device; stops if the loss is not finite
-                    writer.write(step, {"epoch": step / batches.steps_per_epoch, **values})
+                    writer.write(step, {"epoch": step / steps_per_epoch, **values})
                     progress.show(step, values["train/clips_per_second"], values["train/loss"])
                 metrics = None
                 if evaluating and "validation" in run.bags:
                     with progress.timed("evaluate"):
-                        result = run.evaluate("validation", state.params, state.batch_stats)
+                        result = run.evaluate("validation", state)
                     metrics = flat_metrics(result)
                     writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
                     progress.clear()
-                    log.info(epoch_line(step, batches.steps_per_epoch, config, values, result))
+                    log.info(epoch_line(step, steps_per_epoch, config, values, result))
+                    state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
+                    metrics["phase"] = float(step > model_steps)
                 if saving:
                     with progress.timed("checkpoint"):
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
@@ -193,8 +272,7 @@ def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Evaluates the best checkpoint of a workdir on every split (`--mode eval`); returns the results."""
     with claim(workdir, config, create=False):
         run = Run(config, workdir)
-        optimizer = make_optimizer(config.optimizer, config.train.epochs, run.train_batches().steps_per_epoch)
-        state = replicate(initial_state(run.params, run.batch_stats, optimizer), run.mesh)
+        state = initial_state(run, make_phase(run, classifier_only=False))
         with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
             return finish(run, checkpoints, state)
 
@@ -212,12 +290,13 @@ def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
 
 def placed_batches(
     run: Run, batches: TrainBatches, first_step: int, total_steps: int
-) -> Iterator[tuple[Batch, tuple[jax.Array, ...]]]:
-    """Yields batches on the devices, prepared two steps ahead in a thread."""
+) -> Iterator[tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]]:
+    """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
 
-    def place(step: int) -> tuple[Batch, tuple[jax.Array, ...]]:
+    def place(step: int) -> tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
         batch = pad_rows(batches(step), run.mesh.size)
-        return shard(batch, run.mesh), run.clips(batch.clip)
+        partners = None if batch.mix is None else run.clips(batch.mix.clip)
+        return shard(batch, run.mesh), run.clips(batch.clip), partners
 
     with ThreadPoolExecutor(1) as pool:
         ahead = deque(pool.submit(place, s) for s in range(first_step, min(first_step + 2, total_steps)))
@@ -256,8 +335,8 @@ class MetricWindow:
                 "are untouched."
             )
         return {
-            "train/loss": total["loss"] / total["bags"],
-            "train/accuracy": total["correct"] / total["bags"],
+            "train/loss": total["loss"] / total["weight"],
+            "train/accuracy": total["correct"] / total["weight"],
             "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }
@@ -271,7 +350,7 @@ def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, An
     meta = checkpoints.meta(step)
     run.check_meta(meta)
     state = checkpoints.restore(step, like)
-    splits = {split: run.evaluate(split, state.params, state.batch_stats) for split in run.bags}
+    splits = {split: run.evaluate(split, state) for split in run.bags}
     for split, result in splits.items():
         result["majority_accuracy"] = majority_accuracy(run.corpus, split)
     latest = checkpoints.latest_step()
@@ -320,8 +399,9 @@ def epoch_line(
         for view, metrics in result.items()
         if isinstance(metrics, dict)
     )
+    epochs = config.train.epochs + config.train.classifier_epochs
     return (
-        f"epoch {step / steps_per_epoch:.0f}/{config.train.epochs}: loss {values['train/loss']:.3f}, train accuracy "
+        f"epoch {step / steps_per_epoch:.0f}/{epochs}: loss {values['train/loss']:.3f}, train accuracy "
         f"{values['train/accuracy']:.3f}, {values['train/clips_per_second']:,.0f} clips/s; "
         f"validation accuracy: {views}"
     )

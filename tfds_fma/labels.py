@@ -23,6 +23,11 @@ GENRES: tuple[str, ...] = (
     "Easy Listening",
 )
 
+# FMA's own ids of the top genres, as in its genres.csv and in the `genres_all` of a track.
+GENRE_IDS: dict[str, int] = dict(
+    zip(GENRES, (12, 2, 17, 38, 1235, 10, 21, 15, 14, 3, 8, 4, 9, 5, 20, 13), strict=True)
+)
+
 # In FMA every subset holds the smaller ones. Large and full have the same tracks: 30 s clips in large, whole tracks in
 # full. Only of small and medium has every track a top genre.
 SUBSETS: tuple[str, ...] = ("small", "medium", "large", "full")

@@ -16,11 +16,13 @@ class Bags:
         offsets: int64 [bag + 1]: bag b holds `clips[offsets[b] : offsets[b + 1]]`.
         label: int32 [bag]: the genre of the bag's first clip (a bag may hold several genres
             where the key leaves the genre out).
+        subgenre: int32 [bag]: the sub-genre of that clip.
     """
 
     clips: np.ndarray
     offsets: np.ndarray
     label: np.ndarray
+    subgenre: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
@@ -29,6 +31,14 @@ class Bags:
     def sizes(self) -> np.ndarray:
         """Number of clips per bag: int64 [bag]."""
         return np.diff(self.offsets)
+
+    def take(self, bags: np.ndarray) -> "Bags":
+        """Returns some of the bags, in the order given; one may be there several times."""
+        sizes = self.sizes[bags]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+        clips = self.clips[np.repeat(self.offsets[bags], sizes) + within]
+        return Bags(clips, offsets, self.label[bags], self.subgenre[bags])
 
 
 def bags_of(corpus: Corpus, split: str, key: str, pseudo_album_gap: int = 20) -> Bags:
@@ -65,10 +75,12 @@ def bags_of(corpus: Corpus, split: str, key: str, pseudo_album_gap: int = 20) ->
     order = np.argsort(bag, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(bag, minlength=len(bag_of_key)))]).astype(np.int64)
     clips = rows[order]
-    return Bags(clips=clips, offsets=offsets, label=corpus.label[clips[offsets[:-1]]])
+    first = clips[offsets[:-1]]
+    return Bags(clips=clips, offsets=offsets, label=corpus.label[first], subgenre=corpus.subgenre[first])
 
 
 def single_clip_bags(corpus: Corpus, split: str) -> Bags:
     """Returns bags of one clip each: how a clip-level model sees the corpus."""
     rows = corpus.indices(split)
-    return Bags(clips=rows, offsets=np.arange(len(rows) + 1), label=corpus.label[rows])
+    offsets = np.arange(len(rows) + 1)
+    return Bags(clips=rows, offsets=offsets, label=corpus.label[rows], subgenre=corpus.subgenre[rows])

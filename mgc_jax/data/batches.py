@@ -5,12 +5,27 @@ segment numbers, so that a bag never straddles rows and rows can be dealt to dev
 depends on the seed alone, not on the number of devices, and resuming at a step needs no loader state.
 """
 
+import dataclasses
 import heapq
 from typing import NamedTuple
 
 import numpy as np
 
 from mgc_jax.data.bags import Bags
+
+
+class Mix(NamedTuple):
+    """Mixup: every bag of a batch is paired with another one (Zhang et al. 2018).
+
+    Attributes:
+        clip: int32 [row, slot]: a clip of the partner of the clip's bag.
+        label: int32 [row, slot]: genre of the partner of bag s of the row.
+        share: float32 [row, slot]: share of bag s itself in the mixture, between 0.5 and 1.
+    """
+
+    clip: np.ndarray
+    label: np.ndarray
+    share: np.ndarray
 
 
 class Batch(NamedTuple):
@@ -20,39 +35,68 @@ class Batch(NamedTuple):
         clip: int32 [row, slot]: rows of the corpus (0 where there is none).
         segment: int32 [row, slot]: which bag of the row the clip belongs to.
         label: int32 [row, slot]: genre of bag s of the row (0 where there is none).
-        weight: float32 [row, slot]: weight of bag s in the loss: 1, the share of the bag that this part holds
-            if the bag was too long for a row, or 0 where there is no bag.
+        subgenre: int32 [row, slot]: its sub-genre, as in `Corpus.subgenre`.
+        weight: float32 [row, slot]: weight of bag s in the loss (0 where there is no bag).
+        mix: partners for mixup, or None.
     """
 
     clip: np.ndarray
     segment: np.ndarray
     label: np.ndarray
+    subgenre: np.ndarray
     weight: np.ndarray
+    mix: Mix | None = None
 
 
 def pad_rows(batch: Batch, multiple: int) -> Batch:
     """Adds rows without clips until their number is a multiple (of the number of devices)."""
     missing = -len(batch.clip) % multiple
-    capacity = batch.segment.shape[1]
-    empty = Batch(clip=0, segment=capacity, label=0, weight=0)  # type: ignore[arg-type]
+
+    def pad(values: np.ndarray, value: float = 0) -> np.ndarray:
+        return np.pad(values, ((0, missing), (0, 0)), constant_values=value)
+
     return Batch(
-        *(np.pad(values, ((0, missing), (0, 0)), constant_values=v) for values, v in zip(batch, empty, strict=True))
+        clip=pad(batch.clip),
+        segment=pad(batch.segment, batch.segment.shape[1]),
+        label=pad(batch.label),
+        subgenre=pad(batch.subgenre),
+        weight=pad(batch.weight),
+        mix=None if batch.mix is None else Mix(*map(pad, batch.mix)),
     )
 
 
-def split_long_bags(offsets: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts bags longer than a row into parts of nearly equal size.
+class Parts(NamedTuple):
+    """Pieces of bags: part p is clips[start[p] : start[p] + size[p]] of the bags' clips, and belongs to bag[p].
 
-    Returns:
-        bag, start, size: int64 [part]; a part is clips[start : start + size] of the bags' clips.
+    Attributes:
+        bag: int64 [part].
+        start: int64 [part].
+        size: int64 [part].
+    """
+
+    bag: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+
+
+def cut(offsets: np.ndarray, pieces: np.ndarray) -> Parts:
+    """Cuts every bag into parts of nearly equal size.
+
+    Args:
+        offsets: int64 [bag + 1], as in `Bags`.
+        pieces: int64 [bag]: number of parts of each.
     """
     sizes = np.diff(offsets)
-    parts = -(-sizes // capacity)
-    bag = np.repeat(np.arange(len(sizes)), parts)
-    number = np.arange(len(bag)) - np.repeat(np.cumsum(parts) - parts, parts)
-    begin = number * sizes[bag] // parts[bag]
-    end = (number + 1) * sizes[bag] // parts[bag]
-    return bag, offsets[bag] + begin, end - begin
+    bag = np.repeat(np.arange(len(sizes)), pieces)
+    number = np.arange(len(bag)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = number * sizes[bag] // pieces[bag]
+    end = (number + 1) * sizes[bag] // pieces[bag]
+    return Parts(bag, offsets[bag] + begin, end - begin)
+
+
+def split_long_bags(offsets: np.ndarray, capacity: int) -> Parts:
+    """Cuts bags longer than a row into parts of nearly equal size."""
+    return cut(offsets, -(-np.diff(offsets) // capacity))
 
 
 def assign_rows(sizes: np.ndarray, capacity: int, multiple: int) -> tuple[np.ndarray, int]:
@@ -86,18 +130,46 @@ def assign_rows(sizes: np.ndarray, capacity: int, multiple: int) -> tuple[np.nda
         rows += multiple
 
 
-def pack(bags: Bags, part: tuple[np.ndarray, ...], row: np.ndarray, rows: int, capacity: int) -> Batch:
+def fill_rows(parts: Parts, capacity: int, rows: int) -> tuple[Parts, np.ndarray]:
+    """Packs parts into a given number of rows, each to the emptiest one, longest first.
+
+    What does not fit into the emptiest row is cut: the rest goes to the next one.
+
+    Args:
+        parts: the parts; together no longer than all rows.
+        capacity: clip slots per row.
+        rows: number of rows.
+
+    Returns:
+        The parts, some of them cut in two, and the row of each: int64 [part].
+    """
+    load = [(0, r) for r in range(rows)]
+    placed = []
+    for p in np.argsort(-parts.size, kind="stable").tolist():
+        start, left = int(parts.start[p]), int(parts.size[p])
+        while left:
+            filled, r = heapq.heappop(load)
+            size = min(left, capacity - filled)
+            heapq.heappush(load, (filled + size, r))
+            placed.append((int(parts.bag[p]), start, size, r))
+            start, left = start + size, left - size
+    bag, start_, size_, row = np.array(placed, np.int64).reshape(-1, 4).T
+    return Parts(bag, start_, size_), row
+
+
+def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: int, capacity: int) -> Batch:
     """Lays parts out in rows; every array of the result is [rows, capacity].
 
     Args:
         bags: the bags that the parts belong to.
-        part: bag, start and size of every part, as from `split_long_bags`.
+        parts: pieces of them.
+        weight: float [part]: weights in the loss.
         row: int64 [part]: the row of every part.
         rows: number of rows.
         capacity: clip slots per row.
     """
     order = np.argsort(row, kind="stable")
-    bag, start, size = (values[order] for values in part)
+    bag, start, size = (values[order] for values in parts)
     row = row[order]
     first = np.searchsorted(row, row)  # the first part of the same row
     segment = np.arange(len(row)) - first
@@ -108,10 +180,12 @@ def pack(bags: Bags, part: tuple[np.ndarray, ...], row: np.ndarray, rows: int, c
         clip=np.zeros((rows, capacity), np.int32),
         segment=np.full((rows, capacity), capacity, np.int32),
         label=np.zeros((rows, capacity), np.int32),
+        subgenre=np.zeros((rows, capacity), np.int32),
         weight=np.zeros((rows, capacity), np.float32),
     )
     batch.label[row, segment] = bags.label[bag]
-    batch.weight[row, segment] = size / bags.sizes[bag]
+    batch.subgenre[row, segment] = bags.subgenre[bag]
+    batch.weight[row, segment] = weight[order]
     each = np.repeat(np.arange(len(row)), size)  # one entry per clip
     within = np.arange(len(each)) - np.repeat(before, size)
     batch.clip[row[each], slot[each] + within] = bags.clips[start[each] + within]
@@ -119,40 +193,122 @@ def pack(bags: Bags, part: tuple[np.ndarray, ...], row: np.ndarray, rows: int, c
     return batch
 
 
-class TrainBatches:
-    """The training batches of every step; each epoch holds every clip exactly once.
+def mix_bags(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
+    """Pairs the bags of a batch for mixup.
 
-    The sizes of the parts fix the layout of an epoch once and for all; an epoch only draws which bag of a
-    given size goes where, and in which order the rows come. So every epoch has the same number of steps.
+    Each bag gets another one of the batch as partner, and each of its clips a clip of the partner, drawn at random:
+    so all clips of a bag are mixed with clips of one genre and in one proportion, and bags of different sizes can be
+    paired. The share of the bag itself is Beta(alpha, alpha), folded to 0.5 and above: the bag's own genre
+    dominates, and may select an attention query.
+    """
+    row, slot = np.nonzero(batch.segment < batch.segment.shape[1])  # clips, row by row: those of a bag lie together
+    key = row * batch.segment.shape[1] + batch.segment[row, slot]
+    bag, first, number, size = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    bag_row, bag_slot = np.divmod(bag, batch.segment.shape[1])
+    partner = rng.permutation(len(bag))
+    share = rng.beta(alpha, alpha, len(bag))
+    mix = Mix(*(np.zeros(batch.clip.shape, dtype) for dtype in (np.int32, np.int32, np.float32)))
+    drawn = first[partner[number]] + (rng.random(len(row)) * size[partner[number]]).astype(np.int64)
+    mix.clip[row, slot] = batch.clip[row[drawn], slot[drawn]]
+    mix.label[bag_row, bag_slot] = batch.label[bag_row[partner], bag_slot[partner]]
+    mix.share[bag_row, bag_slot] = np.maximum(share, 1 - share)
+    return batch._replace(mix=mix)
+
+
+class TrainBatches:
+    """The training batches of every step.
+
+    By default each epoch holds every clip exactly once. The sizes of the parts then fix the layout of an epoch once
+    and for all; an epoch only draws which bag of a given size goes where, and in which order the rows come. Where
+    bags are drawn by genre or cut anew, an epoch has as many steps, and as many clips or a few less.
 
     Attributes:
         steps_per_epoch: number of batches of an epoch.
-        bags_per_step: mean total weight of a batch, the divisor of the loss.
+        weight_per_step: mean total weight of a batch, the divisor of the loss.
     """
 
-    def __init__(self, bags: Bags, rows: int, clips_per_row: int, seed: int):
+    def __init__(
+        self,
+        bags: Bags,
+        rows: int,
+        clips_per_row: int,
+        seed: int,
+        *,
+        sampling: str = "natural",
+        sub_bags: bool = False,
+        bag_weight: str = "bag",
+        mixup: float = 0.0,
+    ):
+        """Plans the epochs.
+
+        Args:
+            bags: the training bags.
+            rows: rows of a batch.
+            clips_per_row: clip slots of a row.
+            seed: of every draw.
+            sampling: natural: every bag once an epoch; class_balanced: bags drawn, with replacement, so that every
+                genre is as likely; sqrt: genres by the square root of their number of bags (Kang et al. 2020).
+            sub_bags: cut every bag at random into sub-bags, anew in each epoch.
+            bag_weight: "bag": a bag counts as one, a part of it as its share; "size": both count as many as their
+                clips.
+            mixup: alpha of mixup; 0: off.
+        """
         self._bags, self._rows, self._capacity, self._seed = bags, rows, clips_per_row, seed
-        self._part = split_long_bags(bags.offsets, clips_per_row)
-        size = self._part[2]
-        self._row, total_rows = assign_rows(np.sort(size)[::-1], clips_per_row, rows)
-        self.steps_per_epoch = total_rows // rows
-        self.bags_per_step = len(bags) / self.steps_per_epoch
-        self._epoch: tuple[int, Batch] | None = None
+        self._sampling, self._sub_bags, self._bag_weight, self._mixup = sampling, sub_bags, bag_weight, mixup
+        self._whole = split_long_bags(bags.offsets, clips_per_row)
+        self._row, self._total_rows = assign_rows(np.sort(self._whole.size)[::-1], clips_per_row, rows)
+        self.steps_per_epoch = self._total_rows // rows
+        self._epoch = 0, self._pack_epoch(0)
+        self.weight_per_step = float(self._epoch[1].weight.sum(dtype=np.float64)) / self.steps_per_epoch
 
     def __call__(self, step: int) -> Batch:
         """Returns the batch of a step (counted from 0): arrays of [rows, clips_per_row]."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
+        if self._epoch[0] != epoch:
             self._epoch = epoch, self._pack_epoch(epoch)
         begin = number * self._rows
-        return Batch(*(values[begin : begin + self._rows] for values in self._epoch[1]))
+        batch = Batch(*(values[begin : begin + self._rows] for values in self._epoch[1][:-1]))
+        if not self._mixup:
+            return batch
+        return mix_bags(batch, self._mixup, np.random.default_rng([self._seed, epoch, number]))
 
     def _pack_epoch(self, epoch: int) -> Batch:
         rng = np.random.default_rng([self._seed, epoch])
-        size = self._part[2]
-        shuffled = rng.permutation(len(size))
-        longest_first = shuffled[np.argsort(-size[shuffled], kind="stable")]
-        total_rows = self.steps_per_epoch * self._rows
-        row = np.empty(len(size), np.int64)
-        row[longest_first] = rng.permutation(total_rows)[self._row]
-        return pack(self._bags, self._part, row, total_rows, self._capacity)
+        bags, parts = self._bags, self._whole
+        if self._sampling == "natural" and not self._sub_bags:
+            shuffled = rng.permutation(len(parts.size))
+            longest_first = shuffled[np.argsort(-parts.size[shuffled], kind="stable")]
+            row = np.empty(len(shuffled), np.int64)
+            row[longest_first] = rng.permutation(self._total_rows)[self._row]
+        else:
+            if self._sampling != "natural":
+                bags = draw_bags(bags, self._sampling, rng)
+            pieces = -(-bags.sizes // self._capacity)
+            if self._sub_bags:
+                bags = shuffle_within(bags, rng)
+                pieces = -(-bags.sizes // rng.integers(1, np.minimum(bags.sizes, self._capacity), endpoint=True))
+            parts = cut(bags.offsets, pieces)
+            parts, row = fill_rows(parts, self._capacity, self._total_rows)
+            row = rng.permutation(self._total_rows)[row]
+        weight = parts.size if self._bag_weight == "size" else parts.size / bags.sizes[parts.bag]
+        return pack(bags, parts, weight, row, self._total_rows, self._capacity)
+
+
+def draw_bags(bags: Bags, sampling: str, rng: np.random.Generator) -> Bags:
+    """Draws bags with replacement by genre, about as many clips as there are and no more."""
+    count = np.bincount(bags.label)
+    chance = (1 / count if sampling == "class_balanced" else 1 / np.sqrt(count))[bags.label]  # type: ignore[index]
+    drawn: list[int] = []
+    left = len(bags.clips)
+    while True:
+        for bag in rng.choice(len(bags), size=len(bags), p=chance / chance.sum()).tolist():
+            left -= int(bags.sizes[bag])
+            if left < 0 and drawn:
+                return bags.take(np.array(drawn))
+            drawn.append(bag)
+
+
+def shuffle_within(bags: Bags, rng: np.random.Generator) -> Bags:
+    """Shuffles the clips of each bag."""
+    bag = np.repeat(np.arange(len(bags)), bags.sizes)
+    return dataclasses.replace(bags, clips=bags.clips[np.lexsort((rng.random(len(bag)), bag))])

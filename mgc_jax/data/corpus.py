@@ -4,10 +4,13 @@
 follows (bags, batches, training, evaluation) sees only a `Corpus`.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import logging
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from mgc_jax.errors import UserError
 from tfds_fma import layout
 from tfds_fma.arrays import ArrayFiles, Columns, read_arrays, require_finite
 from tfds_fma.errors import FmaError
+from tfds_fma.labels import GENRE_IDS
 from tfds_fma.representations import REPRESENTATIONS, get_representation
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,10 @@ class Corpus:
         split: str [clip], one of `SPLITS`.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
+        subgenres: names; the first are `genres` themselves, for clips that have no sub-genre. Only hierarchical
+            pooling uses sub-genres; by default there are none but these.
+        subgenre_parents: the genre that each of them belongs to.
+        subgenre: int32 [clip], indexes `subgenres`.
     """
 
     name: str
@@ -58,6 +66,15 @@ class Corpus:
     split: np.ndarray
     artist: np.ndarray
     album: np.ndarray
+    subgenres: tuple[str, ...] = ()
+    subgenre_parents: tuple[int, ...] = ()
+    subgenre: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        if self.subgenre is None:
+            object.__setattr__(self, "subgenres", self.genres)
+            object.__setattr__(self, "subgenre_parents", tuple(range(len(self.genres))))
+            object.__setattr__(self, "subgenre", self.label)
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -97,25 +114,31 @@ class Standardization:
     std: np.ndarray
 
 
-def standardization(corpus: Corpus, enabled: bool, max_clips: int = 4096) -> Standardization:
+def standardization(
+    corpus: Corpus,
+    enabled: bool,
+    max_clips: int = 4096,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda clips: clips,
+) -> Standardization:
     """Returns the statistics of the training clips (scikit-learn's `StandardScaler` for features).
 
     Args:
         corpus: the corpus.
         enabled: False gives mean 0 and deviation 1.
         max_clips: of a larger training split, this many clips evenly spaced over it are used.
+        transform: what becomes of stored clips [n, ...] before they are standardized.
     """
-    width = corpus.clips.shape[-1]
     rows = corpus.indices("train")
+    width = transform(corpus.clips[rows[:1]]).shape[-1]
     if not enabled or len(rows) == 0:
         return Standardization(np.zeros(width, np.float32), np.ones(width, np.float32))
     if len(rows) > max_clips:
         rows = rows[np.linspace(0, len(rows) - 1, max_clips).astype(int)]
     # Sums of differences from the first clip: E[x^2] - E[x]^2 of values far from zero would cancel.
-    shift = corpus.clips[rows[0]].reshape(-1, width).astype(np.float64).mean(axis=0)
+    shift = transform(corpus.clips[rows[:1]]).reshape(-1, width).astype(np.float64).mean(axis=0)
     total, squares, count = np.zeros(width), np.zeros(width), 0
     for some in np.array_split(rows, max(1, len(rows) // 64)):
-        values = corpus.clips[some].reshape(-1, width).astype(np.float64) - shift
+        values = transform(corpus.clips[some]).reshape(-1, width).astype(np.float64) - shift
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         count += len(values)
@@ -140,9 +163,35 @@ def open_corpus(data: Any) -> Corpus:
                 f"{' x '.join(map(str, corpus.clips.shape[1:]))} (time x mel). Give 0 for all frames."
             )
         corpus = dataclasses.replace(corpus, clips=corpus.clips[:, : data.frames])
+    if data.folds:
+        corpus = cross_validation(corpus, data.folds, data.fold)
     if len(corpus.indices("train")) == 0:
         raise UserError(f"corpus {data.corpus}: no clip is in the training split, so nothing can be trained")
     return corpus
+
+
+def cross_validation(corpus: Corpus, folds: int, fold: int) -> Corpus:
+    """Deals the training and validation clips anew: one of several folds becomes the validation split.
+
+    No artist is in two folds (a clip of unknown artist counts as an artist of its own), and the genres are spread
+    over the folds as evenly as that allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+
+    Raises:
+        UserError: there are fewer artists than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rows = np.flatnonzero(corpus.split != "test")
+    artist = np.where(corpus.artist[rows] == "", corpus.track_id[rows].astype(str), corpus.artist[rows])
+    if len(np.unique(artist)) < folds:
+        raise UserError(f"config.data.folds={folds}, but the clips are of {len(np.unique(artist))} artists")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than folds
+        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(rows, corpus.label[rows], artist))
+    split = corpus.split.astype(object)
+    split[rows] = "train"
+    split[rows[parts[fold][1]]] = "validation"
+    return dataclasses.replace(corpus, split=split.astype(str))
 
 
 def resolve_auto(data: Any) -> tuple[str, str]:
@@ -225,16 +274,62 @@ def _from_tfds(name: str, path: Path) -> Corpus:
             clips[row] = clips[kept]  # in place: there may not be memory for two copies of FMA-large
         clips = clips[: len(labelled)]
         table = {name: column[labelled] for name, column in table.items()}
+    genres, label = tuple(reading.class_names(path)), table["genre"].astype(np.int32)
+    subgenres, parents, subgenre = find_subgenres(
+        [list(ids) for ids in table["genres_all"]], label, table["split"] == "train", genres, set(GENRE_IDS.values())
+    )
     return Corpus(
         name=name,
-        genres=tuple(reading.class_names(path)),
+        genres=genres,
         clips=clips,
         track_id=table["track_id"],
-        label=table["genre"].astype(np.int32),
+        label=label,
+        subgenres=subgenres,
+        subgenre_parents=parents,
+        subgenre=subgenre,
         split=table["split"],
         artist=np.where(table["artist_id"] >= 0, table["artist_id"].astype(str), ""),
         album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
     )
+
+
+def find_subgenres(
+    genres_all: Sequence[Sequence[int]],
+    label: np.ndarray,
+    train: np.ndarray,
+    genres: Sequence[str],
+    top_ids: Collection[int],
+    min_clips: int = 10,
+) -> tuple[tuple[str, ...], tuple[int, ...], np.ndarray]:
+    """Finds the second level of the genre tree.
+
+    FMA's `genres_all` lists a clip's genres and their ancestors in the tree of `genres.csv`. So the commonest of
+    them below the top is the sub-genre nearest to it.
+
+    Args:
+        genres_all: for each clip, FMA's ids of its genres.
+        label: int [clip].
+        train: bool [clip]: training clips, which are counted.
+        genres: label names.
+        top_ids: FMA's ids of the top genres.
+        min_clips: a sub-genre with fewer training clips of its top genre does not count.
+
+    Returns:
+        `subgenres`, `subgenre_parents` and `subgenre` of a `Corpus`.
+    """
+    below = [[i for i in ids if i not in top_ids] for ids in genres_all]
+    count = collections.Counter(
+        (parent, i) for parent, ids, counted in zip(label.tolist(), below, train, strict=True) if counted for i in ids
+    )
+    kept = sorted(pair for pair, clips in count.items() if clips >= min_clips)
+    number = {pair: len(genres) + i for i, pair in enumerate(kept)}
+    subgenre = np.array(label, np.int32)
+    for row, (parent, ids) in enumerate(zip(label.tolist(), below, strict=True)):
+        pairs = [(parent, i) for i in ids if (parent, i) in number]
+        if pairs:
+            subgenre[row] = number[max(pairs, key=lambda pair: (count[pair], -pair[1]))]
+    names = (*genres, *(f"{genres[parent]}/{i}" for parent, i in kept))
+    return names, (*range(len(genres)), *(parent for parent, _ in kept)), subgenre
 
 
 def _open_arrays(settings: Any) -> Corpus:
