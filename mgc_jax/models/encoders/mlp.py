@@ -1,0 +1,50 @@
+"""MLP: dense layers on feature vectors."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mgc_jax.models.encoders.common import check_fractions, check_sizes
+from mgc_jax.models.layers import Dense
+
+
+class Mlp(nnx.Module):
+    """Dense layers with ReLU on feature vectors; none at all is the identity ("Blank" in MATT's result files).
+
+    MATT's notebooks have hidden=(100,), and hidden=(100, 10) with dropout=0.1. Attribute: `layers`.
+    """
+
+    def __init__(
+        self,
+        clip_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (100,),
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the encoder.
+
+        Args:
+            clip_shape: (feature,); other shapes are flattened.
+            hidden: width of each layer; () passes the clip through.
+            dropout: dropout after each layer.
+            rngs: source of the initial weights.
+        """
+        check_sizes(hidden=hidden)
+        check_fractions(dropout=dropout)
+        widths = [math.prod(clip_shape), *hidden]
+        self.features = widths[-1]
+        self.layers = nnx.List(Dense(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(widths))
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(
+        self, clips: Float[Array, "n *shape"], mask: Bool[Array, " n"], train: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "n feature"]:
+        """Returns one embedding per clip."""
+        x = clips.reshape(clips.shape[0], -1)
+        for layer in self.layers:
+            x = self.dropout(nnx.relu(layer(x)), deterministic=not train, rngs=rngs)
+        return x
