@@ -3,12 +3,12 @@
     python -m mgc_jax.main --config configs/crnn_tf.py
 
 Published on FMA-medium, best test epoch: 65.09 % accuracy (its repository), 64.76 % in MATT's runs, with 0.624 micro
-average precision. Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus: about a minute on
-2 CPU cores; validation accuracy 0.82 per clip, 0.88 averaged over bags, 0.28 for the majority class.
+average precision. Not yet run here on FMA-medium.
+Without prepared FMA it trains on the demo corpus: DEMO_crnn_tf
 """
 
 from mgc_jax import presets
 
 
 def get_config():
-    return presets.crnn_tf("none")
+    return presets.matt("crnn_tf", "none")

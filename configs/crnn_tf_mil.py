@@ -2,13 +2,12 @@
 
     python -m mgc_jax.main --config configs/crnn_tf_mil.py
 
-Published on FMA-medium, selected on the test split: 71.89 % accuracy, 0.611 micro average precision. Not yet run
-here on FMA-medium. Without prepared FMA it trains on the demo corpus: a minute on 2 CPU cores; validation accuracy
-0.71 per clip, 0.81 for the bag, 0.28 for the majority class.
+Published on FMA-medium, selected on the test split: 71.89 % accuracy, 0.611 micro average precision. Not yet run here on FMA-medium.
+Without prepared FMA it trains on the demo corpus: DEMO_crnn_tf_mil
 """
 
 from mgc_jax import presets
 
 
 def get_config():
-    return presets.crnn_tf("mean")
+    return presets.matt("crnn_tf", "mean")

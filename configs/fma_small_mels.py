@@ -1,33 +1,35 @@
-"""CRNN-TF on precomputed 100 x 250 mel-spectrograms of FMA-small, with pseudo-album bags.
+"""Any encoder on precomputed 100 x 250 mel-spectrograms of FMA-small, alone or over pseudo-album bags.
 
-    python -m mgc_jax.main --config configs/fma_small_mels.py:matt --config.data.arrays.clips=mels.npz \\
+    python -m mgc_jax.main --config configs/fma_small_mels.py:crnn_tf+matt --config.data.arrays.clips=mels.npz \\
         --config.data.arrays.table=tracks.csv
 
-The argument is the pooling: none, mean or matt. The arrays are [clip, mel, time] uint8 with `track_id` beside them;
-the table has track_id, split, genre_top and artist_id. The first two blocks are narrower and the last two pools
-shorter than in the paper: the map before the GRUs is 7 x 4, and an epoch of 6,394 clips takes under a minute on a CPU.
-On FMA-small (2 CPU cores, 9 minutes, seed 0) validation accuracy was, for each clip and for clips averaged over the
-bag: none .564 .670, mean .496 .621, matt .494 .586; for MATT's bag model .608.
+The argument is an encoder (mgc_jax/models/encoders), or an encoder and a pooling (mgc_jax/models/pooling) joined by "+".
+The arrays are [clip, mel, time] uint8 with `track_id` beside them; the table has track_id, split, genre_top and
+artist_id. Layers of CRNN, CRNN-TF and FCN-4 are narrower than published, and pools shorter, so that an epoch of
+6,394 clips takes about a minute on a CPU. docs/results.md has the results of every encoder.
 """
 
+from mgc_jax import presets
 from mgc_jax.config import default
 
+_NARROW = {
+    "crnn_tf": {"filters": (32, 64, 128, 128), "pools": ((2, 4), (2, 4), (2, 2), (2, 2)), "batch_norm_momentum": 0.95},
+    "crnn": {"filters": (32, 64, 128, 128), "pools": ((2, 2), (3, 3), (4, 4), (4, 4)), "batch_norm_momentum": 0.95},
+    "fcn4": {"filters": (32, 64, 128, 256), "pools": ((2, 4), (4, 4), (3, 4), (4, 3)), "batch_norm_momentum": 0.95},
+}
 
-def get_config(pooling="matt"):
+
+def get_config(system="crnn_tf+matt"):
+    encoder, _, pooling = system.partition("+")
+    pooling = pooling or "none"
     config = default()
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"
     config.data.arrays.clips_key = "mel"
     config.data.arrays.axes = "clip mel time"
     config.data.arrays.columns.album = ""
-    config.model.encoder.name = "crnn_tf"
-    config.model.encoder.filters = (32, 64, 128, 128)
-    config.model.encoder.pools = ((2, 4), (2, 4), (2, 2), (2, 2))
-    config.model.encoder.gru_units = 32
-    config.model.encoder.features = 64
-    config.model.encoder.dropout = 0.5
-    config.model.encoder.batch_norm_momentum = 0.95
-    config.model.pooling = pooling
+    config.model.encoder = presets.encoder_options(encoder, **_NARROW.get(encoder, {}))
+    config.model.pooling = presets.pooling_options(pooling)
     config.model.head_dropout = 0.0 if pooling == "none" else 0.1
     config.batch.rows = 32 if pooling == "none" else 1
     config.batch.clips_per_row = 1 if pooling == "none" else 32

@@ -2,13 +2,12 @@
 
     python -m mgc_jax.main --config configs/matt_crnn_tf.py
 
-Published on FMA-medium, selected on the test split: 69.05 % accuracy, 0.727 micro average precision. Not yet run
-here on FMA-medium. Without prepared FMA it trains on the demo corpus: a minute on 2 CPU cores, and another to make
-the corpus once; validation accuracy 0.64 per clip, 0.80 for the bag model, 0.28 for the majority class.
+Published on FMA-medium, selected on the test split: 69.05 % accuracy, 0.727 micro average precision. Not yet run here on FMA-medium.
+Without prepared FMA it trains on the demo corpus: DEMO_matt_crnn_tf
 """
 
 from mgc_jax import presets
 
 
 def get_config():
-    return presets.crnn_tf("matt")
+    return presets.matt("crnn_tf", "matt")

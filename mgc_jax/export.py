@@ -26,7 +26,7 @@ from mgc_jax.data.corpus import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.inputs import Inputs
 from mgc_jax.models.classifier import BagClassifier, build_model
-from mgc_jax.models.frontend import frontend_for
+from mgc_jax.models.frontend import LogMelFrontend
 from mgc_jax.state import make_optimizer, split_model
 from mgc_jax.workdir import claim, write_json
 
@@ -163,5 +163,5 @@ def load_export(folder: str | Path) -> ExportedModel:
     nnx.update(model, nnx.from_flat_state(flat))
     statistics = Standardization(arrays[f"{_STANDARDIZATION}.mean"], arrays[f"{_STANDARDIZATION}.std"])
     stored_shape = tuple(meta["stored_shape"])
-    frontend = frontend_for(config.model.frontend, None, stored_shape) if config.model.frontend else None
+    frontend = LogMelFrontend(config.model.frontend) if config.model.frontend else None
     return ExportedModel(model, Inputs(config, stored_shape, frontend, statistics), tuple(meta["genres"]), meta)

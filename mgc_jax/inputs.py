@@ -112,9 +112,14 @@ def make_inputs(config: Any, corpus: Corpus) -> Inputs:
     """
     frontend = None
     if config.model.frontend:
-        audio = config.data.representation if corpus.name != "arrays" else None
-        frontend = frontend_for(config.model.frontend, audio, corpus.clips.shape[1:])
-        spectrograms = jax.jit(frontend)
+        name = config.model.frontend
+        frontend = LogMelFrontend(name) if corpus.name == "arrays" else frontend_for(name, config.data.representation)
+        if corpus.clips.ndim != 2:
+            raise UserError(
+                f"config.model.frontend={name} computes spectrograms from audio, but a clip of this corpus is "
+                f"{' x '.join(map(str, corpus.clips.shape[1:]))}. Set it to '' for clips that are spectrograms already."
+            )
+        spectrograms = jax.jit(lambda audio: frontend(audio))
         statistics = standardization(
             corpus, config.data.standardize, _FRONTEND_CLIPS, lambda clips: np.asarray(spectrograms(clips))
         )

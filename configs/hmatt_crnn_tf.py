@@ -1,0 +1,13 @@
+"""Hierarchical MATT on CRNN-TF: one query per top genre and one per sub-genre of FMA's genre tree.
+
+    python -m mgc_jax.main --config configs/hmatt_crnn_tf.py
+
+Planned in MATT's repository and never built there; after Han et al. 2018. No published figures. Not yet run here on FMA-medium.
+Without prepared FMA it trains on the demo corpus: DEMO_hmatt_crnn_tf
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.matt("crnn_tf", "hierarchical_matt")

@@ -1,0 +1,13 @@
+"""PRCNN with two bidirectional GRUs: 184,616 parameters (the PRCNN report, Table 2, row 5).
+
+    python -m mgc_jax.main --config configs/prcnn_2rnn.py
+
+Published on FMA-small: 46.3 % validation, 35.5 % test accuracy. Not yet run here on FMA-small.
+Without prepared FMA it trains on the demo corpus: DEMO_prcnn_2rnn
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.ubc("prcnn", gru_layers=2)

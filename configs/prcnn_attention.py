@@ -1,0 +1,14 @@
+"""PRCNN with attention over time: a CNN beside the GRU weighs its states (Yu et al. 2020).
+
+    python -m mgc_jax.main --config configs/prcnn_attention.py
+
+What the PRCNN report meant to use; no published figures for FMA. Not yet run here on FMA-small.
+--config.model.encoder.attention=parallel_linear, serial_cnn or serial_linear are the other forms of Yu et al.
+Without prepared FMA it trains on the demo corpus: DEMO_prcnn_attention
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.ubc("prcnn_attention")

@@ -1,0 +1,15 @@
+"""The original PRCNN (Feng et al. 2017): a wider fourth convolution, an embedding before a GRU of 128 units.
+
+    python -m mgc_jax.main --config configs/prcnn_feng.py
+
+Published on GTZAN with short-time Fourier spectrograms: 92 %; here with the PRCNN report's mel-spectrograms. Not yet run here on FMA-small.
+Without prepared FMA it trains on the demo corpus: DEMO_prcnn_feng
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.ubc(
+        "prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128
+    )

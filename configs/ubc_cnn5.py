@@ -1,0 +1,13 @@
+"""Five convolutions over time alone: 34,600 parameters (the PRCNN report, Table 2, row 2).
+
+    python -m mgc_jax.main --config configs/ubc_cnn5.py
+
+Published on FMA-small: 51.3 % validation, 44.1 % test accuracy, the report's best. Not yet run here on FMA-small.
+Without prepared FMA it trains on the demo corpus: DEMO_ubc_cnn5
+"""
+
+from mgc_jax import presets
+
+
+def get_config():
+    return presets.ubc("cnn")
