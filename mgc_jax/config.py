@@ -52,7 +52,8 @@ def default() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
-    config.model.pooling = "matt"  # none (bags of one clip), mean (+MIL), matt
+    config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
+    config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
 
     config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
@@ -120,7 +121,8 @@ def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
-    free = ("model.encoder.", "demo.")  # checked by the encoder's constructor, and against the keys themselves
+    # Checked by the constructors of encoder and pooling, and against the keys themselves.
+    free = ("model.encoder.", "model.pooling.", "demo.")
     missing = sorted(known.keys() - given.keys())
     if missing:
         raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
@@ -149,7 +151,6 @@ def validate(config: ConfigDict) -> None:
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
-    one_of("model.pooling", config.model.pooling, ("none", "mean", "matt"))
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw", "rmsprop"))
     one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine"))
     at_least("data.frames", data.frames, 0)
@@ -173,7 +174,7 @@ def validate(config: ConfigDict) -> None:
     _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
              f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
              f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
-    _require(view != "bag" or config.model.pooling != "none", "train.select", train.select,
+    _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 

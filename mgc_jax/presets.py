@@ -4,6 +4,29 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import default
 
+_MATT: dict[str, str | int] = {
+    "score": "dot",
+    "activation": "tanh",
+    "queries": "trained",
+    "train_query": "gold",
+    "hidden": 0,
+}
+_POOLING_OPTIONS: dict[str, dict[str, str | int]] = {
+    "matt": _MATT,
+    "hierarchical_matt": _MATT,
+    "gated_attention": {"hidden": 128},
+    "set_transformer": {"width": 64, "heads": 4, "layers": 1},
+}
+
+
+def pooling_options(name: str) -> ConfigDict:
+    """Returns the `config.model.pooling` of a pooling with every option that it has, so that flags can change them.
+
+    Args:
+        name: none, mean, matt, ... (`mgc_jax.models.pooling.POOLINGS`).
+    """
+    return ConfigDict({"name": name} | _POOLING_OPTIONS.get(name, {}))
+
 
 def crnn_tf(pooling: str) -> ConfigDict:
     """Returns CRNN-TF on FMA-medium with the published settings (CRNN-TF's repository; for MATT, the
@@ -13,7 +36,7 @@ def crnn_tf(pooling: str) -> ConfigDict:
     needs little tuning, so that a run takes a minute or two.
 
     Args:
-        pooling: none, mean or matt.
+        pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
     """
     config = default()
     config.model.encoder.name = "crnn_tf"
@@ -23,7 +46,7 @@ def crnn_tf(pooling: str) -> ConfigDict:
     config.model.encoder.features = 64
     config.model.encoder.dropout = 0.5
     config.model.encoder.batch_norm_momentum = 0.99
-    config.model.pooling = pooling
+    config.model.pooling = pooling_options(pooling)
     if pooling == "none":  # as the CRNN-TF repository trains it
         config.model.head_dropout = 0.0
         config.batch.rows = 32  # bags of one clip: rows of one clip, for any number of devices that divides 32
@@ -37,7 +60,7 @@ def crnn_tf(pooling: str) -> ConfigDict:
         config.batch.rows = 1
         config.batch.clips_per_row = 50  # no album of FMA-medium is longer
         config.optimizer.name = "sgd"
-        config.optimizer.learning_rate = 0.1 if pooling == "matt" else 0.2
+        config.optimizer.learning_rate = 0.1 if "matt" in pooling else 0.2
         config.optimizer.weight_decay = 1e-5
         config.train.epochs = 60
         config.train.select = "bag/micro_ap"

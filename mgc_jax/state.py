@@ -11,6 +11,7 @@ from flax import nnx
 
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.corpus import Standardization
+from mgc_jax.models.pooling import Target
 from mgc_jax.sharding import take_clips
 
 
@@ -88,7 +89,8 @@ def make_loss(graph: nnx.GraphDef, statistics: Standardization, bags_per_step: f
     def loss(params, batch_stats, batch: Batch, clips, key):
         model = nnx.merge(graph, params, batch_stats)
         inputs = standardize(take_clips(clips), statistics)
-        scores, _ = model(inputs, batch.segment, batch.label, train=True, rngs=nnx.Rngs(dropout=key))
+        label = jnp.asarray(batch.label)
+        scores, _ = model(inputs, batch.segment, Target(label, subgenre=label), train=True, rngs=nnx.Rngs(dropout=key))
         nll = -jnp.take_along_axis(scores, batch.label[..., None], axis=-1)[..., 0]
         correct = jnp.argmax(scores, axis=-1) == batch.label
         sums = {
