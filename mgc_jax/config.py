@@ -54,7 +54,8 @@ def default() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
-    config.model.pooling = "matt"  # none (bags of one clip), mean (+MIL), matt
+    config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
+    config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
@@ -153,7 +154,7 @@ def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
     # Checked by what they are the options of, and the demo's against the keys themselves.
-    free = ("model.encoder.", "optimizer.options.", "optimizer.schedule_options.", "demo.")
+    free = ("model.encoder.", "model.pooling.", "optimizer.options.", "optimizer.schedule_options.", "demo.")
     missing = sorted(known.keys() - given.keys())
     if missing:
         raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
@@ -182,7 +183,6 @@ def validate(config: ConfigDict) -> None:
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
-    one_of("model.pooling", config.model.pooling, ("none", "mean", "matt"))
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
@@ -225,7 +225,7 @@ def validate(config: ConfigDict) -> None:
     _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
              f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
              f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
-    _require(view != "bag" or config.model.pooling != "none", "train.select", train.select,
+    _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 

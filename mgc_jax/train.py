@@ -25,7 +25,7 @@ from mgc_jax.evaluate import Evaluator, format_table, majority_accuracy, nonempt
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.metrics import MetricsWriter, Progress, clock
-from mgc_jax.models.classifier import build_model, count_parameters
+from mgc_jax.models.classifier import build_model, count_parameters, describe_model
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import Optimizer, TrainState, make_loss, make_optimizer, make_train_step, split_model
 from mgc_jax.workdir import check_same, claim, write_json
@@ -82,7 +82,7 @@ class Run:
     @property
     def has_pooling(self) -> bool:
         """Whether training sees bags of several clips."""
-        return self.config.model.pooling != "none"
+        return self.config.model.pooling.name != "none"
 
     def _bags(self, split: str) -> Bags:
         data = self.config.data
@@ -215,7 +215,7 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
         write_json(workdir / "config.json", config_lib.to_json(config))
         log.info(
             "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)",
-            describe_model(config), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
+            describe_model(config.model), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
             steps_per_epoch, config.batch.rows, config.batch.clips_per_row,
             config.train.epochs + config.train.classifier_epochs, run.mesh.size,
         )  # fmt: skip
@@ -355,7 +355,7 @@ def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, An
         result["majority_accuracy"] = majority_accuracy(run.corpus, split)
     latest = checkpoints.latest_step()
     results = {
-        "model": describe_model(run.config),
+        "model": describe_model(run.config.model),
         "parameters": run.num_parameters,
         "corpus": run.corpus.name,
         "fingerprint": run.corpus.fingerprint,
@@ -372,12 +372,6 @@ def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, An
         print(f"(majority class on validation: {splits['validation']['majority_accuracy']:.3f})")
     log.info("trained for %s; results in %s", clock(sum(results["seconds"].values())), run.workdir / "results.json")
     return results
-
-
-def describe_model(config: ConfigDict) -> str:
-    """Names the system as the papers do: encoder + pooling."""
-    pooling = {"none": "", "mean": " + MIL (mean)", "matt": " + MATT"}[config.model.pooling]
-    return config.model.encoder.name.upper().replace("_", "-") + pooling
 
 
 def flat_metrics(result: dict[str, Any]) -> dict[str, float]:

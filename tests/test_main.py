@@ -17,7 +17,7 @@ def get_config(pooling="matt"):
     config.data.bag_key = "pair"
     config.model.encoder.name = "mlp"
     config.model.encoder.hidden = (8,)
-    config.model.pooling = pooling
+    config.model.pooling.name = pooling
     config.batch.clips_per_row = 64
     config.optimizer.learning_rate = 0.01
     config.train.epochs = 2
@@ -92,7 +92,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
     assert names[2] == names[1] + "-2"
 
     refused = main(folder, "--config", "small.py:mean", "--workdir", f"runs/{workdir.name}", *ARRAYS)
-    assert_clear_error(refused, "model.pooling: 'matt' there, 'mean' now", "--workdir")
+    assert_clear_error(refused, "model.pooling.name: 'matt' there, 'mean' now", "--workdir")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def step_parts(config, corpus, devices, source):
 @pytest.mark.parametrize("pooling", ["mean", "matt"])
 @pytest.mark.parametrize("source", [DeviceClips, HostClips])
 def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, pooling, source):
-    config = small_config(tmp_path, corpus, **{"model.pooling": pooling})
+    config = small_config(tmp_path, corpus, **{"model.pooling.name": pooling})
     results = []
     for devices, clips in ((jax.devices()[:1], DeviceClips), (jax.devices(), source)):
         loss, params, stats, (batch, arguments) = step_parts(config, corpus, devices, clips)
@@ -88,7 +88,7 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
 
 
 def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
-    config = small_config(tmp_path, corpus, **{"model.pooling": "none", "train.select": "clip/accuracy"})
+    config = small_config(tmp_path, corpus, **{"model.pooling.name": "none", "train.select": "clip/accuracy"})
     validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
     assert "bag" not in validation
     assert {"clip", "clip_mean"} <= set(validation)
@@ -168,7 +168,7 @@ def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("model.pooling", "mean"), ("seed", 1), ("batch.rows", 16), ("train.select", "clip/accuracy")],
+    [("model.pooling.name", "mean"), ("seed", 1), ("batch.rows", 16), ("train.select", "clip/accuracy")],
 )
 def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})

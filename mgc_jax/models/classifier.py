@@ -1,7 +1,7 @@
 """The classifier: encoder, pooling and head joined."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
-from mgc_jax.models.pooling import POOLINGS
+from mgc_jax.models.pooling import POOLINGS, Target
 
 
 class BagClassifier(nnx.Module):
-    """encoder(clip) -> embedding; pooling(embeddings of a bag) -> bag vector; head -> genre scores.
+    """encoder(clip) -> embedding; pooling(embeddings of a bag, head) -> genre scores.
 
     Attributes:
         encoder: one of `ENCODERS`.
@@ -23,18 +23,18 @@ class BagClassifier(nnx.Module):
         head: linear; its kernel is MATT's discriminative matrix M (equations 4 and 5).
     """
 
-    def __init__(self, encoder: Any, pooling: type, num_genres: int, head_dropout: float, *, rngs: nnx.Rngs):
+    def __init__(self, encoder: Any, pooling: Any, num_genres: int, head_dropout: float, *, rngs: nnx.Rngs):
         self.encoder = encoder
-        self.pooling = pooling(encoder.features, num_genres, rngs=rngs)
+        self.pooling = pooling
         self.dropout = nnx.Dropout(head_dropout)
         glorot = nnx.initializers.glorot_uniform()
-        self.head = nnx.Linear(encoder.features, num_genres, kernel_init=glorot, rngs=rngs)
+        self.head = nnx.Linear(pooling.features, num_genres, kernel_init=glorot, rngs=rngs)
 
     def __call__(
         self,
         clips: Float[Array, "row slot *clip"],
         segment: Int[Array, "row slot"],
-        label: Int[Array, "row slot"] | None = None,
+        target: Target | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -44,69 +44,122 @@ class BagClassifier(nnx.Module):
         Args:
             clips: standardized clips.
             segment: the bag of each clip within its row; the number of slots where there is no clip.
-            label: genre of each bag: in training, for the poolings that use it.
+            target: genre and sub-genre of each bag: in training, for the poolings that use them.
             train: batch statistics and dropout.
             rngs: with a stream `dropout`, in training.
 
         Returns:
             Log scores of each bag, and `aux` with `embedding` [row, slot, feature] and `attention`.
         """
+        embeddings = self.embed(clips, segment, train=train, rngs=rngs)
+        scores, attention = self.score_bags(embeddings, segment, target, train=train, rngs=rngs)
+        return scores, {"embedding": embeddings, "attention": attention}
+
+    def embed(
+        self,
+        clips: Float[Array, "row slot *clip"],
+        segment: Int[Array, "row slot"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "row slot feature"]:
+        """Returns the embedding of every clip; the arguments are those of a call."""
         mask = (segment < segment.shape[1]).reshape(-1)
         flat = clips.reshape(-1, *clips.shape[2:])
-        embeddings = self.encoder(flat, mask, train, rngs).reshape(*segment.shape, -1)
-        scores, attention = self.score_bags(embeddings, segment, label, train=train, rngs=rngs)
-        return scores, {"embedding": embeddings, "attention": attention}
+        return self.encoder(flat, mask, train, rngs).reshape(*segment.shape, -1)
 
     def score_bags(
         self,
         embeddings: Float[Array, "row slot feature"],
         segment: Int[Array, "row slot"],
-        label: Int[Array, "row slot"] | None = None,
+        target: Target | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "row slot genre"], jax.Array]:
-        """Pools embeddings and classifies the bags.
+        """Pools embeddings and classifies the bags; returns their log scores, and the attention weights.
 
-        Where the pooling has a view per genre, genre g's score is the probability that the head gives to g in
-        g's own view: the diagonal (Lin et al. 2016, as MATT's notebooks evaluate). These scores do not sum to one.
-
-        Returns:
-            Log scores, and the attention weights.
+        Pooling and head work in float32, whatever the encoder's type.
         """
-        vectors, attention = self.pooling(embeddings, segment, label)
-        vectors = self.dropout(vectors, deterministic=not train, rngs=rngs)
-        scores = jax.nn.log_softmax(self.head(vectors), axis=-1)
-        if scores.ndim == 4:
-            scores = jnp.diagonal(scores, axis1=2, axis2=3)
-        return scores, attention
+
+        def classify(vectors: Float[Array, "*leading feature"]) -> Float[Array, "*leading genre"]:
+            return self.head(self.dropout(vectors, deterministic=not train, rngs=rngs))
+
+        return self.pooling(embeddings.astype(jnp.float32), segment, target, classify)
 
 
-def build_model(model: Any, clip_shape: Sequence[int], num_genres: int, *, seed: int) -> BagClassifier:
+def build_model(
+    model: Any,
+    clip_shape: Sequence[int],
+    num_genres: int,
+    *,
+    subgenre_parents: tuple[int, ...] | None = None,
+    seed: int,
+) -> BagClassifier:
     """Builds the model that `config.model` describes.
 
     Args:
         model: `config.model`.
         clip_shape: (time, mel) or (feature,).
         num_genres: number of labels.
+        subgenre_parents: the genre of each sub-genre, for the poolings that use them; the first ones are the genres
+            themselves, and by default there are no others.
         seed: seed of the initial weights.
 
     Raises:
-        UserError: an encoder that does not exist, or an option that it does not have.
+        UserError: an encoder or pooling that does not exist, or an option that it does not have.
     """
-    options = dict(model.encoder)
+    encoder, encoder_options = _choose("encoder", model.encoder, ENCODERS)
+    pooling, pooling_options = _choose("pooling", model.pooling, POOLINGS)
+    if "subgenre_parents" in _parameters(pooling):
+        pooling_options["subgenre_parents"] = subgenre_parents or tuple(range(num_genres))
+    rngs = nnx.Rngs(seed)
+    built = encoder(clip_shape, **encoder_options, rngs=rngs)
+    pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
+    return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+
+
+_NOT_OPTIONS = {
+    "encoder": ("self", "clip_shape", "rngs"),
+    "pooling": ("self", "features", "num_genres", "subgenre_parents", "rngs"),
+}
+
+
+def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory.__init__).parameters
+
+
+def _choose(
+    kind: str, given: Any, registry: Mapping[str, Callable[..., Any]]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Returns the encoder or pooling that a part of the configuration names, and its options there."""
+    options = dict(given)
     name = options.pop("name", None)
-    if name not in ENCODERS:
-        raise UserError(f"config.model.encoder.name={name!r}: choose one of {', '.join(ENCODERS)}")
-    known = [
-        p for p in inspect.signature(ENCODERS[name].__init__).parameters if p not in ("self", "clip_shape", "rngs")
-    ]
+    if name not in registry:
+        raise UserError(f"config.model.{kind}.name={name!r}: choose one of {', '.join(registry)}")
+    known = [p for p in _parameters(registry[name]) if p not in _NOT_OPTIONS[kind]]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise UserError(f"the encoder {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    rngs = nnx.Rngs(seed)
-    encoder = ENCODERS[name](clip_shape, **options, rngs=rngs)
-    return BagClassifier(encoder, POOLINGS[model.pooling], num_genres, model.head_dropout, rngs=rngs)
+        raise UserError(
+            f"the {kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known) if known else 'none'}"
+        )
+    return registry[name], options
+
+
+def describe_model(model: Any) -> str:
+    """Names the system that `config.model` describes as the papers do: encoder + pooling.
+
+    What differs from the pooling's default form follows in brackets.
+    """
+    encoder = model.encoder.name.upper().replace("_", "-")
+    pooling, options = _choose("pooling", model.pooling, POOLINGS)
+    name = model.pooling.name.replace("_", " ")
+    if name == "none":
+        return encoder
+    changed = [key for key, p in _parameters(pooling).items() if options.get(key, p.default) != p.default]
+    form = ", ".join(f"{key}={options[key]}" for key in changed)
+    title = name.replace("matt", "MATT") if "matt" in name else f"MIL ({name})"
+    return f"{encoder} + {title}" + (f" ({form})" if form else "")
 
 
 def count_parameters(model: nnx.Module) -> int:

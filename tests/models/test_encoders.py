@@ -14,7 +14,7 @@ from mgc_jax.models.recurrent import ParallelGRU
 def crnn_tf_config(pooling):
     config = default()
     config.model.encoder.name = "crnn_tf"
-    config.model.pooling = pooling
+    config.model.pooling.name = pooling
     return config
 
 

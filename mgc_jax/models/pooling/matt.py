@@ -1,0 +1,168 @@
+"""MATT: attention over the clips of a bag with one query per genre (Liu & Zhang 2022)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mgc_jax.models.pooling.options import check_choice, check_size
+from mgc_jax.models.pooling.segments import Classify, Target, membership, of_own_bag, softmax_in_bag, weighted_sum
+
+SCORES = ("dot", "scaled_dot", "additive", "hidden")
+ACTIVATIONS = ("tanh", "none")
+QUERIES = ("trained", "frozen")
+TRAIN_QUERIES = ("gold", "own")
+
+
+class Frozen(nnx.BatchStat):
+    """Weights that stay as they were drawn.
+
+    A kind of batch statistic, that is, of model state that no optimizer sees: it is saved and restored with the
+    moving averages, so that a checkpoint does not depend on drawing the same numbers again.
+    """
+
+
+def check_matt_options(pooling: str, score: str, activation: str, queries: str, train_query: str, hidden: int) -> None:
+    """Raises `UserError` for an option of the MATT family that has no such value."""
+    check_choice(pooling, "score", score, SCORES)
+    check_choice(pooling, "activation", activation, ACTIVATIONS)
+    check_choice(pooling, "queries", queries, QUERIES)
+    check_choice(pooling, "train_query", train_query, TRAIN_QUERIES)
+    check_size(pooling, "hidden", hidden, least=0)
+
+
+class QueryViews(nnx.Module):
+    """Looks at bags with queries: a query scores the clips, and its view of a bag is their weighted sum.
+
+    Attributes:
+        queries: [query, feature].
+        kernel: additive: W_s [2 feature]; hidden: W [2 feature, hidden]; absent otherwise.
+        bias: additive: b_s, a number, which the softmax cancels; hidden: b [hidden]; absent otherwise.
+        output: hidden: v [hidden]; absent otherwise.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_queries: int,
+        *,
+        score: str,
+        activation: str,
+        queries: str,
+        hidden: int,
+        rngs: nnx.Rngs,
+    ):
+        self.score, self.activation = score, activation
+        glorot = nnx.initializers.glorot_uniform()
+        table = glorot(rngs.params(), (num_queries, features))
+        self.queries = nnx.Param(table) if queries == "trained" else Frozen(table)
+        if score == "additive":
+            self.kernel = nnx.Param(glorot(rngs.params(), (2 * features, 1))[:, 0])
+            self.bias = nnx.Param(jnp.zeros(()))
+        if score == "hidden":
+            width = hidden or features
+            self.kernel = nnx.Param(glorot(rngs.params(), (2 * features, width)))
+            self.bias = nnx.Param(jnp.zeros(width))
+            self.output = nnx.Param(glorot(rngs.params(), (width, 1))[:, 0])
+
+    def scores(self, embeddings: Float[Array, "row slot feature"]) -> Float[Array, "row query slot"]:
+        """Returns the score of every clip under every query."""
+        queries, features = self.queries[...], embeddings.shape[-1]
+        if self.score in ("dot", "scaled_dot"):
+            scores = jnp.einsum("qf,rsf->rqs", queries, embeddings)
+            return scores if self.score == "dot" else scores * features**-0.5
+        of_clip, of_query = self.kernel[:features], self.kernel[features:]  # W [s; q] = W_1 s + W_2 q
+        if self.score == "additive":
+            return jnp.tanh((embeddings @ of_clip)[:, None] + (queries @ of_query)[:, None]) + self.bias[...]
+        inner = (embeddings @ of_clip)[:, None] + (queries @ of_query + self.bias[...])[:, None]
+        return jnp.sum(jnp.tanh(inner) * self.output[...], axis=-1)
+
+    def one(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        query: Int[Array, "row slot"],
+    ) -> tuple[Float[Array, "row slot feature"], Float[Array, "row slot slot2"]]:
+        """Returns each bag's view under one query, given per bag, and the clips' weights."""
+        query_of_clip = of_own_bag(query, segment)
+        scores = jnp.take_along_axis(self.scores(embeddings), query_of_clip[:, None], axis=1)
+        attention = softmax_in_bag(scores, membership(segment))
+        return self._activate(weighted_sum(attention, embeddings)), attention
+
+    def every(
+        self, embeddings: Float[Array, "row slot feature"], segment: Int[Array, "row slot"]
+    ) -> tuple[Float[Array, "row slot query feature"], Float[Array, "row slot query slot2"]]:
+        """Returns each bag's views under all queries, and the clips' weights."""
+        attention = softmax_in_bag(self.scores(embeddings)[:, None], membership(segment)[:, :, None])
+        return self._activate(weighted_sum(attention, embeddings)), attention
+
+    def _activate(self, vectors: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.tanh(vectors) if self.activation == "tanh" else vectors
+
+
+class MattPooling(nnx.Module):
+    """MATT: the clips of a bag are weighted by the softmax of their scores under a genre's query.
+
+    The paper and its published notebooks differ, so the parts can be chosen. The defaults are the notebooks' form,
+    except that there a slip left the queries at their random start.
+
+    * `score` of clip s under query q: "dot" is q . s (the notebooks); "scaled_dot" is q . s / sqrt(features);
+      "additive" is tanh(W_s [s; q]) + b_s (the paper's equation 1); "hidden" is v . tanh(W [s; q] + b).
+      Under "additive" the query cannot change the rank of the clips of a bag, W_s [s; q] being a number that
+      depends on the clip plus one that depends on the query, and no clip weighs more than e^2 times another.
+    * `train_query`: "gold" trains with the query of the bag's own genre; otherwise every genre looks at the bag with
+      its own query, and its score is the probability that the head gives to it in its own view, the diagonal
+      (Lin et al. 2016). These scores do not sum to one. "own" takes each genre's logit from its own view and
+      the softmax over these: one function for training and evaluation, which never sees the true genre.
+
+    Attributes:
+        views: the queries.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_genres: int,
+        *,
+        score: str = "dot",
+        activation: str = "tanh",
+        queries: str = "trained",
+        train_query: str = "gold",
+        hidden: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the pooling.
+
+        Args:
+            features: width of an embedding.
+            num_genres: number of labels.
+            score: dot, scaled_dot, additive or hidden.
+            activation: tanh or none, on the bag vector.
+            queries: trained, or frozen at their random start.
+            train_query: gold or own.
+            hidden: width of the hidden layer of the score; 0: that of an embedding.
+            rngs: source of the initial weights.
+        """
+        check_matt_options("matt", score, activation, queries, train_query, hidden)
+        self.features = features
+        self.train_query = train_query
+        self.views = QueryViews(
+            features, num_genres, score=score, activation=activation, queries=queries, hidden=hidden, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        target: Target | None,
+        classify: Classify,
+    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot *genre slot2"]]:
+        """Returns log scores of the bags, and the clips' weights: for the gold query, or for each genre."""
+        if target is not None and self.train_query == "gold":
+            vectors, attention = self.views.one(embeddings, segment, target.label)
+            return jax.nn.log_softmax(classify(vectors)), attention
+        vectors, attention = self.views.every(embeddings, segment)
+        logits = classify(vectors)
+        if self.train_query == "own":
+            return jax.nn.log_softmax(jnp.diagonal(logits, axis1=2, axis2=3)), attention
+        return jnp.diagonal(jax.nn.log_softmax(logits), axis1=2, axis2=3), attention

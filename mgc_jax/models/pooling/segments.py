@@ -1,0 +1,63 @@
+"""What poolings share: which clip belongs to which bag, and sums, softmax and look-ups within bags."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+Classify = Callable[[jax.Array], jax.Array]
+
+_NOTHING = -1e30  # a score whose exponential is 0; unlike -inf it gives no NaN where a bag has no clip
+
+
+class Target(NamedTuple):
+    """What training knows of every bag; 0 in slots without a bag.
+
+    Attributes:
+        label: int32 [row, slot]: the genre.
+        subgenre: int32 [row, slot]: an index into `subgenre_parents`; the genre itself where nothing finer is known.
+    """
+
+    label: Int[Array, "row slot"]
+    subgenre: Int[Array, "row slot"]
+
+
+def membership(segment: Int[Array, "row slot"]) -> Bool[Array, "row slot slot2"]:
+    """Returns whether a clip (last axis) belongs to a bag (middle axis)."""
+    return segment[:, None, :] == jnp.arange(segment.shape[1])[None, :, None]
+
+
+def of_own_bag(values: Shaped[Array, "row slot *rest"], segment: Int[Array, "row slot"]) -> Shaped[Array, "..."]:
+    """Returns for each clip the value of its bag; any bag's value where there is no clip."""
+    index = segment.reshape(*segment.shape, *([1] * (values.ndim - 2)))
+    return jnp.take_along_axis(values, index, axis=1, mode="clip")
+
+
+def softmax_in_bag(
+    scores: Float[Array, "*#leading slot"], member: Bool[Array, "*#leading slot"]
+) -> Float[Array, "... slot"]:
+    """Softmax over the clips of a bag; 0 for all others, and for all in a slot without a bag."""
+    weights = jax.nn.softmax(jnp.where(member, scores, _NOTHING), axis=-1)
+    return jnp.where(member, weights, 0)
+
+
+def log_sum_in_bag(
+    logs: Float[Array, "row slot genre"], member: Bool[Array, "row slot slot2"]
+) -> Float[Array, "row slot genre"]:
+    """Log of the sum, over the clips of each bag, of the exponentials."""
+    masked = jnp.where(member[:, :, None], logs.swapaxes(1, 2)[:, None], _NOTHING)
+    return jax.nn.logsumexp(masked, axis=-1)
+
+
+def uniform(member: Bool[Array, "row slot slot2"]) -> Float[Array, "row slot slot2"]:
+    """The same weight for every clip of a bag."""
+    return member / jnp.maximum(member.sum(-1, keepdims=True), 1)
+
+
+def weighted_sum(
+    attention: Float[Array, "row slot *genre slot2"], embeddings: Float[Array, "row slot2 feature"]
+) -> Float[Array, "row slot *genre feature"]:
+    """The sum of the clips' embeddings by their weights."""
+    return jnp.einsum("rb...s,rsf->rb...f", attention, embeddings)

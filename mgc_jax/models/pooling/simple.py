@@ -1,0 +1,133 @@
+"""Poolings without weights of their own."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mgc_jax.models.pooling.segments import (
+    Classify,
+    Target,
+    log_sum_in_bag,
+    membership,
+    of_own_bag,
+    softmax_in_bag,
+    uniform,
+    weighted_sum,
+)
+
+
+class MeanPooling(nnx.Module):
+    """The mean of the clips' embeddings: MATT's baseline "+MIL", whose aggregation was never published.
+
+    On bags of one clip it is the identity. Under a linear head without dropout the bag's logits are the mean of
+    the clips' logits.
+    """
+
+    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
+        self.features = features
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        target: Target | None,
+        classify: Classify,
+    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+        """Returns log scores of the bags, and the clips' weights."""
+        attention = uniform(membership(segment))
+        return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention
+
+
+class MaxPooling(nnx.Module):
+    """The maximum of each feature over the clips of the bag.
+
+    A clip's weight is the share of the features whose maximum it supplies; clips with equal values divide it, and
+    the gradient, evenly.
+    """
+
+    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
+        self.features = features
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        target: Target | None,
+        classify: Classify,
+    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+        """Returns log scores of the bags, and the clips' weights."""
+        member = membership(segment)
+        # Only compared with, not differentiated: so [row, bag, slot, feature] is never held in memory.
+        values = jax.lax.stop_gradient(embeddings)
+        maximum = jnp.max(jnp.where(member[..., None], values[:, None], -jnp.inf), axis=2)
+        wins = (values == of_own_bag(maximum, segment)).astype(embeddings.dtype)
+        ties = weighted_sum(member.astype(embeddings.dtype), wins)
+        share = wins / jnp.maximum(of_own_bag(ties, segment), 1)
+        vectors = weighted_sum(member.astype(embeddings.dtype), share * embeddings)
+        return jax.nn.log_softmax(classify(vectors)), jnp.where(member, share.mean(-1)[:, None], 0)
+
+
+class MeanProbabilityPooling(nnx.Module):
+    """The mean of the genre probabilities that the head gives to each clip."""
+
+    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
+        self.features = features
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        target: Target | None,
+        classify: Classify,
+    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+        """Returns log scores of the bags, and the clips' weights."""
+        member = membership(segment)
+        logs = jax.nn.log_softmax(classify(embeddings))
+        size = jnp.maximum(member.sum(-1, keepdims=True), 1)
+        return log_sum_in_bag(logs, member) - jnp.log(size), uniform(member)
+
+
+class NoisyOrPooling(nnx.Module):
+    """Noisy-or: a bag is of a genre unless every clip fails to be, 1 - prod(1 - p), normalized over the genres.
+
+    p is the softmax of a clip; on a bag of one clip the result is that softmax. A clip's weight for a genre is its
+    share of the sum of log(1 - p).
+    """
+
+    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
+        self.features = features
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "row slot feature"],
+        segment: Int[Array, "row slot"],
+        target: Target | None,
+        classify: Classify,
+    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot genre slot2"]]:
+        """Returns log scores of the bags, and the clips' weights for each genre."""
+        member = membership(segment)
+        log_evidence = _log_softplus(_log_odds(classify(embeddings)))  # of -log(1 - p)
+        attention = softmax_in_bag(log_evidence.swapaxes(1, 2)[:, None], member[:, :, None])
+        scores = _log_probability(log_sum_in_bag(log_evidence, member))
+        return jax.nn.log_softmax(scores), attention
+
+
+_SMALL = -15.0  # x, log(softplus(x)) and log(1 - exp(-exp(x))) are the same number below
+
+
+def _log_odds(logits: Float[Array, "*leading genre"]) -> Float[Array, "*leading genre"]:
+    """log(p / (1 - p)) of the softmax p: exact also where p rounds to 0 or 1."""
+    itself = jnp.eye(logits.shape[-1], dtype=bool)
+    others = jnp.where(itself, -1e30, logits[..., None, :])
+    return logits - jax.nn.logsumexp(others, axis=-1)
+
+
+def _log_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.where(x < _SMALL, x, jnp.log(jax.nn.softplus(jnp.maximum(x, _SMALL))))
+
+
+def _log_probability(log_evidence: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(1 - exp(-evidence))."""
+    evidence = jnp.exp(jnp.maximum(log_evidence, _SMALL))
+    return jnp.where(log_evidence < _SMALL, log_evidence, jnp.log(-jnp.expm1(-evidence)))
