@@ -11,11 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
-from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS, is_name
+from tfds_fma.errors import FmaError
+from tfds_fma.features import groups_of
+from tfds_fma.representations import REPRESENTATIONS, demo_representation, is_name
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
 SELECTION_METRICS = ("accuracy", "macro_f1", "micro_ap")
+BASELINES = ("lr", "knn", "svm", "mlp")
 
 
 def default() -> ConfigDict:
@@ -27,6 +30,9 @@ def default() -> ConfigDict:
     config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = "mel_1360x96"  # what tfds_fma prepared: computed, or arrays under a name of their own
+    config.data.features = (
+        ""  # of representation features_518: "all", or sets as in "mfcc+spectral_contrast"; empty: all
+    )
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
@@ -54,6 +60,9 @@ def default() -> ConfigDict:
     config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
     config.model.pooling = "matt"  # none (bags of one clip), mean (+MIL), matt
     config.model.head_dropout = 0.5  # dropout on the bag vector
+
+    config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
+    config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
 
     config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
     config.batch.rows = 1  # a multiple of the number of devices
@@ -100,7 +109,7 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
-        resolved.data.representation = DEMO_REPRESENTATION
+        resolved.data.representation = demo_representation(config.data.representation)
         for key, value in leaves(config.demo):
             if key not in overridden:
                 resolved.update_from_flattened_dict({key: value})
@@ -120,7 +129,8 @@ def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
-    free = ("model.encoder.", "demo.")  # checked by the encoder's constructor, and against the keys themselves
+    # Checked by the encoder's constructor, against the estimator's parameters, and against the keys themselves.
+    free = ("model.encoder.", "baseline.", "demo.")
     missing = sorted(known.keys() - given.keys())
     if missing:
         raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
@@ -146,9 +156,11 @@ def validate(config: ConfigDict) -> None:
     # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
+    _check_features(data)
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
+    one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.pooling", config.model.pooling, ("none", "mean", "matt"))
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw", "rmsprop"))
     one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine"))
@@ -175,6 +187,20 @@ def validate(config: ConfigDict) -> None:
              f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
     _require(view != "bag" or config.model.pooling != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+def _check_features(data: ConfigDict) -> None:
+    if not data.features:
+        return
+    try:
+        groups_of(data.features)
+    except FmaError as error:
+        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+    _require(data.corpus != "arrays", "data.features", data.features,
+             "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
+    _require(data.representation == "features_518", "data.features", data.features,
+             f"it picks columns of features_518, and config.data.representation is {data.representation}; set that to "
+             "features_518, or leave config.data.features empty")  # fmt: skip
 
 
 # Keys that do not alter what a step computes.

@@ -1,8 +1,11 @@
 """Settings that several files in `configs/` share."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from mgc_jax.config import default
+from mgc_jax.errors import UserError
 
 
 def crnn_tf(pooling: str) -> ConfigDict:
@@ -54,3 +57,45 @@ def crnn_tf(pooling: str) -> ConfigDict:
     )
     demo.train = ConfigDict({"epochs": 12})
     return config
+
+
+def baseline(name: str, features: str, **options: Any) -> ConfigDict:
+    """Returns a scikit-learn baseline on FMA-medium's features, as FMA's paper has them.
+
+    Args:
+        name: lr, knn, svm or mlp.
+        features: which of the 518 features, as `config.data.features` has it.
+        options: keyword arguments of the estimator.
+    """
+    config = default()
+    config.data.representation = "features_518"
+    config.data.features = features
+    config.baseline.name = name
+    config.baseline.update(options)
+    return config
+
+
+def arguments(text: str, **defaults: str | int) -> dict[str, Any]:
+    """Reads what follows the colon in `--config FILE.py:name=value,name=value`.
+
+    Args:
+        text: the names and values; may be empty.
+        defaults: the names that there are, with the values that hold where none is given; a value is read as the
+            kind of its default.
+
+    Raises:
+        UserError: there is no such name, or the value is of another kind.
+    """
+    values: dict[str, Any] = dict(defaults)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults or not value:
+            raise UserError(
+                f"{part!r} after the config file is not an argument. Write {', '.join(f'{n}=...' for n in defaults)}, "
+                "joined by commas."
+            )
+        try:
+            values[name] = type(defaults[name])(value)
+        except ValueError:
+            raise UserError(f"{part!r} after the config file: {value!r} is not a whole number.") from None
+    return values

@@ -17,6 +17,7 @@ from mgc_jax.errors import UserError
 from tfds_fma import layout
 from tfds_fma.arrays import ArrayFiles, Columns, read_arrays, require_finite
 from tfds_fma.errors import FmaError
+from tfds_fma.features import columns_of
 from tfds_fma.representations import REPRESENTATIONS, get_representation
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Corpus:
         split: str [clip], one of `SPLITS`.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
+        features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Corpus:
     split: np.ndarray
     artist: np.ndarray
     album: np.ndarray
+    features: str = ""
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -83,8 +86,10 @@ class Corpus:
         """Returns one line for the log."""
         what = "SYNTHETIC music, " if self.name == "demo" else ""
         counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in SPLITS)
+        shape = " x ".join(map(str, self.clips.shape[1:]))
+        features = f" features ({self.features})" if self.features else ""
         return (
-            f"corpus {self.name}: {what}{len(self):,} clips of {' x '.join(map(str, self.clips.shape[1:]))} "
+            f"corpus {self.name}: {what}{len(self):,} clips of {shape}{features} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"
         )
 
@@ -133,6 +138,9 @@ def open_corpus(data: Any) -> Corpus:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
     corpus = _open_arrays(data.arrays) if data.corpus == "arrays" else _open_fma(data)
+    if data.features:
+        columns = columns_of([data.features])
+        corpus = dataclasses.replace(corpus, clips=corpus.clips[:, columns], features=data.features)
     if data.frames:
         if corpus.clips.ndim != 3 or data.frames > corpus.clips.shape[1]:
             raise UserError(
@@ -172,7 +180,7 @@ def _open_fma(data: Any) -> Corpus:
 
     try:
         if data.corpus == "demo":
-            return _from_tfds("demo", demo.ensure_demo(data.data_dir, log=log.info))
+            return _from_tfds("demo", demo.ensure_demo(data.data_dir, data.representation, log=log.info))
         subset = data.corpus.removeprefix("fma_")
         path = reading.find_prepared(data.data_dir, subset, data.representation)
         if path is None:
