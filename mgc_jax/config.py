@@ -11,11 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
-from tfds_fma.representations import DEMO_REPRESENTATION, REPRESENTATIONS, is_name
+from tfds_fma.errors import FmaError
+from tfds_fma.features import groups_of
+from tfds_fma.representations import REPRESENTATIONS, demo_representation, is_name
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
 SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+BASELINES = ("lr", "knn", "svm", "mlp")
 
 
 def default() -> ConfigDict:
@@ -27,6 +30,7 @@ def default() -> ConfigDict:
     config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = "mel_1360x96"  # what tfds_fma prepared: computed, or arrays under a name of their own
+    config.data.features = ""  # of features_518: all, or sets such as mfcc+spectral_contrast; empty: all
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
@@ -59,6 +63,9 @@ def default() -> ConfigDict:
     config.model.head_dropout = 0.5  # dropout on the bag vector
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
+
+    config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
+    config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
 
     config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
     config.batch.rows = 1  # a multiple of the number of devices
@@ -133,7 +140,9 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
-        resolved.data.representation = DEMO_REPRESENTATION
+        resolved.data.representation = demo_representation(config.data.representation)
+        if config.model.frontend:
+            resolved.model.frontend = demo_representation(config.model.frontend)
         for key, value in leaves(config.demo):
             if key not in overridden:
                 resolved.update_from_flattened_dict({key: value})
@@ -154,7 +163,8 @@ def validate(config: ConfigDict) -> None:
     """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
     # Checked by what they are the options of, and the demo's against the keys themselves.
-    free = ("model.encoder.", "model.pooling.", "optimizer.options.", "optimizer.schedule_options.", "demo.")
+    options = ("model.encoder.", "model.pooling.", "baseline.", "optimizer.options.", "optimizer.schedule_options.")
+    free = (*options, "demo.")
     missing = sorted(known.keys() - given.keys())
     if missing:
         raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
@@ -180,9 +190,11 @@ def validate(config: ConfigDict) -> None:
     # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
+    _check_features(data)
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
     one_of("data.placement", data.placement, ("auto", "device", "host"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
+    one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
@@ -227,6 +239,20 @@ def validate(config: ConfigDict) -> None:
              f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
     _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+def _check_features(data: ConfigDict) -> None:
+    if not data.features:
+        return
+    try:
+        groups_of(data.features)
+    except FmaError as error:
+        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+    _require(data.corpus != "arrays", "data.features", data.features,
+             "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
+    _require(data.representation == "features_518", "data.features", data.features,
+             f"it picks columns of features_518, and config.data.representation is {data.representation}; set that to "
+             "features_518, or leave config.data.features empty")  # fmt: skip
 
 
 # Keys that do not alter what a step computes.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.inputs import Inputs
 from mgc_jax.metrics import genre_metrics, mean_log_scores
 from mgc_jax.sharding import DeviceClips, HostClips, shard
+from mgc_jax.workdir import write_json
 
 _POOLED_ELEMENTS = 2**25  # per-genre weights and vectors held at once: some hundred MiB
 _LONGEST_BAG = 4096  # the attention map of a row is its square
@@ -28,10 +30,12 @@ class SplitScores:
     Attributes:
         rows: int64 [clip]: rows of the corpus.
         label: int32 [clip].
-        clip: float32 [clip, genre]: each clip scored alone, as a bag of one.
-        clip_mean: float32 [clip, genre]: the clips' log scores averaged over the bag, copied to its clips.
+        clip: float [clip, genre]: each clip scored alone, as a bag of one.
+        clip_mean: float [clip, genre]: the clips' log scores averaged over the bag, copied to its clips.
         bag: float32 [clip, genre]: the bag model's scores, copied to the bag's clips; None without pooling.
         bags: the bags.
+        predicted: int [clip]: the genres that the model itself names for clips alone, where these are not always those
+            of the highest scores; None where they are.
     """
 
     rows: np.ndarray
@@ -40,6 +44,7 @@ class SplitScores:
     clip_mean: np.ndarray
     bag: np.ndarray | None
     bags: Bags
+    predicted: np.ndarray | None = None
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Returns accuracy, macro F1 and micro average precision over clips, for each view that there is.
@@ -51,6 +56,8 @@ class SplitScores:
         if self.bag is not None:
             views["bag"] = self.bag
         results = {view: genre_metrics(self.label, scores) for view, scores in views.items()}
+        if self.predicted is not None:
+            results["clip"] = genre_metrics(self.label, self.clip, self.predicted)
         if self.bag is not None:
             first = self.bag[self.bags.offsets[:-1]]
             right = first.argmax(axis=1) == self.bags.label
@@ -167,6 +174,26 @@ class Evaluator:
 def split_results(scores: SplitScores) -> dict[str, Any]:
     """Returns what `results.json` holds for one split."""
     return {"clips": len(scores.label), "bags": len(scores.bags), **scores.metrics()}
+
+
+def report(results: dict[str, Any], corpus: Corpus, workdir: Path, headline: str) -> None:
+    """Writes `results.json` and prints the table.
+
+    Args:
+        results: what the file is to hold; `splits` has a value of `split_results` for each split, and is completed
+            with the accuracy of the majority class.
+        corpus: the corpus.
+        workdir: the run's folder.
+        headline: what stands above the table.
+    """
+    splits = results["splits"]
+    for split, result in splits.items():
+        result["majority_accuracy"] = majority_accuracy(corpus, split)
+    write_json(workdir / "results.json", results)
+    print(f"\n{headline}")
+    print(format_table(splits))
+    if "validation" in splits:
+        print(f"(majority class on validation: {splits['validation']['majority_accuracy']:.3f})")
 
 
 def format_table(splits: dict[str, dict[str, Any]]) -> str:

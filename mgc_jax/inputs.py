@@ -117,7 +117,7 @@ def make_inputs(config: Any, corpus: Corpus) -> Inputs:
         if corpus.clips.ndim != 2:
             raise UserError(
                 f"config.model.frontend={name} computes spectrograms from audio, but a clip of this corpus is "
-                f"{' x '.join(map(str, corpus.clips.shape[1:]))}. Set it to '' for clips that are spectrograms already."
+                f"{' x '.join(map(str, corpus.clips.shape[1:]))}. Leave it empty for clips that are spectrograms."
             )
         spectrograms = jax.jit(lambda audio: frontend(audio))
         statistics = standardization(

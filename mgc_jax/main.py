@@ -4,6 +4,7 @@ This file is short on purpose: it turns flags into a call. Everything worth impo
 nothing heavy is imported before the flags are known to be good.
 """
 
+import importlib
 import logging
 import re
 import sys
@@ -47,15 +48,17 @@ def main(argv: list[str]) -> int:
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
         log.info(why)
         log.info("workdir %s", workdir)
-        from mgc_jax import train
-
-        run = train.train_and_evaluate if _MODE.value == "train" else train.evaluate_workdir
+        jobs = importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")
+        run = jobs.train_and_evaluate if _MODE.value == "train" else jobs.evaluate_workdir
         run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes at the last checkpoint", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -12,12 +12,13 @@ import numpy as np
 from mgc_jax.workdir import write_text
 
 
-def genre_metrics(label: np.ndarray, log_scores: np.ndarray) -> dict[str, float]:
+def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
     """Accuracy, balanced accuracy, macro F1 and micro average precision, as scikit-learn defines them.
 
     Args:
         label: int [n].
         log_scores: [n, genre].
+        predicted: int [n]; by default the genres of the highest scores.
 
     Returns:
         `accuracy`; `balanced_accuracy`, the mean recall of the genres that occur; `macro_f1` over the genres that
@@ -26,7 +27,8 @@ def genre_metrics(label: np.ndarray, log_scores: np.ndarray) -> dict[str, float]
     """
     from sklearn.metrics import average_precision_score, f1_score, recall_score
 
-    predicted = log_scores.argmax(axis=1)
+    if predicted is None:
+        predicted = log_scores.argmax(axis=1)
     one_hot = np.eye(log_scores.shape[1], dtype=bool)[label]
     return {
         "accuracy": float(np.mean(predicted == label)),

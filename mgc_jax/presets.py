@@ -130,12 +130,12 @@ def matt(encoder: str, pooling: str) -> ConfigDict:
         config.train.epochs = 60
         config.train.select = "bag/micro_ap"
 
-    narrow = {
+    narrow: dict[str, dict[str, Any]] = {
         "crnn_tf": {"filters": (24, 48, 64, 64), "pools": ((2, 4), (2, 4), (2, 2), (2, 2))},
         "crnn": {"filters": (24, 48, 64, 64)},
         "fcn4": {"filters": (24, 48, 64, 128), "pools": ((2, 4), (4, 4), (3, 4), (4, 4))},
-    }[encoder]
-    config.demo.model = ConfigDict({"encoder": narrow | {"batch_norm_momentum": 0.9}})
+    }
+    config.demo.model = ConfigDict({"encoder": narrow[encoder] | {"batch_norm_momentum": 0.9}})
     config.demo.batch = ConfigDict({"clips_per_row": 1 if pooling == "none" else 32})
     config.demo.optimizer = ConfigDict(_DEMO_OPTIMIZER)
     config.demo.train = ConfigDict({"epochs": 12})
@@ -209,3 +209,45 @@ def ubc(encoder: str, **options: Any) -> ConfigDict:
     config.train.select = "clip/accuracy"
     config.demo.train = ConfigDict({"epochs": 25})
     return config
+
+
+def baseline(name: str, features: str, **options: Any) -> ConfigDict:
+    """Returns a scikit-learn baseline on FMA-medium's features, as FMA's paper has them.
+
+    Args:
+        name: lr, knn, svm or mlp.
+        features: which of the 518 features, as `config.data.features` has it.
+        options: keyword arguments of the estimator.
+    """
+    config = default()
+    config.data.representation = "features_518"
+    config.data.features = features
+    config.baseline.name = name
+    config.baseline.update(options)
+    return config
+
+
+def arguments(text: str, **defaults: str | int) -> dict[str, Any]:
+    """Reads what follows the colon in `--config FILE.py:name=value,name=value`.
+
+    Args:
+        text: the names and values; may be empty.
+        defaults: the names that there are, with the values that hold where none is given; a value is read as the
+            kind of its default.
+
+    Raises:
+        UserError: there is no such name, or the value is of another kind.
+    """
+    values: dict[str, Any] = dict(defaults)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults or not value:
+            raise UserError(
+                f"{part!r} after the config file is not an argument. Write {', '.join(f'{n}=...' for n in defaults)}, "
+                "joined by commas."
+            )
+        try:
+            values[name] = type(defaults[name])(value)
+        except ValueError:
+            raise UserError(f"{part!r} after the config file: {value!r} is not a whole number.") from None
+    return values

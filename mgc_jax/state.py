@@ -205,7 +205,9 @@ def make_loss(
         classifier_only: the encoder runs as in evaluation and gets no gradient.
     """
 
-    def loss(params, batch_stats, batch: Batch, clips, partners, key):
+    weight, adjust = jnp.asarray(genre_weight), jnp.asarray(adjustment)
+
+    def loss(params, batch_stats, batch, clips, partners, key):
         model = nnx.merge(graph, params, batch_stats)
         input_key, dropout_key = jax.random.split(key)
         x = inputs.training(batch, clips, partners, input_key)
@@ -217,7 +219,7 @@ def make_loss(
         else:
             scores, _ = model(x, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
-        losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, genre_weight, adjustment)
+        losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, weight, adjust)
         correct = jnp.argmax(scores, axis=-1) == batch.label
         sums = {
             "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),

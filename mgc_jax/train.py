@@ -21,14 +21,14 @@ from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
 from mgc_jax.data.corpus import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluate import Evaluator, format_table, majority_accuracy, nonempty_splits, split_results
+from mgc_jax.evaluate import Evaluator, nonempty_splits, report, split_results
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.metrics import MetricsWriter, Progress, clock
 from mgc_jax.models.classifier import build_model, count_parameters, describe_model
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import Optimizer, TrainState, make_loss, make_optimizer, make_train_step, split_model
-from mgc_jax.workdir import check_same, claim, write_json
+from mgc_jax.workdir import check_same, check_same_corpus, claim, write_json
 
 log = logging.getLogger(__name__)
 
@@ -120,12 +120,7 @@ class Run:
     def check_meta(self, meta: dict[str, Any]) -> None:
         """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
         check_same(self.config, meta["config"], self.workdir)
-        if meta["fingerprint"] != self.corpus.fingerprint:
-            raise UserError(
-                f"the checkpoints in {self.workdir} were trained on corpus {meta['corpus']} (fingerprint "
-                f"{meta['fingerprint']}), but this one is {self.corpus.name} ({self.corpus.fingerprint}): its "
-                "tracks, splits or clips differ. Give a new --workdir, or the corpus of that run."
-            )
+        check_same_corpus(self.corpus, meta, self.workdir)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -351,8 +346,6 @@ def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, An
     run.check_meta(meta)
     state = checkpoints.restore(step, like)
     splits = {split: run.evaluate(split, state) for split in run.bags}
-    for split, result in splits.items():
-        result["majority_accuracy"] = majority_accuracy(run.corpus, split)
     latest = checkpoints.latest_step()
     results = {
         "model": describe_model(run.config.model),
@@ -365,11 +358,8 @@ def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, An
         "seconds": checkpoints.meta(latest)["seconds"] if latest is not None else {},
         "splits": splits,
     }
-    write_json(run.workdir / "results.json", results)
-    print(f"\n{results['model']} on {run.corpus.name}, best checkpoint at step {step} ({results['selected_by']})")
-    print(format_table(splits))
-    if "validation" in splits:
-        print(f"(majority class on validation: {splits['validation']['majority_accuracy']:.3f})")
+    headline = f"{results['model']} on {run.corpus.name}, best checkpoint at step {step} ({results['selected_by']})"
+    report(results, run.corpus, run.workdir, headline)
     log.info("trained for %s; results in %s", clock(sum(results["seconds"].values())), run.workdir / "results.json")
     return results
 

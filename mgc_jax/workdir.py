@@ -48,17 +48,18 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
 
     Args:
         workdir: the folder.
-        config: the resolved configuration; checkpoints of another one must not be mixed with it.
+        config: the resolved configuration; checkpoints or results of another one must not be mixed with it.
         create: whether the folder may be new.
 
     Raises:
-        UserError: the folder has no checkpoint (unless it may be new), cannot be written, is in use, or holds
-            checkpoints of another configuration.
+        UserError: the folder has no checkpoint or results (unless it may be new), cannot be written, is in use, or
+            holds those of another configuration.
     """
-    has_checkpoints = any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
-    if not create and not has_checkpoints:
-        raise UserError(f"{workdir} holds no checkpoint; train first, or give the right --workdir")
-    if has_checkpoints and (workdir / "config.json").exists():
+    # A baseline leaves results and no checkpoint.
+    has_run = (workdir / "results.json").exists() or any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))
+    if not create and not has_run:
+        raise UserError(f"{workdir} holds no trained model; train first, or give the right --workdir")
+    if has_run and (workdir / "config.json").exists():
         check_same(config, read_config(workdir / "config.json"), workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,16 @@ def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path) -> Non
         raise UserError(
             f"the workdir {workdir} holds a run with another configuration ({'; '.join(different)}). "
             "Give a new --workdir, or the flags of that run to resume it."
+        )
+
+
+def check_same_corpus(corpus: Any, before: dict[str, Any], workdir: Path) -> None:
+    """Raises `UserError` if the corpus is not the one that a checkpoint or `results.json` names."""
+    if before["fingerprint"] != corpus.fingerprint:
+        raise UserError(
+            f"the run in {workdir} was trained on corpus {before['corpus']} (fingerprint {before['fingerprint']}), "
+            f"but this one is {corpus.name} ({corpus.fingerprint}): its tracks, splits or clips differ. Give a new "
+            "--workdir, or the corpus of that run."
         )
 
 

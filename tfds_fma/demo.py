@@ -17,15 +17,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfds_fma.errors import FmaError
-from tfds_fma.labels import GENRES
+from tfds_fma.labels import GENRE_IDS, GENRES
 from tfds_fma.locks import only_one
 from tfds_fma.metadata import SPLITS
 from tfds_fma.parallel import ordered_map
 from tfds_fma.prepare import prepare, run_command
 from tfds_fma.reading import find_prepared
-from tfds_fma.representations import DEMO_REPRESENTATION
+from tfds_fma.representations import FeatureVector, demo_representation, get_representation
+
+if TYPE_CHECKING:
+    from tfds_fma.synthesis import Identity
 
 DEMO_SUBSET = "medium"
 
@@ -34,8 +38,28 @@ DEFAULT_CLIPS = 1000
 # Clips per genre in FMA-medium (train, validation and test together), in the order of GENRES.
 _FMA_MEDIUM = (7103, 1018, 1519, 2251, 1350, 1186, 2201, 6314, 154, 74, 510, 384, 178, 619, 118, 21)
 
-# FMA's ids of the same genres, for genres.csv.
-_GENRE_IDS = (12, 2, 17, 38, 1235, 10, 21, 15, 14, 3, 8, 4, 9, 5, 20, 13)
+
+# Up to two of FMA's sub-genres of each genre, with FMA's ids: the first sounds faster and brighter than the genre, the
+# second slower and darker (`tfds_fma.synthesis`). FMA has one under Blues and none under Old-Time / Historic.
+SUB_GENRES: dict[str, dict[str, int]] = {
+    "Rock": {"Punk": 25, "Psych-Rock": 58},
+    "International": {"Balkan": 118, "Reggae - Dub": 79},
+    "Folk": {"Singer-Songwriter": 103, "Psych-Folk": 33},
+    "Experimental": {"Noise": 32, "Drone": 47},
+    "Instrumental": {"Soundtrack": 18, "Ambient": 107},
+    "Pop": {"Synth Pop": 362, "Experimental Pop": 76},
+    "Hip-Hop": {"Rap": 539, "Hip-Hop Beats": 811},
+    "Electronic": {"Techno": 181, "House": 182},
+    "Soul-RnB": {"Disco": 11, "Funk": 19},
+    "Blues": {"Gospel": 567},
+    "Old-Time / Historic": {},
+    "Jazz": {"Big Band/Swing": 179, "Free-Jazz": 74},
+    "Country": {"Rockabilly": 169, "Bluegrass": 63},
+    "Classical": {"Symphony": 444, "Chamber Music": 442},
+    "Spoken": {"Radio": 65, "Poetry": 188},
+    "Easy Listening": {"Nu-Jazz": 810, "Lounge": 311},
+}
+_ALBUM_HAS_SUB_GENRE = 0.8
 
 # The columns of FMA's tracks.csv after the index: first and second header row.
 _FIELDS = {
@@ -56,40 +80,68 @@ _NOUNS = ("Avenue", "Canyon", "Echo", "Garden", "Lantern", "Meadow", "Signal", "
 
 @dataclass(frozen=True)
 class DemoTrack:
-    """One clip of the demo corpus, as in tracks.csv (`split` in FMA's words: training, validation, test)."""
+    """One clip of the demo corpus, as in tracks.csv.
+
+    Attributes:
+      track_id, artist_id, album_id, number: as in FMA.
+      genre: top genre.
+      sub_genre: one of `SUB_GENRES` of the genre, the same on the whole album; empty: none.
+      split: training, validation or test (FMA's words).
+      subset: small or medium.
+    """
 
     track_id: int
     artist_id: int
     album_id: int
     genre: str
+    sub_genre: str
     split: str
     subset: str
     number: int
 
 
-def ensure_demo(data_dir: str | Path, *, workers: int | None = None, log: Callable[[str], None] = print) -> Path:
-    """Makes and prepares the demo corpus, once.
+def ensure_demo(
+    data_dir: str | Path,
+    representation: str = "mel_256x96",
+    *,
+    workers: int | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Makes and prepares the demo corpus, once; its audio is made once for all representations.
 
     Args:
       data_dir: data folder; the demo goes to ``data_dir/demo``.
+      representation: see `tfds_fma.representations.demo_representation`, which says what the demo has instead of it.
       workers: processes; by default one per CPU core.
       log: takes the lines for people.
 
     Returns:
-      The folder of the prepared dataset (`DEMO_SUBSET` in `DEMO_REPRESENTATION`).
+      The folder of the prepared dataset.
     """
     home = Path(data_dir).expanduser() / "demo"
-    prepared = find_prepared(home, DEMO_SUBSET, DEMO_REPRESENTATION)
+    representation = demo_representation(representation)
+    prepared = find_prepared(home, DEMO_SUBSET, representation)
     if prepared is not None:
         return prepared
     log(
-        f"demo: making and preparing about {DEFAULT_CLIPS} clips of synthetic music in {home} "
-        "(once; under a minute on two CPU cores)"
+        f"demo: making about {DEFAULT_CLIPS} clips of synthetic music in {home}, and {representation} of them "
+        "(once; about a minute on two CPU cores)"
     )
     source = make_demo_tree(home / "source", workers=workers)
-    prepared = prepare(source, DEMO_SUBSET, DEMO_REPRESENTATION, home, workers=workers, log=lambda line: None)
+    if isinstance(get_representation(representation), FeatureVector):
+        _ensure_features(source, workers)
+    prepared = prepare(source, DEMO_SUBSET, representation, home, workers=workers, log=lambda line: None)
     log(f"demo: done; later runs use {prepared}")
     return prepared
+
+
+def _ensure_features(source: Path, workers: int | None) -> None:
+    """Computes the features of the demo tree, once."""
+    from tfds_fma.extract_features import extract_tracks
+
+    with only_one(source.parent):
+        if not (source / "fma_metadata" / "features.csv").exists():
+            extract_tracks(source, DEMO_SUBSET, workers=workers, log=lambda line: None)
 
 
 def make_demo_tree(
@@ -186,9 +238,9 @@ def _write_dummy_clip(path: Path, track: DemoTrack) -> None:
     import soundfile
     import soxr
 
-    from tfds_fma.synthesis import SAMPLE_RATE, Identity, render
+    from tfds_fma.synthesis import SAMPLE_RATE, render
 
-    rendered = render(Identity(0, track.genre, track.artist_id, track.album_id, track.track_id))
+    rendered = render(_identity(0, track))
     samples = np.resize(soxr.resample(rendered, SAMPLE_RATE, 12_000), 30 * 12_000)
     soundfile.write(path, samples, 12_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.999)
 
@@ -220,10 +272,33 @@ def plan(seed: int, clips: int = DEFAULT_CLIPS) -> list[DemoTrack]:
     drafts.sort(key=lambda draft: (rank[draft[1]], draft[4]))
     track_ids = 2 + np.cumsum(rng.integers(1, 12, len(drafts)))
     small = _small_part(drafts)
+    sub_genres = _sub_genres(seed, {album: genre for _, album, genre, _, _ in drafts})
     return [
-        DemoTrack(int(track_id), artist, album, genre, split, "small" if index in small else "medium", number)
+        DemoTrack(
+            track_id=int(track_id),
+            artist_id=artist,
+            album_id=album,
+            genre=genre,
+            sub_genre=sub_genres[album],
+            split=split,
+            subset="small" if index in small else "medium",
+            number=number,
+        )
         for index, (track_id, (artist, album, genre, split, number)) in enumerate(zip(track_ids, drafts, strict=True))
     ]
+
+
+def _sub_genres(seed: int, genre_of_album: dict[int, str]) -> dict[int, str]:
+    """Draws the sub-genre of each album; empty: none."""
+    import numpy as np
+
+    chosen = {}
+    for album, genre in genre_of_album.items():
+        rng = np.random.default_rng((seed, 5, album))
+        names = tuple(SUB_GENRES[genre])
+        has_one = names and rng.random() < _ALBUM_HAS_SUB_GENRE
+        chosen[album] = names[rng.integers(len(names))] if has_one else ""
+    return chosen
 
 
 def _small_part(drafts: list[tuple[int, int, str, str, int]]) -> set[int]:
@@ -244,31 +319,41 @@ def _write_clip(audio: Path, seed: int, track: DemoTrack) -> None:
     """Renders one clip and writes it as MP3 (runs in a worker process)."""
     import soundfile
 
-    from tfds_fma.synthesis import SAMPLE_RATE, Identity, render
+    from tfds_fma.synthesis import SAMPLE_RATE, render
 
-    samples = render(Identity(seed, track.genre, track.artist_id, track.album_id, track.track_id))
+    samples = render(_identity(seed, track))
     path = audio / f"{track.track_id // 1000:03d}" / f"{track.track_id:06d}.mp3"
     soundfile.write(path, samples, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.95)
+
+
+def _identity(seed: int, track: DemoTrack) -> "Identity":
+    """What the synthesis must know of a track."""
+    from tfds_fma.synthesis import Identity
+
+    names = ("", *SUB_GENRES[track.genre])
+    return Identity(seed, track.genre, track.artist_id, track.album_id, track.track_id, names.index(track.sub_genre))
 
 
 def _write_metadata(directory: Path, tracks: list[DemoTrack]) -> None:
     """Writes tracks.csv and genres.csv."""
     directory.mkdir(parents=True)
-    genre_ids = dict(zip(GENRES, _GENRE_IDS, strict=True))
     with (directory / "tracks.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *(group for group, _ in _COLUMNS)])
         writer.writerow(["", *(field for _, field in _COLUMNS)])
         writer.writerow(["track_id", *("" for _ in _COLUMNS)])
         for track in tracks:
-            values = _row(track, genre_ids[track.genre])
+            values = _row(track, GENRE_IDS[track.genre])
             writer.writerow([track.track_id, *(values.get(column, "") for column in _COLUMNS)])
     with (directory / "genres.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["genre_id", "#tracks", "parent", "title", "top_level"])
-        for genre, genre_id in sorted(genre_ids.items(), key=lambda pair: pair[1]):
-            count = sum(track.genre == genre for track in tracks)
-            writer.writerow([genre_id, count, 0, genre, genre_id])
+        rows = [(genre_id, 0, genre, genre_id) for genre, genre_id in GENRE_IDS.items()]
+        for genre, names in SUB_GENRES.items():
+            rows += [(number, GENRE_IDS[genre], name, GENRE_IDS[genre]) for name, number in names.items()]
+        for genre_id, parent, title, top_level in sorted(rows):
+            count = sum(title in (track.genre, track.sub_genre) for track in tracks)
+            writer.writerow([genre_id, count, parent, title, top_level])
 
 
 def _row(track: DemoTrack, genre_id: int) -> dict[tuple[str, str], object]:
@@ -277,6 +362,7 @@ def _row(track: DemoTrack, genre_id: int) -> dict[tuple[str, str], object]:
         f"{_ADJECTIVES[number % 8]} {_NOUNS[number // 8 % 8]}"
         for number in (track.artist_id * 37, track.album_id * 53, track.track_id * 71)
     )
+    sub_genre_id = [SUB_GENRES[track.genre][track.sub_genre]] if track.sub_genre else []
     return {
         ("album", "id"): track.album_id,
         ("album", "title"): album,
@@ -290,8 +376,8 @@ def _row(track: DemoTrack, genre_id: int) -> dict[tuple[str, str], object]:
         ("track", "bit_rate"): 64000,
         ("track", "duration"): 6,
         ("track", "genre_top"): track.genre,
-        ("track", "genres"): [genre_id],
-        ("track", "genres_all"): [genre_id],
+        ("track", "genres"): sub_genre_id or [genre_id],
+        ("track", "genres_all"): sorted([genre_id, *sub_genre_id]),
         ("track", "license"): "Synthetic",
         ("track", "number"): track.number,
         ("track", "tags"): [],

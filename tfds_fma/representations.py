@@ -182,24 +182,32 @@ class Audio:
     """The clip's audio, mono, int16: for spectrograms computed on the device, and for models on raw audio.
 
     The sample x in [-1, 1] is stored as round(32767 x). The first 29.9 s hold what every spectrogram here needs, and
-    nearly every clip of FMA has them (29.98 s), so that zeros at the end are rare.
+    nearly every clip of FMA has them (29.98 s), so that zeros at the end are rare. Of the demo corpus, with its clips
+    of 5.8 s, the first 5.6 s hold what mel_256x96 and mel_120x128 need.
 
     Attributes:
       sample_rate: Hz.
+      short: whether it is for the demo corpus.
     """
 
     sample_rate: int
+    short: bool = False
     dtype: str = "int16"
 
     @property
     def name(self) -> str:
-        """``audio_RATE``."""
-        return f"audio_{self.sample_rate}"
+        """``audio_RATE`` or ``audio_RATE_short``."""
+        return f"audio_{self.sample_rate}{'_short' if self.short else ''}"
+
+    @property
+    def seconds(self) -> float:
+        """Length of what is stored."""
+        return 5.6 if self.short else 29.9
 
     @property
     def samples(self) -> int:
-        """29.9 s."""
-        return round(29.9 * self.sample_rate)
+        """As many as `seconds` have."""
+        return round(self.seconds * self.sample_rate)
 
     @property
     def at_most(self) -> int:
@@ -214,7 +222,7 @@ class Audio:
     @property
     def description(self) -> str:
         """One line for people."""
-        return f"audio, mono int16, first 29.9 s at {self.sample_rate} Hz"
+        return f"audio, mono int16, first {self.seconds:g} s at {self.sample_rate} Hz"
 
     def compute(self, audio: "np.ndarray") -> "np.ndarray":
         """Rounds float32 audio [samples] -> int16 [samples]; what is louder than full scale is clipped."""
@@ -276,7 +284,7 @@ def is_name(name: str) -> bool:
 _MATT: dict[str, Any] = {"sample_rate": 12_000, "hop": 256, "n_mels": 96}
 _UBC: dict[str, Any] = {"sample_rate": 22_050, "n_fft": 2048, "n_mels": 128}
 
-# Rates at which `audio_RATE` is listed; every other one from 4 kHz to 48 kHz can be had as well.
+# Rates at which audio is listed; every other one from 4 kHz to 48 kHz can be had as well.
 _AUDIO_RATES = (12_000, 16_000, 22_050, 44_100)
 
 _ALL: tuple[Representation, ...] = (
@@ -291,16 +299,21 @@ _ALL: tuple[Representation, ...] = (
     FeatureVector("features_518", tuple(GROUPS)),
     # Single sets, for tables that hold no others. `tfds_fma.features.columns_of` picks sets out of the 518.
     *(FeatureVector(f"features_{name}", groups) for name, groups in FEATURE_SETS.items() if len(groups) == 1),
-    # The settings of both papers on the first 5.4 s: for the short clips of the demo corpus.
+    # The settings of both papers on the first 5.4 and 5.6 s: for the short clips of the demo corpus.
     LogMel("mel_256x96", samples=255 * 256, n_fft=2048, **_MATT),
     LogMelBelowPeak("mel_120x128", hop=1024, frames=120, **_UBC),
+    *(Audio(rate, short=True) for rate in _AUDIO_RATES),
 )
 
 REPRESENTATIONS: dict[str, Representation] = {representation.name: representation for representation in _ALL}
 
-
-# What the demo corpus is prepared in.
-DEMO_REPRESENTATION = "mel_256x96"
+# What stands for a spectrogram of 30 s where clips are as short as those of the demo corpus.
+_SHORT = {
+    "mel_1360x96": "mel_256x96",
+    "mel_1360x96_nfft512": "mel_256x96",
+    "mel_640x128": "mel_120x128",
+    "mel_640x128_hop512": "mel_120x128",
+}
 
 
 def get_representation(name: str) -> Representation:
@@ -311,10 +324,25 @@ def get_representation(name: str) -> Representation:
     """
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name]
-    audio = re.fullmatch(r"audio_([1-9]\d{3,4})", name)
+    audio = re.fullmatch(r"audio_([1-9]\d{3,4})(_short)?", name)
     if audio and 4_000 <= int(audio[1]) <= 48_000:
-        return Audio(int(audio[1]))
+        return Audio(int(audio[1]), short=bool(audio[2]))
     raise FmaError(
         f"Unknown representation {name!r}. Choose one of: {', '.join(REPRESENTATIONS)}; or audio_RATE with a rate "
         "from 4000 to 48000 Hz."
     )
+
+
+def demo_representation(name: str) -> str:
+    """Returns the name of what the demo corpus has instead of a representation.
+
+    That of a spectrogram or audio of 30 s is its short counterpart, features and what is short stay the same. A name
+    that is none here is one of precomputed arrays: the demo has mel_256x96 instead.
+    """
+    try:
+        chosen = get_representation(name)
+    except FmaError:
+        return "mel_256x96"
+    if isinstance(chosen, Audio):
+        return Audio(chosen.sample_rate, short=True).name
+    return _SHORT.get(name, name)

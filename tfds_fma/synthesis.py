@@ -349,16 +349,29 @@ _GROUPS = (
 _ARTIST_SPREAD, _ALBUM_SPREAD, _CLIP_SPREAD = 0.22, 0.12, 0.30
 _ALBUM_BORROWS, _CLIP_BORROWS, _CLIP_IS_INTRO = 0.08, 0.30, 0.25
 
+# Factors by which a sub-genre changes its genre: none, fast and bright, slow and dark.
+_SUB_GENRE_SOUNDS: tuple[dict[str, float], ...] = (
+    {},
+    {"tempo": 1.12, "rolloff": 0.85, "decay": 0.8},
+    {"tempo": 0.88, "rolloff": 1.2, "decay": 1.25},
+)
+
 
 @dataclass(frozen=True)
 class Identity:
-    """Which clip to render: all randomness follows from these."""
+    """Which clip to render: all randomness follows from these.
+
+    Attributes:
+      seed, genre, artist_id, album_id, track_id: of the clip.
+      sub_genre: position in _SUB_GENRE_SOUNDS.
+    """
 
     seed: int
     genre: str
     artist_id: int
     album_id: int
     track_id: int
+    sub_genre: int = 0
 
 
 def render(identity: Identity) -> np.ndarray:
@@ -380,7 +393,9 @@ def _style_of(identity: Identity) -> tuple[Style, int, float]:
     artist = np.random.default_rng((identity.seed, 1, identity.artist_id))
     album = np.random.default_rng((identity.seed, 2, identity.album_id))
     clip = np.random.default_rng((identity.seed, 4, identity.track_id))
-    style = _shift(STYLES[identity.genre], artist, _ARTIST_SPREAD)
+    style = STYLES[identity.genre]
+    changes = {name: factor * getattr(style, name) for name, factor in _SUB_GENRE_SOUNDS[identity.sub_genre].items()}
+    style = _shift(dataclasses.replace(style, **changes), artist, _ARTIST_SPREAD)
     key, tilt = int(artist.integers(40, 52)), artist.normal(0, 1.2)
     if album.random() < _ALBUM_BORROWS:
         style = _borrow(style, album)

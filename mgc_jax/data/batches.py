@@ -9,6 +9,7 @@ import dataclasses
 import heapq
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from mgc_jax.data.bags import Bags
@@ -267,7 +268,7 @@ class TrainBatches:
         if self._epoch[0] != epoch:
             self._epoch = epoch, self._pack_epoch(epoch)
         begin = number * self._rows
-        batch = Batch(*(values[begin : begin + self._rows] for values in self._epoch[1][:-1]))
+        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self._rows], self._epoch[1])
         if not self._mixup:
             return batch
         return mix_bags(batch, self._mixup, np.random.default_rng([self._seed, epoch, number]))
@@ -297,7 +298,7 @@ class TrainBatches:
 def draw_bags(bags: Bags, sampling: str, rng: np.random.Generator) -> Bags:
     """Draws bags with replacement by genre, about as many clips as there are and no more."""
     count = np.bincount(bags.label)
-    chance = (1 / count if sampling == "class_balanced" else 1 / np.sqrt(count))[bags.label]  # type: ignore[index]
+    chance = (1 / count if sampling == "class_balanced" else 1 / np.sqrt(count))[bags.label]
     drawn: list[int] = []
     left = len(bags.clips)
     while True:

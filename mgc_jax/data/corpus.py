@@ -20,6 +20,7 @@ from mgc_jax.errors import UserError
 from tfds_fma import layout
 from tfds_fma.arrays import ArrayFiles, Columns, read_arrays, require_finite
 from tfds_fma.errors import FmaError
+from tfds_fma.features import columns_of
 from tfds_fma.labels import GENRE_IDS
 from tfds_fma.representations import REPRESENTATIONS, get_representation
 
@@ -56,6 +57,7 @@ class Corpus:
             pooling uses sub-genres; by default there are none but these.
         subgenre_parents: the genre that each of them belongs to.
         subgenre: int32 [clip], indexes `subgenres`.
+        features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Corpus:
             object.__setattr__(self, "subgenres", self.genres)
             object.__setattr__(self, "subgenre_parents", tuple(range(len(self.genres))))
             object.__setattr__(self, "subgenre", self.label)
+    features: str = ""
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -100,8 +103,10 @@ class Corpus:
         """Returns one line for the log."""
         what = "SYNTHETIC music, " if self.name == "demo" else ""
         counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in SPLITS)
+        shape = " x ".join(map(str, self.clips.shape[1:]))
+        features = f" features ({self.features})" if self.features else ""
         return (
-            f"corpus {self.name}: {what}{len(self):,} clips of {' x '.join(map(str, self.clips.shape[1:]))} "
+            f"corpus {self.name}: {what}{len(self):,} clips of {shape}{features} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"
         )
 
@@ -156,6 +161,9 @@ def open_corpus(data: Any) -> Corpus:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
     corpus = _open_arrays(data.arrays) if data.corpus == "arrays" else _open_fma(data)
+    if data.features:
+        columns = columns_of([data.features])
+        corpus = dataclasses.replace(corpus, clips=corpus.clips[:, columns], features=data.features)
     if data.frames:
         if corpus.clips.ndim != 3 or data.frames > corpus.clips.shape[1]:
             raise UserError(
@@ -221,7 +229,7 @@ def _open_fma(data: Any) -> Corpus:
 
     try:
         if data.corpus == "demo":
-            return _from_tfds("demo", demo.ensure_demo(data.data_dir, log=log.info))
+            return _from_tfds("demo", demo.ensure_demo(data.data_dir, data.representation, log=log.info))
         subset = data.corpus.removeprefix("fma_")
         path = reading.find_prepared(data.data_dir, subset, data.representation)
         if path is None:

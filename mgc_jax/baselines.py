@@ -1,0 +1,223 @@
+"""The baselines of FMA's paper and of MATT's Table I on feature vectors, with scikit-learn.
+
+Logistic regression, k nearest neighbours, a support vector machine and a multilayer perceptron, on standardized
+features (the scaler is fitted on the training split). They see the same splits as the models, and are scored by the
+same metrics. No model is stored: fitting is deterministic, and so to evaluate is to fit again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from mgc_jax import config as config_lib
+from mgc_jax.data.bags import Bags, bags_of
+from mgc_jax.data.corpus import Corpus, open_corpus
+from mgc_jax.errors import UserError
+from mgc_jax.evaluate import SplitScores, nonempty_splits, report, split_results
+from mgc_jax.metrics import clock, mean_log_scores
+from mgc_jax.workdir import check_same_corpus, claim, write_json
+
+log = logging.getLogger(__name__)
+
+_ESTIMATORS = {
+    "lr": ("LR", LogisticRegression),
+    "knn": ("KNN", KNeighborsClassifier),
+    "svm": ("SVM", SVC),
+    "mlp": ("MLP (scikit-learn)", MLPClassifier),
+}
+_CALIBRATION_FOLDS = 5  # as many as libsvm has
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Fits the baseline and evaluates it on every split.
+
+    Args:
+        config: a validated configuration with a baseline, whose corpus is not `auto`.
+        workdir: the run's folder.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: bad input, or a workdir that holds another run.
+    """
+    with claim(workdir, config, create=True):
+        return _fit_and_evaluate(config, workdir)
+
+
+def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Evaluates the baseline of a workdir (`--mode eval`), which means to fit it again; returns the results."""
+    with claim(workdir, config, create=False):
+        return _fit_and_evaluate(config, workdir)
+
+
+def _fit_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    title, _ = _ESTIMATORS[config.baseline.name]
+    estimator = make_estimator(config.baseline, config.seed)
+    corpus = open_corpus(config.data)
+    log.info(corpus.summary())
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no results yet, or damaged ones
+        check_same_corpus(corpus, json.loads((workdir / "results.json").read_text()), workdir)
+    check_corpus(estimator, corpus)
+    write_json(workdir / "config.json", config_lib.to_json(config))
+    log.info("%s on %s training clips: %s", title, f"{len(corpus.indices('train')):,}", estimator)
+    start = time.perf_counter()
+    fitted = fit(estimator, corpus, config.data.standardize)
+    trained = time.perf_counter()
+    splits = {}
+    for split in nonempty_splits(corpus):
+        bags = bags_of(corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
+        splits[split] = split_results(fitted.score_split(corpus, bags))
+    results = {
+        "model": title,
+        "corpus": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "seconds": {"train": trained - start, "evaluate": time.perf_counter() - trained},
+        "splits": splits,
+    }
+    what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
+    report(results, corpus, workdir, f"{title} on {corpus.name}, {what}")
+    log.info("fitted in %s; results in %s", clock(trained - start), workdir / "results.json")
+    return results
+
+
+def make_estimator(baseline: ConfigDict, seed: int) -> ClassifierMixin:
+    """Returns the estimator, not yet fitted.
+
+    Args:
+        baseline: `config.baseline`.
+        seed: `random_state` of the estimators that have one.
+
+    Raises:
+        UserError: an option is none of the estimator's parameters.
+    """
+    _, kind = _ESTIMATORS[baseline.name]
+    options = {key: value for key, value in baseline.items() if key != "name"}
+    parameters = kind().get_params()
+    unknown = sorted(options.keys() - parameters.keys())
+    if unknown:
+        raise UserError(
+            f"config.baseline: {kind.__name__} of scikit-learn has no parameter {', '.join(unknown)}. It has: "
+            f"{', '.join(sorted(parameters))}."
+        )
+    return kind(**({"random_state": seed} if "random_state" in parameters else {}) | options)
+
+
+def check_corpus(estimator: ClassifierMixin, corpus: Corpus) -> None:
+    """Raises `UserError` unless the estimator can be fitted on the clips of the corpus."""
+    if corpus.clips.ndim != 2 or corpus.clips.dtype == np.int16:  # audio is int16
+        raise UserError(
+            f"the baselines take feature vectors, but a clip of corpus {corpus.name} is "
+            f"{' x '.join(map(str, corpus.clips.shape[1:]))} {corpus.clips.dtype}. Give "
+            "--config.data.representation=features_518, or arrays with axes 'clip feature'."
+        )
+    counts = np.bincount(corpus.label[corpus.indices("train")], minlength=len(corpus.genres))
+    if np.count_nonzero(counts) < 2:
+        raise UserError(f"all training clips are {corpus.genres[counts.argmax()]}: there is nothing to tell apart")
+    if isinstance(estimator, KNeighborsClassifier) and estimator.n_neighbors > counts.sum():
+        raise UserError(
+            f"config.baseline.n_neighbors={estimator.n_neighbors} is impossible: there are {counts.sum():,} training "
+            "clips. Give fewer neighbours."
+        )
+    if isinstance(estimator, SVC) and 1 in counts:
+        raise UserError(
+            f"the genre {corpus.genres[np.flatnonzero(counts == 1)[0]]} has a single training clip, and the "
+            "probabilities of the SVM are calibrated on clips that it has not seen. Leave the genre out."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted baseline.
+
+    Attributes:
+        scaler: standardizes the features; None: they are taken as they are.
+        namer: gives the genres.
+        rater: gives the probabilities; not always the highest one to the genre that the namer gives.
+    """
+
+    scaler: StandardScaler | None
+    namer: Any
+    rater: Any
+
+    def score_split(self, corpus: Corpus, bags: Bags) -> SplitScores:
+        """Scores every clip of the bags."""
+        rows, label = bags.clips, corpus.label[bags.clips]
+        vectors = _vectors(corpus, rows, self.scaler)
+        probability = np.zeros((len(rows), len(corpus.genres)))
+        probability[:, self.rater.classes_] = self.rater.predict_proba(vectors)
+        # A vote share of 0 has no logarithm: in the mean over a bag, one clip then all but rules the genre out.
+        log_scores = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
+        clip_mean = mean_log_scores(log_scores, bags.offsets)[np.repeat(np.arange(len(bags)), bags.sizes)]
+        return SplitScores(rows, label, log_scores, clip_mean, None, bags, predicted=self.namer.predict(vectors))
+
+
+def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted:
+    """Fits scaler and estimator on the training split.
+
+    An SVM has no probabilities of its own; sigmoids give them, fitted to decision values from cross-validation on the
+    training split. The genres that it names are those of the SVM alone.
+
+    Raises:
+        UserError: scikit-learn refuses a value among the estimator's parameters.
+    """
+    rows = corpus.indices("train")
+    label = corpus.label[rows]
+    scaler = StandardScaler().fit(_vectors(corpus, rows, None)) if standardize else None
+    vectors = _vectors(corpus, rows, scaler)
+    with _explained(estimator):
+        if not isinstance(estimator, SVC):
+            estimator.fit(vectors, label)
+            return Fitted(scaler, estimator, estimator)
+        counts = np.bincount(label)
+        folds = StratifiedKFold(min(_CALIBRATION_FOLDS, counts[counts > 0].min()))
+        calibrated = CalibratedClassifierCV(estimator, cv=folds, ensemble=False, n_jobs=-1)
+        with joblib.parallel_config(backend="threading"):  # libsvm lets other threads run
+            calibrated.fit(vectors, label)
+        (whole,) = calibrated.calibrated_classifiers_  # its SVM has seen all clips
+        return Fitted(scaler, whole.estimator, calibrated)
+
+
+def _vectors(corpus: Corpus, rows: np.ndarray, scaler: StandardScaler | None) -> np.ndarray:
+    """Returns float64 [clip, feature], standardized if there is a scaler."""
+    vectors = corpus.clips[rows].astype(np.float64)
+    return vectors if scaler is None else scaler.transform(vectors)
+
+
+@contextlib.contextmanager
+def _explained(estimator: ClassifierMixin) -> Iterator[None]:
+    """Turns what scikit-learn says of a fit into lines of the log, and what it refuses into a `UserError`."""
+    name = type(estimator).__name__
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{name} of scikit-learn cannot be fitted: {' '.join(str(error).split())}") from error
+    messages = dict.fromkeys(  # once each, in their order
+        f"{str(warning.message).splitlines()[0]}; more steps: --config.baseline.max_iter"
+        if issubclass(warning.category, ConvergenceWarning)
+        else " ".join(str(warning.message).split())
+        for warning in caught
+    )
+    for message in messages:
+        log.warning("%s: %s", name, message)
