@@ -29,6 +29,7 @@ def get_config(pooling="matt"):
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.01
-    config.train.epochs = 60
+    config.train.epochs = 30
+    config.train.eval_every_epochs = 2
     config.train.select = "clip_mean/micro_ap" if pooling == "none" else "bag/micro_ap"
     return config

@@ -22,8 +22,8 @@ def get_config(pooling="matt"):
     config.model.encoder = presets.encoder_options("mlp", hidden=(256,))
     config.model.pooling = presets.pooling_options(pooling)
     config.model.head_dropout = 0.0
-    config.batch.rows = 8
-    config.batch.clips_per_row = 32  # no bag is longer than TODO
+    config.batch.rows = 4
+    config.batch.clips_per_row = 64  # the longest bag has 36 clips
     config.batch.sub_bags = pooling != "none"
     config.loss.bag_weight = "size"
     config.augment.noise = 0.3

@@ -1,6 +1,7 @@
 """The training state, the optimizer, and the jitted train step."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -160,7 +161,7 @@ def _from_optax(key: str, name: str, parameter: str) -> Callable[..., Any]:
         public: function
         for public, function in vars(optax).items()
         if not public.startswith(("_", "scale_by_")) and public not in _UNUSABLE
-        if callable(function) and not inspect.isclass(function)
+        if inspect.isfunction(function) or isinstance(function, functools.partial)
         if parameter in inspect.signature(function).parameters
     }
     if name not in found:

@@ -21,7 +21,7 @@ from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
 from mgc_jax.data.corpus import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluate import Evaluator, nonempty_splits, report, split_results
+from mgc_jax.evaluate import Evaluator, SplitScores, nonempty_splits, report, split_results
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.metrics import MetricsWriter, Progress, clock
@@ -97,10 +97,13 @@ class Run:
             mixup=self.config.augment.mixup,
         )  # fmt: skip
 
+    def scores(self, split: str, state: TrainState) -> SplitScores:
+        """Scores every clip and bag of one split."""
+        return self.evaluator.score_split(state.evaluated, state.batch_stats, self.corpus, self.bags[split])
+
     def evaluate(self, split: str, state: TrainState) -> dict[str, Any]:
         """Returns the results of one split."""
-        scores = self.evaluator.score_split(state.evaluated, state.batch_stats, self.corpus, self.bags[split])
-        return split_results(scores)
+        return split_results(self.scores(split, state))
 
     def meta(self, seconds: dict[str, float]) -> dict[str, Any]:
         """Returns what a checkpoint says of itself."""
@@ -137,7 +140,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: bad input, or a loss that is no longer finite.
     """
     with claim(workdir, config, create=True):
-        return _train_and_evaluate(Run(config, workdir))
+        return train_run(Run(config, workdir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +193,8 @@ def start_classifier(run: Run, phase: Phase, checkpoints: Checkpoints, state: Tr
     return replicate(dataclasses.replace(fresh, step=state.step), run.mesh)
 
 
-def _train_and_evaluate(run: Run) -> dict[str, Any]:
+def train_run(run: Run) -> dict[str, Any]:
+    """Trains in a workdir that this process has claimed; see `train_and_evaluate`."""
     config, workdir = run.config, run.workdir
     phase = make_phase(run, classifier_only=False)
     state = initial_state(run, phase)
@@ -335,6 +339,20 @@ class MetricWindow:
             "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }
+
+
+def best_state(run: Run) -> TrainState:
+    """Returns the state of the best checkpoint of a run that has been trained.
+
+    Raises:
+        UserError: there is no checkpoint, or one of another configuration.
+    """
+    with open_checkpoints(run.workdir, run.config.train.select, run.config.train.keep_checkpoints) as checkpoints:
+        step = checkpoints.best_step()
+        if step is None:
+            raise UserError(f"{run.workdir} has no complete checkpoint; train first")
+        run.check_meta(checkpoints.meta(step))
+        return checkpoints.restore(step, initial_state(run, make_phase(run, classifier_only=False)))
 
 
 def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, Any]:

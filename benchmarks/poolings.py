@@ -1,0 +1,186 @@
+"""Every pooling and every remedy for the long tail, over seeds, on features that you bring.
+
+    python benchmarks/poolings.py vggish --clips vggish.npz --table tracks.csv --out poolings.jsonl
+    python benchmarks/poolings.py echonest --table echonest.csv --out poolings.jsonl
+    python benchmarks/poolings.py --show poolings.jsonl
+
+`vggish` trains on FMA-small's split and scores its validation clips; `echonest` scores all clips by 5-fold
+cross-validation grouped by artist. A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does, with
+the flags that the table names. Every finished run is a line of the output file, and is not made again.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "mgc_jax_poolings"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import numpy as np
+
+from mgc_jax.config import validate
+from mgc_jax.metrics import genre_metrics
+from mgc_jax.train import Run, best_state, train_run
+from mgc_jax.workdir import claim
+
+NATURAL = {"batch.sub_bags": False, "loss.bag_weight": "bag"}
+SUB_BAGS = {"batch.sub_bags": True, "loss.bag_weight": "size"}
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+
+
+def matt(**options):
+    return "matt", {f"model.pooling.{key}": value for key, value in options.items()}
+
+
+# name: (argument of the configuration, flags)
+POOLINGS = {
+    "no bags": ("none", {}),
+    "mean": ("mean", {}),
+    "max": ("max", {}),
+    "mean_probability": ("mean_probability", {}),
+    "noisy_or": ("noisy_or", {}),
+    "MATT additive (eq. 1)": matt(score="additive"),
+    "MATT additive, no tanh": matt(score="additive", activation="none"),
+    "MATT hidden": matt(score="hidden"),
+    "MATT dot (published code)": matt(),
+    "MATT dot, frozen queries": matt(queries="frozen"),
+    "MATT dot, no tanh": matt(activation="none"),
+    "MATT scaled dot": matt(score="scaled_dot"),
+    "MATT scaled dot, own queries": matt(score="scaled_dot", train_query="own"),
+    "MATT scaled dot, own, no tanh": matt(score="scaled_dot", train_query="own", activation="none"),
+    "gated attention": ("gated_attention", {}),
+    "set transformer": ("set_transformer", {}),
+}
+REMEDIES = {
+    "mean": {},
+    "logit adjustment 0.5": {"loss.logit_adjustment": 0.5},
+    "logit adjustment 1": {"loss.logit_adjustment": 1.0},
+    "post-hoc logit adjustment 1": {"eval.logit_adjustment": 1.0},
+    "square-root sampling": {"batch.sampling": "sqrt"},
+    "class-balanced sampling": {"batch.sampling": "class_balanced"},
+    "class-balanced loss": {"loss.class_weights": "class_balanced"},
+    "focal loss": {"loss.name": "focal"},
+    "decoupled classifier": {"train.classifier_epochs": 10},
+    "mixup 0.4": {"augment.mixup": 0.4},
+}
+
+
+def experiments(data):
+    """(name of the row, argument of the configuration, flags), in the order of the table."""
+    for name, (pooling, flags) in POOLINGS.items():
+        for bags, settings in (("natural", NATURAL), ("sub-bags", SUB_BAGS)):
+            if bags == "sub-bags" and (pooling == "none" or (data == "echonest" and name != "mean")):
+                continue
+            yield f"{name}, {bags}" if pooling != "none" else name, pooling, settings | flags
+    if data == "echonest":
+        for name, flags in REMEDIES.items():
+            if flags:
+                yield f"mean, {name}", "mean", NATURAL | flags
+
+
+def load_config(data, pooling, flags, arguments):
+    path = Path(__file__).parents[1] / "configs" / f"{data}.py"
+    spec = importlib.util.spec_from_file_location(data, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(pooling)
+    config.data.arrays.table = arguments.table
+    if arguments.clips:
+        config.data.arrays.clips = arguments.clips
+    config.update_from_flattened_dict(flags)
+    validate(config)
+    return config
+
+
+def scores_of_best(config):
+    """Trains in a folder that is thrown away; returns the validation split's scores, and seconds."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        workdir = Path(folder) / "run"
+        with claim(workdir, config, create=True):
+            run = Run(config, workdir)
+            train_run(run)
+            scores = run.scores("validation", best_state(run))
+    return scores, time.perf_counter() - start
+
+
+def run_one(data, pooling, flags, seed, arguments):
+    """Metrics of one seed by view: of the validation split, or of all folds pooled."""
+    folds = 5 if data == "echonest" else 0
+    views: dict[str, list] = {}
+    labels, seconds = [], 0.0
+    for fold in range(max(1, folds)):
+        config = load_config(
+            data, pooling, flags | {"seed": seed, "data.folds": folds, "data.fold": fold}, arguments
+        )
+        scores, took = scores_of_best(config)
+        seconds += took
+        labels.append(scores.label)
+        for view in ("clip", "clip_mean", "bag"):
+            values = getattr(scores, view)
+            if values is not None:
+                views.setdefault(view, []).append(values)
+    label = np.concatenate(labels)
+    return {view: genre_metrics(label, np.concatenate(parts)) for view, parts in views.items()}, seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", choices=["vggish", "echonest"])
+    parser.add_argument("--clips", default="", help="the .npz of the features (vggish)")
+    parser.add_argument("--table", default="", help="the CSV track table")
+    parser.add_argument("--out", default="poolings.jsonl", help="file of the finished runs")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="", help="only the rows whose name contains this")
+    parser.add_argument("--show", default="", help="print the tables of such a file")
+    arguments = parser.parse_args()
+    if arguments.show:
+        show(Path(arguments.show))
+        return
+    if not arguments.data or not arguments.table:
+        parser.error("name the data (vggish, echonest) and give --table")
+    logging.getLogger("mgc_jax").setLevel(logging.ERROR)
+    out = Path(arguments.out)
+    lines = out.read_text().splitlines() if out.exists() else []
+    done = {(line["data"], line["name"], line["seed"]) for line in map(json.loads, lines)}
+    for seed in range(arguments.seeds):
+        for name, pooling, flags in experiments(arguments.data):
+            if (arguments.data, name, seed) in done or arguments.only not in name:
+                continue
+            with contextlib.redirect_stderr(io.StringIO()):
+                views, seconds = run_one(arguments.data, pooling, flags, seed, arguments)
+            line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "views": views}
+            with out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            main_view = views.get("bag", views["clip"])
+            print(f"{seconds:6.1f} s  seed {seed}  {main_view['accuracy']:.3f} {main_view['micro_ap']:.3f}  {name}")
+
+
+def show(path):
+    """Prints a Markdown table per data set: mean and standard deviation over seeds."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for data in dict.fromkeys(line["data"] for line in lines):
+        print(f"\n### {data}\n\n| system | scores | accuracy | balanced | macro F1 | micro AP | seeds |")
+        print("|---|---|---|---|---|---|---|")
+        for name, *_ in experiments(data):
+            runs = [line["views"] for line in lines if line["data"] == data and line["name"] == name]
+            for view, title in (("clip", "each clip"), ("clip_mean", "clip average"), ("bag", "bag model")):
+                if not runs or view not in runs[0] or (view == "clip" and "bag" in runs[0]):
+                    continue
+                values = np.array([[100 * run[view][metric] for metric in METRICS] for run in runs])
+                deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(METRICS))
+                cells = " | ".join(f"{m:.1f} ± {d:.1f}" for m, d in zip(values.mean(axis=0), deviation, strict=True))
+                print(f"| {name} | {title} | {cells} | {len(runs)} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
