@@ -119,9 +119,7 @@ def run_one(data, pooling, flags, seed, arguments):
     views: dict[str, list] = {}
     labels, seconds = [], 0.0
     for fold in range(max(1, folds)):
-        config = load_config(
-            data, pooling, flags | {"seed": seed, "data.folds": folds, "data.fold": fold}, arguments
-        )
+        config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds, "data.fold": fold}, arguments)
         scores, took = scores_of_best(config)
         seconds += took
         labels.append(scores.label)

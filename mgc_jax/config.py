@@ -34,7 +34,9 @@ def default() -> ConfigDict:
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
-    config.data.folds = 0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
+    config.data.folds = (
+        0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
+    )
     config.data.fold = 0  # the fold that is the validation split, from 0
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     config.data.placement = "auto"  # auto, device (the corpus in device memory), host (batches gathered on the host)

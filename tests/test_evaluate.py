@@ -2,15 +2,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_corpus, small_config
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score
 
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.corpus import standardization
 from mgc_jax.evaluate import Evaluator, majority_accuracy
+from mgc_jax.inputs import make_inputs
 from mgc_jax.metrics import Progress, clock, genre_metrics, mean_log_scores
 from mgc_jax.models.classifier import build_model
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh
-from mgc_jax.state import split_model, standardize
+from mgc_jax.state import split_model
 
 
 @pytest.fixture
@@ -18,25 +18,26 @@ def parts(tmp_path):
     corpus = make_corpus(num_clips=230)
     config = small_config(tmp_path, corpus)
     model = build_model(config.model, (40, 12), 3, seed=0)
-    return corpus, model, standardization(corpus, True)
+    return corpus, model, make_inputs(config, corpus)
 
 
 def scores_with(parts, source=DeviceClips, batch_clips=16):
-    corpus, model, statistics = parts
+    corpus, model, inputs = parts
     graph, params, stats = split_model(model)
     mesh = data_mesh()
-    evaluator = Evaluator(graph, statistics, source(corpus.clips, mesh), mesh, batch_clips, has_pooling=True)
+    clips, no_adjustment = source(corpus.clips, mesh), np.zeros(3, np.float32)
+    evaluator = Evaluator(graph, inputs, clips, mesh, batch_clips, True, no_adjustment)
     return evaluator.score_split(params, stats, corpus, bags_of(corpus, "train", "pair"))
 
 
 def test_every_bag_is_scored_as_if_alone(parts):
-    corpus, model, statistics = parts
+    corpus, model, inputs = parts
     scores = scores_with(parts)
     offsets = scores.bags.offsets
     assert scores.bags.sizes.max() > 20
     for b in [0, 1, 2, int(scores.bags.sizes.argmax()), len(scores.bags) - 1]:
         rows = scores.rows[offsets[b] : offsets[b + 1]]
-        clips = standardize(jnp.asarray(corpus.clips[rows]), statistics)
+        clips = inputs.evaluation((jnp.asarray(corpus.clips[rows]),))
         together, _ = model(clips[None], jnp.zeros((1, len(rows)), int))
         alone, _ = model(clips[:, None], jnp.zeros((len(rows), 1), int))
         np.testing.assert_allclose(
@@ -70,6 +71,7 @@ def test_metrics_are_scikit_learns():
     metrics = genre_metrics(label, scores)
     predicted = scores.argmax(1)
     assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, predicted))
     assert metrics["macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro", zero_division=0))
     one_hot = np.eye(5)[label]
     assert metrics["micro_ap"] == pytest.approx(average_precision_score(one_hot, np.exp(scores), average="micro"))

@@ -155,9 +155,7 @@ def test_only_the_trained_part_changes(monkeypatch):
 
 def test_the_plateau_scales_the_step(monkeypatch):
     monkeypatch.setattr("jax.random.fold_in", lambda key, data: key)
-    optimizer = make_optimizer(
-        options(name="sgd", learning_rate=0.1, plateau_factor=0.5, plateau_patience=1), 1, 10
-    )
+    optimizer = make_optimizer(options(name="sgd", learning_rate=0.1, plateau_factor=0.5, plateau_patience=1), 1, 10)
     step = make_train_step(linear_loss, optimizer)
     state = optimizer.initial_state({"body": {"w": np.float32(1)}, "head": {"w": np.float32(1)}}, {})
     for metric in (0.5, 0.5):  # the second is no progress

@@ -11,44 +11,61 @@ import numpy as np
 import optax
 import pytest
 from helpers import make_corpus, small_config
-from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
-from mgc_jax.checkpoint import open_checkpoints
+from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad_rows
 from mgc_jax.data.corpus import standardization
 from mgc_jax.errors import UserError
+from mgc_jax.inputs import make_inputs
 from mgc_jax.models.classifier import build_model
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, replicate, shard
-from mgc_jax.state import initial_state, make_loss, make_optimizer, make_schedule, make_train_step, split_model
-from mgc_jax.train import evaluate_workdir, train_and_evaluate
+from mgc_jax.state import make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.train import (
+    Run,
+    evaluate_workdir,
+    initial_state,
+    make_phase,
+    placed_batches,
+    train_and_evaluate,
+)
 from mgc_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
 
 
 def step_parts(config, corpus, devices, source):
-    """Everything for one train step on the given devices."""
+    """Everything for one train step on the given devices: the loss, and its arguments."""
     mesh = data_mesh(devices)
     model = build_model(config.model, corpus.clips.shape[1:], len(corpus.genres), seed=0)
     graph, params, stats = split_model(model)
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0)
-    loss = make_loss(graph, standardization(corpus, True), batches.bags_per_step)
-    batch = batches(0)
-    placed = shard(batch, mesh), source(corpus.clips, mesh)(batch.clip)
-    return loss, replicate(params, mesh), replicate(stats, mesh), placed
+    batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=config.augment.mixup)
+    ones = np.ones(len(corpus.genres), np.float32)
+    loss = make_loss(graph, make_inputs(config, corpus), config.loss, batches.weight_per_step, ones, 0 * ones)
+    batch, clips = batches(0), source(corpus.clips, mesh)
+    partners = None if batch.mix is None else clips(batch.mix.clip)
+    arguments = replicate(params, mesh), replicate(stats, mesh), shard(batch, mesh), clips(batch.clip), partners
+    return loss, arguments
 
 
-@pytest.mark.parametrize("pooling", ["mean", "matt"])
+AUGMENTED = {
+    "augment.mixup": 0.5, "augment.noise": 0.1, "augment.crop_frames": 40, "augment.time_masks": 1,
+    "augment.mel_masks": 1, "augment.mel_mask_bands": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model.pooling.name": "mean"}, {}, AUGMENTED], ids=["mean", "matt", "matt augmented"]
+)
 @pytest.mark.parametrize("source", [DeviceClips, HostClips])
-def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, pooling, source):
-    config = small_config(tmp_path, corpus, **{"model.pooling.name": pooling})
+def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, source):
+    config = small_config(tmp_path, corpus, **changes)
     results = []
     for devices, clips in ((jax.devices()[:1], DeviceClips), (jax.devices(), source)):
-        loss, params, stats, (batch, arguments) = step_parts(config, corpus, devices, clips)
+        loss, arguments = step_parts(config, corpus, devices, clips)
         run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        results.append(jax.device_get(run(params, stats, batch, arguments, jax.random.key(0))))
+        results.append(jax.device_get(run(*arguments, jax.random.key(0))))
     assert len(jax.devices()) == 8
     (one, gradients_one), (eight, gradients_eight) = results
     np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
@@ -105,7 +122,7 @@ def test_a_corpus_without_validation_split_trains_to_the_last_step(tmp_path, cor
 def final_state(config, workdir, step=None):
     model = build_model(config.model, (40, 12), 3, seed=config.seed)
     _, params, stats = split_model(model)
-    state = initial_state(params, stats, make_optimizer(config.optimizer, config.train.epochs, 1))
+    state = make_optimizer(config.optimizer, config.train.epochs, 1).initial_state(params, stats)
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
         return jax.device_get(checkpoints.restore(step or checkpoints.latest_step(), state))
 
@@ -244,48 +261,152 @@ def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
     batch = TrainBatches(bags_of(corpus, "train", "pair"), 3, 32, seed=0)(0)
     padded = pad_rows(batch, 8)
     assert padded.clip.shape == (8, 32)
-    for before, after in zip(batch, padded, strict=True):
+    for before, after in zip(batch[:-1], padded[:-1], strict=True):
         np.testing.assert_array_equal(after[:3], before)
         assert after.dtype == before.dtype
     assert (padded.segment[3:] == 32).all()
     assert not padded.weight[3:].any()
 
 
-def test_schedule_warms_up_and_ends_at_zero():
-    options = ConfigDict({"learning_rate": 0.1, "schedule": "cosine", "warmup_epochs": 0.5})
-    schedule = make_schedule(options, epochs=4, steps_per_epoch=10)
-    assert float(schedule(0)) == 0
-    np.testing.assert_allclose(float(schedule(5)), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(float(schedule(5 + 35 / 2)), 0.05, rtol=0.1)
-    np.testing.assert_allclose(float(schedule(40)), 0, atol=1e-7)
-
-
-def test_sgd_with_weight_decay_is_pytorchs(tmp_path):
-    options = ConfigDict({"name": "sgd", "learning_rate": 0.1, "schedule": "constant", "warmup_epochs": 0,
-                          "weight_decay": 0.5, "clip_norm": 0.0})  # fmt: skip
-    optimizer = make_optimizer(options, 1, 10)
-    params, gradient = {"w": np.float32(2.0)}, {"w": np.float32(3.0)}
-    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["w"], -0.1 * (3.0 + 0.5 * 2.0), rtol=1e-6)
-
-
 def test_the_step_compiles_once(tmp_path, corpus):
     config = small_config(tmp_path, corpus)
-    mesh = data_mesh()
-    model = build_model(config.model, (40, 12), 3, seed=0)
-    graph, params, stats = split_model(model)
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0)
-    optimizer = make_optimizer(config.optimizer, 1, batches.steps_per_epoch)
-    loss, traced = make_loss(graph, standardization(corpus, True), 1.0), []
+    run = Run(config, tmp_path / "run")
+    phase, traced = make_phase(run, classifier_only=False), []
+    ones = np.ones(3, np.float32)
+    loss = make_loss(run.graph, run.inputs, config.loss, 1.0, ones, 0 * ones)
 
     def counted(*arguments):
         traced.append(1)
         return loss(*arguments)
 
-    step = make_train_step(counted, optimizer, seed=0)
-    state = replicate(initial_state(params, stats, optimizer), mesh)
-    clips = DeviceClips(corpus.clips, mesh)
-    for number in range(4):
-        batch = batches(number)
-        state, _ = step(state, shard(batch, mesh), clips(batch.clip))
+    step = make_train_step(counted, phase.optimizer)
+    state = initial_state(run, phase)
+    for batch, clips, partners in placed_batches(run, phase.batches, 0, 4):
+        state, _ = step(state, batch, clips, partners, jax.random.key(0))
     assert len(traced) == 1
+
+
+EVERYTHING = {
+    "batch.sampling": "sqrt", "batch.sub_bags": True, "loss.name": "focal", "loss.label_smoothing": 0.1,
+    "loss.bag_weight": "size", "loss.class_weights": "class_balanced", "loss.logit_adjustment": 0.5,
+    "eval.logit_adjustment": 0.2, "optimizer.ema": 0.8, "optimizer.plateau_factor": 0.5,
+    "optimizer.plateau_patience": 1, "optimizer.warmup_epochs": 0.5, "model.dtype": "bfloat16", **AUGMENTED,
+    "augment.crop_frames": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
+    corpus = make_corpus(num_clips=300)
+    config = small_config(tmp_path, corpus, **{**EVERYTHING, "train.epochs": 8, "train.classifier_epochs": 3})
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    validation = whole["splits"]["validation"]
+    assert validation["clip_mean"]["accuracy"] > validation["majority_accuracy"] + 0.15
+
+    class Stop(Exception):
+        pass
+
+    steps = whole["last_step"] // 11
+    for stop in (3 * steps, 8 * steps, 9 * steps):  # in the first phase, between the phases, in the second
+        save = Checkpoints.save
+
+        def save_and_stop(self, state, meta, metrics, stop=stop, save=save):
+            save(self, state, meta, metrics)
+            if int(state.step) == stop:
+                raise Stop
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Checkpoints, "save", save_and_stop)
+            train_and_evaluate(config, tmp_path / "interrupted")
+    again = train_and_evaluate(config, tmp_path / "interrupted")
+    assert again["splits"] == whole["splits"]
+    assert again["best_step"] == whole["best_step"] > 8 * steps  # of the last phase
+    one, two = (final_state(config, tmp_path / name) for name in ("whole", "interrupted"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_training_the_classifier_again_leaves_the_rest_alone(tmp_path, corpus):
+    changes = {"train.epochs": 2, "train.classifier_epochs": 2, "train.keep_checkpoints": 9}
+    changes |= {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
+    config = small_config(tmp_path, corpus, **changes)
+    results = train_and_evaluate(config, tmp_path / "run")
+    per_epoch = results["last_step"] // 4
+    with open_checkpoints(tmp_path / "run", config.train.select, 9) as checkpoints:
+        assert checkpoints.best_step() > 2 * per_epoch
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first = {n["step"]: n["validation/bag/micro_ap"] for n in lines if "validation/bag/micro_ap" in n}
+    best = max((step for step in first if step <= 2 * per_epoch), key=lambda step: (first[step], step))
+    before, after = final_state(config, tmp_path / "run", best), final_state(config, tmp_path / "run")
+    for part in ("encoder", "pooling"):
+        jax.tree.map(np.testing.assert_array_equal, before.params[part], after.params[part])
+    jax.tree.map(np.testing.assert_array_equal, before.batch_stats, after.batch_stats)
+    assert not np.allclose(before.params["head"]["kernel"], after.params["head"]["kernel"])
+
+
+def test_bfloat16_keeps_weights_and_statistics_in_float32(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"model.dtype": "bfloat16", "train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    state = final_state(config, tmp_path / "run")
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {np.dtype("float32")}
+
+
+def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    scores = []
+    for tau in (0.0, 1.0):
+        config.eval.logit_adjustment = tau
+        run = Run(config, tmp_path / "run")
+        scores.append(run.scores("validation", initial_state(run, make_phase(run, classifier_only=False))))
+    prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
+    difference = scores[0].bag - scores[1].bag
+    np.testing.assert_allclose(
+        difference - difference[:, :1], np.log(prior / prior[0])[None] + 0 * difference, atol=1e-5
+    )
+
+
+def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
+    config = small_config(
+        tmp_path, corpus, **{"augment.crop_frames": 30, "augment.noise": 9.0, "augment.mel_masks": 2}
+    )
+    inputs = make_inputs(config, corpus)
+    assert inputs.clip_shape == (30, 12)
+    statistics = standardization(corpus, True)
+    expected = (corpus.clips[:5, 5:35].astype(np.float32) - statistics.mean) / statistics.std
+    np.testing.assert_allclose(inputs.evaluation((corpus.clips[:5],)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment.crop_frames": 41}, "crop_frames=41, but a clip is 40 x 12"),
+        ({"model.frontend": "mel_1360x96"}, "from audio, but a clip of this corpus is 40 x 12"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_corpus_are_named(tmp_path, corpus, changes, message):
+    config = small_config(tmp_path, corpus, **changes)
+    with pytest.raises(UserError, match=message):
+        make_inputs(config, corpus)
+
+
+def test_masks_are_for_spectrograms(tmp_path):
+    corpus = make_corpus(clip_shape=(6,))
+    config = small_config(tmp_path, corpus, **{"augment.mel_masks": 1})
+    with pytest.raises(UserError, match="are for spectrograms"):
+        make_inputs(config, corpus)
+
+
+def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"augment.mixup": 0.5})
+    inputs, mesh = make_inputs(config, corpus), data_mesh()
+    batch = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=0.5)(0)
+    clips = DeviceClips(corpus.clips, mesh)
+    mixed = inputs.training(batch, clips(batch.clip), clips(batch.mix.clip), jax.random.key(0))
+    one, other = (
+        inputs.evaluation((corpus.clips[i.ravel()],)).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
+    )
+    for row, slot in zip(*np.nonzero(batch.segment < 6), strict=True):
+        share = batch.mix.share[row, batch.segment[row, slot]]
+        assert share >= 0.5
+        np.testing.assert_allclose(
+            mixed[row, slot], share * one[row, slot] + (1 - share) * other[row, slot], rtol=1e-4, atol=1e-5
+        )

@@ -77,6 +77,7 @@ class Corpus:
             object.__setattr__(self, "subgenres", self.genres)
             object.__setattr__(self, "subgenre_parents", tuple(range(len(self.genres))))
             object.__setattr__(self, "subgenre", self.label)
+
     features: str = ""
 
     def __len__(self) -> int:

@@ -1,0 +1,108 @@
+"""Exported models: what comes back scores as what was trained."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import make_corpus, small_config
+from safetensors.numpy import load_file, save_file
+
+from mgc_jax.errors import UserError
+from mgc_jax.export import export_workdir, load_export
+from mgc_jax.train import Run, best_state, train_and_evaluate
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Configuration, workdir and export of a short run with everything that an export must hold."""
+    folder = tmp_path_factory.mktemp("export")
+    corpus = make_corpus()
+    changes = {"train.epochs": 2, "optimizer.ema": 0.5, "augment.crop_frames": 32, "model.pooling.queries": "frozen"}
+    config = small_config(folder, corpus, **changes)
+    train_and_evaluate(config, folder / "run")
+    return corpus, config, folder / "run", export_workdir(config, folder / "run")
+
+
+def test_the_export_scores_as_the_best_checkpoint(trained):
+    corpus, config, workdir, folder = trained
+    run = Run(config, workdir)
+    expected = run.scores("validation", best_state(run))
+    model = load_export(folder)
+    assert model.genres == corpus.genres
+    clips = corpus.clips[expected.rows]
+    segment = np.repeat(np.arange(len(expected.bags)), expected.bags.sizes)
+    scores, aux = model(clips, segment)
+    assert scores.shape == (len(expected.bags), 3)
+    assert aux["embedding"].shape == (len(clips), 8)
+    np.testing.assert_allclose(np.asarray(scores)[segment], expected.bag, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(clips)[0], expected.clip, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(aux["attention"].sum(-1), 1, rtol=1e-5)
+
+
+def test_the_files_can_be_read_without_us(trained):
+    corpus, config, _, folder = trained
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "labels.json", "weights.safetensors"]
+    assert json.loads((folder / "labels.json").read_text()) == list(corpus.genres)
+    meta = json.loads((folder / "config.json").read_text())
+    assert meta["config"]["model"]["encoder"]["name"] == "crnn_tf"
+    assert meta["clip_shape"] == [32, 12]
+    weights = load_file(folder / "weights.safetensors")
+    assert weights["encoder.blocks.0.kernel"].shape == (3, 3, 1, 4)
+    assert weights["standardization.mean"].shape == (12,)
+    assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
+
+
+def test_the_averaged_weights_are_exported(trained):
+    _, config, workdir, folder = trained
+    run = Run(config, workdir)
+    state = best_state(run)
+    weights = load_file(folder / "weights.safetensors")
+    np.testing.assert_array_equal(weights["head.kernel"], state.ema["head"]["kernel"])
+    assert not np.array_equal(weights["head.kernel"], np.asarray(state.params["head"]["kernel"]))
+
+
+def test_the_corpus_is_not_needed(trained, tmp_path):
+    _, config, workdir, folder = trained
+    config = config.copy_and_resolve_references()
+    config.data.arrays.clips = str(tmp_path / "gone.npz")
+    before = load_file(folder / "weights.safetensors")
+    again = load_file(export_workdir(config, workdir) / "weights.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, before, again)
+
+
+def damaged(trained, tmp_path):
+    copy = tmp_path / "export"
+    shutil.copytree(trained[3], copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "labels.json", "config.json"])
+def test_a_missing_or_cut_file_is_one_clear_error(trained, tmp_path, name):
+    folder = damaged(trained, tmp_path)
+    content = (folder / name).read_bytes()
+    for broken in (content[: len(content) // 2], b""):
+        (folder / name).write_bytes(broken)
+        with pytest.raises(UserError, match="does not hold a complete export"):
+            load_export(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"does not hold a complete export.*{name}"):
+        load_export(folder)
+
+
+def test_weights_of_another_model_are_refused(trained, tmp_path):
+    folder = damaged(trained, tmp_path)
+    weights = load_file(folder / "weights.safetensors")
+    save_file(weights | {"head.kernel": np.zeros((9, 3), np.float32)}, folder / "weights.safetensors")
+    with pytest.raises(UserError, match=r"head\.kernel has shape \(9, 3\) there, \(8, 3\) here"):
+        load_export(folder)
+    del weights["head.kernel"]
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(UserError, match=r"belongs to another model.*head\.kernel"):
+        load_export(folder)
+
+
+def test_a_workdir_without_checkpoint_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="holds no"):
+        export_workdir(trained[1], tmp_path / "empty")
