@@ -6,7 +6,9 @@ same metrics. No model is stored: fitting is deterministic, and so to evaluate i
 """
 
 import contextlib
+import copy
 import dataclasses
+import itertools
 import json
 import logging
 import time
@@ -18,11 +20,10 @@ from typing import Any
 import joblib
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.base import ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
+from sklearn.base import ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
@@ -174,9 +175,6 @@ class Fitted:
 def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted:
     """Fits scaler and estimator on the training split.
 
-    An SVM has no probabilities of its own; sigmoids give them, fitted to decision values from cross-validation on the
-    training split. The genres that it names are those of the SVM alone.
-
     Raises:
         UserError: scikit-learn refuses a value among the estimator's parameters.
     """
@@ -185,16 +183,80 @@ def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted
     scaler = StandardScaler().fit(_vectors(corpus, rows, None)) if standardize else None
     vectors = _vectors(corpus, rows, scaler)
     with _explained(estimator):
-        if not isinstance(estimator, SVC):
-            estimator.fit(vectors, label)
-            return Fitted(scaler, estimator, estimator)
-        counts = np.bincount(label)
-        folds = StratifiedKFold(min(_CALIBRATION_FOLDS, counts[counts > 0].min()))
-        calibrated = CalibratedClassifierCV(estimator, cv=folds, ensemble=False, n_jobs=-1)
-        with joblib.parallel_config(backend="threading"):  # libsvm lets other threads run
-            calibrated.fit(vectors, label)
-        (whole,) = calibrated.calibrated_classifiers_  # its SVM has seen all clips
-        return Fitted(scaler, whole.estimator, calibrated)
+        estimator.fit(vectors, label)
+        rater = fit_sigmoids(estimator, vectors, label) if isinstance(estimator, SVC) else estimator
+    return Fitted(scaler, estimator, rater)
+
+
+def fit_sigmoids(svm: SVC, vectors: np.ndarray, label: np.ndarray) -> "PairwiseProbabilities":
+    """Fits a sigmoid for each pair of genres to decision values from cross-validation on the training split.
+
+    Args:
+        svm: already fitted.
+        vectors: [clip, feature].
+        label: int [clip].
+    """
+    classes, counts = np.unique(label, return_counts=True)
+    folds = StratifiedKFold(min(_CALIBRATION_FOLDS, counts.min()))
+    with joblib.parallel_config(backend="threading"):  # libsvm lets other threads run
+        decision = cross_val_predict(
+            _with_pairs(clone(svm)), vectors, label, cv=folds, method="decision_function", n_jobs=-1
+        )
+    decision = decision.reshape(len(label), -1)
+    sigmoids = []
+    for pair, (first, second) in enumerate(itertools.combinations(classes, 2)):
+        both = (label == first) | (label == second)
+        sigmoids.append(LogisticRegression().fit(decision[both, pair, None], label[both] == first))
+    return PairwiseProbabilities(_with_pairs(copy.copy(svm)), tuple(sigmoids))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseProbabilities:
+    """Probabilities of an SVM: those of each pair of genres (Platt 1999), coupled (Price et al. 1995).
+
+    libsvm's own are of this kind, but scikit-learn gives them up (`SVC(probability=True)`). What it recommends
+    instead, `CalibratedClassifierCV`, sees the votes of the pairs and not by how much each is won, which costs
+    average precision.
+
+    Attributes:
+        svm: the SVM, with a decision value for each pair of classes.
+        sigmoids: of each pair, in the order of the decision values: the probability of the first class.
+    """
+
+    svm: SVC
+    sigmoids: tuple[LogisticRegression, ...]
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The class of each column of probabilities."""
+        return self.svm.classes_
+
+    def predict_proba(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns float64 [clip, class]."""
+        decision = self.svm.decision_function(vectors).reshape(len(vectors), -1)
+        size = len(self.classes_)
+        odds = np.zeros((len(vectors), size, size))  # the other class : this one
+        for pair, (i, j) in enumerate(itertools.combinations(range(size), 2)):
+            first = self.sigmoids[pair].predict_proba(decision[:, pair, None])[:, 1].clip(1e-7, 1 - 1e-7)
+            odds[:, i, j], odds[:, j, i] = (1 - first) / first, first / (1 - first)
+        return couple(odds)
+
+
+def couple(odds: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of classes whose pairs have given odds (exact where the pairs agree).
+
+    Args:
+        odds: [clip, class, class]: of the second class against the first; 0 on the diagonal.
+
+    Returns:
+        [clip, class], with the sum 1.
+    """
+    probability = 1 / (1 + odds.sum(axis=2))
+    return probability / probability.sum(axis=1, keepdims=True)
+
+
+def _with_pairs(svm: SVC) -> SVC:
+    return svm.set_params(decision_function_shape="ovo", break_ties=False)
 
 
 def _vectors(corpus: Corpus, rows: np.ndarray, scaler: StandardScaler | None) -> np.ndarray:

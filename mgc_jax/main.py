@@ -92,7 +92,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # a config file is code: it can raise anything
-        print(f"error: {_last_cause(error)}. See --help; mgc_jax/config.py lists every key.", file=sys.stderr)
+        print(
+            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config.py lists every key.", file=sys.stderr
+        )
         sys.exit(1)
 
 
@@ -101,6 +103,8 @@ def _last_cause(error: Exception) -> str:
     if isinstance(error, flags.Error) and "Traceback" not in str(error):
         return str(error)
     trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
+    if "mgc_jax.errors.UserError: " in trace:  # meant for people
+        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
     places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
     places = [place for place in places if not re.search(r"site-packages|^<|mgc_jax.main\.py$|runpy", place[0])]
     if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr

@@ -158,3 +158,36 @@ def test_training_imports_neither_tensorflow_nor_torch_nor_librosa():
         "print(sorted({'tensorflow', 'torch', 'librosa', 'numba'} & set(sys.modules)))"
     )
     assert run(ROOT, "-c", program).stdout.strip() == "[]"
+
+
+BASELINE = """
+from mgc_jax import presets
+def get_config(arg=""):
+    given = presets.arguments(arg, k=5)
+    config = presets.baseline("knn", "", n_neighbors=given["k"])
+    config.data.bag_key = "pair"
+    return config
+"""
+
+
+def test_a_baseline_by_the_same_command(folder):
+    (folder / "knn.py").write_text(BASELINE)
+    first = main(folder, "--config", "knn.py:k=3", *ARRAYS)
+    assert first.returncode == 0, first.stderr
+    assert "KNN on arrays, 6 features" in first.stdout
+    (workdir,) = (folder / "runs").iterdir()
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["model"] == "KNN"
+    assert set(results["splits"]["validation"]) == {"clips", "bags", "clip", "clip_mean", "majority_accuracy"}
+    assert json.loads((workdir / "config.json").read_text())["baseline"] == {"name": "knn", "n_neighbors": 3}
+
+    evaluated = main(folder, "--config", "knn.py:k=3", "--mode", "eval", *ARRAYS)
+    assert evaluated.stdout == first.stdout
+    assert [p.name for p in (folder / "runs").iterdir()] == [workdir.name]
+
+    flag = main(folder, "--config", "knn.py", "--config.baseline.n_neighbors=500", *ARRAYS)
+    assert_clear_error(flag, "config.baseline.n_neighbors=500", "training clips")
+    wrong = main(folder, "--config", "knn.py:n=3", *ARRAYS)
+    assert_clear_error(wrong, "'n=3' after the config file is not an argument", "k=...")
+    assert "presets.py" not in wrong.stderr
+    assert_clear_error(main(folder, "--config", "knn.py", "--config.baseline.name=tree"), "lr, knn, svm, mlp")

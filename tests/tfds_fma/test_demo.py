@@ -1,10 +1,18 @@
 import collections
 import csv
+import json
+import shutil
 
+import numpy as np
 import pytest
 
 from tfds_fma import GENRES, FmaError
-from tfds_fma.demo import ensure_demo, main, make_demo_tree, plan
+from tfds_fma.demo import DEMO_SUBSET, SUB_GENRES, ensure_demo, main, make_demo_tree, plan
+from tfds_fma.feature_table import format_row, write_rows
+from tfds_fma.metadata import read_tracks
+from tfds_fma.reading import read_dataset
+from tfds_fma.representations import REPRESENTATIONS, Audio, FeatureVector, demo_representation, get_representation
+from tfds_fma.synthesis import SAMPLE_RATE, SECONDS, STYLES, Identity, render
 
 
 def test_plan_has_the_long_tail_and_keeps_artists_apart():
@@ -23,6 +31,11 @@ def test_plan_has_the_long_tail_and_keeps_artists_apart():
         assert len(owners) == len({owner[0] for owner in owners})
     bags = {(track.album_id, track.artist_id) for track in tracks}
     assert 2.7 < len(tracks) / len(bags) < 3.7
+    sub_genres = {(track.album_id, track.sub_genre) for track in tracks}
+    assert len(sub_genres) == len({track.album_id for track in tracks})
+    assert all(track.sub_genre in {"", *SUB_GENRES[track.genre]} for track in tracks)
+    assert {track.sub_genre for track in tracks} >= set(SUB_GENRES["Rock"])
+    assert 0.7 < sum(bool(track.sub_genre) for track in tracks) / len(tracks) < 0.9
     small = collections.Counter((track.split, track.genre) for track in tracks if track.subset == "small")
     assert {genre for _, genre in small} == set(GENRES[:8])
     for split in splits:
@@ -45,8 +58,21 @@ def test_table_has_the_columns_of_fma(demo_tree):
     assert {len(row) for row in rows} == {53}
     assert collections.Counter(groups) == {"": 1, "album": 13, "artist": 17, "set": 2, "track": 20}
     with (demo_tree / "fma_metadata" / "genres.csv").open(newline="") as file:
-        titles = {row["title"]: int(row["#tracks"]) for row in csv.DictReader(file)}
-    assert titles == dict.fromkeys(GENRES, 6)
+        genres = {int(row["genre_id"]): row for row in csv.DictReader(file)}
+    top = {number: row for number, row in genres.items() if row["parent"] == "0"}
+    assert {row["title"]: int(row["#tracks"]) for row in top.values()} == dict.fromkeys(GENRES, 6)
+    assert all(int(row["top_level"]) == number for number, row in top.items())
+    assert all(row["top_level"] == row["parent"] for number, row in genres.items() if number not in top)
+    counts = collections.Counter()
+    for row in rows:
+        values = dict(zip(zip(groups, fields, strict=True), row, strict=True))
+        ids = json.loads(values["track", "genres_all"])
+        (parent,) = set(ids) & top.keys()
+        assert genres[parent]["title"] == values["track", "genre_top"]
+        assert {int(genres[number]["top_level"]) for number in ids} == {parent}
+        assert json.loads(values["track", "genres"]) == ([number for number in ids if number != parent] or [parent])
+        counts.update(ids)
+    assert {number: int(row["#tracks"]) for number, row in genres.items()} == {n: counts[n] for n in genres}
 
 
 def test_an_existing_tree_is_kept_and_anything_else_is_not_touched(demo_tree, tmp_path, capsys):
@@ -70,3 +96,58 @@ def test_ensure_demo_works_once(tmp_path, monkeypatch, demo_tree):
     assert first.is_relative_to(tmp_path / "demo")
     assert len(made) == 1
     assert [line.split(":")[0] for line in lines] == ["demo", "demo"]
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_the_demos_clips_are_long_enough_for_its_representations(name):
+    chosen = get_representation(demo_representation(name))
+    assert type(chosen) is type(REPRESENTATIONS[name])
+    assert demo_representation(chosen.name) == chosen.name
+    if isinstance(chosen, FeatureVector):
+        assert chosen.name == name
+        return
+    assert chosen.samples <= SECONDS * chosen.sample_rate
+    assert (chosen.sample_rate, chosen.dtype) == (REPRESENTATIONS[name].sample_rate, REPRESENTATIONS[name].dtype)
+    if isinstance(chosen, Audio):
+        for mel in ("mel_256x96", "mel_120x128"):
+            assert chosen.seconds >= REPRESENTATIONS[mel].samples / REPRESENTATIONS[mel].sample_rate
+
+
+def test_other_rates_and_names_of_ones_own():
+    assert demo_representation("audio_8000") == "audio_8000_short"
+    assert demo_representation("mel_100x250") == "mel_256x96"
+
+
+def test_one_tree_serves_all_representations(tmp_path, monkeypatch, demo_tree):
+    source = shutil.copytree(demo_tree, tmp_path / "demo" / "source")
+    monkeypatch.setattr("tfds_fma.demo.make_demo_tree", lambda *args, **kwargs: source)
+    extracted = []
+
+    def extract(tree, subset, **kwargs):  # the real one takes a second per ten clips
+        extracted.append(subset)
+        rows = [format_row(str(track.track_id), np.full(518, track.track_id)) for track in read_tracks(tree, subset)]
+        write_rows(tree / "fma_metadata" / "features.csv", "track_id", rows)
+
+    monkeypatch.setattr("tfds_fma.extract_features.extract_tracks", extract)
+    for name in ("audio_12000", "features_518", "features_mfcc"):
+        path = ensure_demo(tmp_path, name, workers=2, log=lambda line: None)
+        assert path.parent.name == f"medium-{demo_representation(name)}"
+        columns, clips = read_dataset(path)
+        assert clips.shape == (96, *get_representation(demo_representation(name)).shape)
+    np.testing.assert_array_equal(clips[:, 0], columns["track_id"])
+    assert extracted == [DEMO_SUBSET]
+
+
+def test_sub_genres_can_be_heard():
+    def centroid(samples):
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        return (power * np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)).sum() / power.sum()
+
+    brightness = np.array(
+        [
+            [centroid(render(Identity(0, genre, artist, artist, artist, sub_genre))) for sub_genre in (2, 0, 1)]
+            for artist, genre in enumerate(STYLES)
+            if genre != "Spoken"
+        ]
+    )
+    assert (np.diff(np.log(brightness).mean(axis=0)) > 0).all()
