@@ -5,8 +5,8 @@
     python benchmarks/poolings.py --show poolings.jsonl
 
 `vggish` trains on FMA-small's split and scores its validation clips; `echonest` scores all clips by 5-fold
-cross-validation grouped by artist. A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does, with
-the flags that the table names. Every finished run is a line of the output file, and is not made again.
+cross-validation grouped by artist. A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does,
+with the flags that the table names. Every finished run is a line of the output file, and is not made again.
 """
 
 import argparse

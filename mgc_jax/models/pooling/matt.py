@@ -138,7 +138,7 @@ class MattPooling(nnx.Module):
             num_genres: number of labels.
             score: dot, scaled_dot, additive or hidden.
             activation: tanh or none, on the bag vector.
-            queries: trained, or frozen at their random start.
+            queries: trained, or frozen at their random start (the notebooks, besides, evaluate with another draw).
             train_query: gold or own.
             hidden: width of the hidden layer of the score; 0: that of an embedding.
             rngs: source of the initial weights.

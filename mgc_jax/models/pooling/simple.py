@@ -1,5 +1,7 @@
 """Poolings without weights of their own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -58,9 +60,9 @@ class MaxPooling(nnx.Module):
     ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
         """Returns log scores of the bags, and the clips' weights."""
         member = membership(segment)
-        # Only compared with, not differentiated: so [row, bag, slot, feature] is never held in memory.
-        values = jax.lax.stop_gradient(embeddings)
-        maximum = jnp.max(jnp.where(member[..., None], values[:, None], -jnp.inf), axis=2)
+        values = jax.lax.stop_gradient(embeddings)  # the maxima are only compared with; the gradient takes the shares
+        in_row = functools.partial(jax.ops.segment_max, num_segments=segment.shape[1])
+        maximum = jax.vmap(in_row)(values, segment)
         wins = (values == of_own_bag(maximum, segment)).astype(embeddings.dtype)
         ties = weighted_sum(member.astype(embeddings.dtype), wins)
         share = wins / jnp.maximum(of_own_bag(ties, segment), 1)
