@@ -414,7 +414,7 @@ def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The "VALID" convolution with a k x 1 kernel, as products of shifted maps."""
     rows = kernel[:, 0, 0] if x.shape[-1] == 1 else kernel[:, 0]
     product = jnp.multiply if x.shape[-1] == 1 else jnp.matmul
-    return sum(product(part, row) for part, row in zip(_shifted(x, len(kernel)), rows, strict=True))
+    return functools.reduce(jnp.add, map(product, _shifted(x, len(kernel)), rows))
 
 
 def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
@@ -423,7 +423,7 @@ def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[i
     h, w = (x.shape[1] - size + 1) // ph, x.shape[2] // pw
     x = x[:, :, : w * pw]
     places = [
-        sum(x[:, t + i : t + i + h * ph : ph, j::pw] * kernel[i, 0, 0] for i in range(size))
+        functools.reduce(jnp.add, [x[:, t + i : t + i + h * ph : ph, j::pw] * kernel[i, 0, 0] for i in range(size)])
         for t in range(ph)
         for j in range(pw)
     ]

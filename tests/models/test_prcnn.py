@@ -94,7 +94,7 @@ def test_attention_as_drawn_is_the_gru_alone():
     clips = _clips(20, 8)
     alone = encoder.rnn(clips, REAL, True, None)
     np.testing.assert_allclose(encoder(clips, REAL, True, None), alone, rtol=1e-6, atol=1e-7)
-    gradients = nnx.grad(lambda encoder: jnp.sum(encoder(clips, REAL, True, None) * alone))(encoder)
+    gradients = nnx.jit(nnx.grad(lambda encoder: jnp.sum(encoder(clips, REAL, True, None) * alone)))(encoder)
     largest = lambda part: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(part))  # noqa: E731
     assert largest(gradients["rnn"]) > 0.1
     assert largest(gradients["cnn"]) < 1e-6  # rounding
