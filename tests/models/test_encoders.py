@@ -3,73 +3,41 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_recurrent import keras_states, randomized
 
 from mgc_jax.config import default
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, count_parameters
-from mgc_jax.models.encoders import CrnnTf, Mlp
-from mgc_jax.models.recurrent import ParallelGRU
+from mgc_jax.models.encoders import ENCODERS, Crnn, CrnnTf, Fcn4, Mlp
 
 
-def crnn_tf_config(pooling):
+def build(encoder, clip_shape, num_genres=3, pooling="none", **options):
     config = default()
-    config.model.encoder.name = "crnn_tf"
+    config.model.encoder.update(name=encoder, **options)
     config.model.pooling.name = pooling
-    return config
+    return build_model(config.model, clip_shape, num_genres, seed=0)
 
 
 def test_crnn_tf_has_the_papers_parameter_count():
-    model = build_model(crnn_tf_config("none").model, (1360, 96), 16, seed=0)
+    model = build("crnn_tf", (1360, 96), 16)
     assert count_parameters(model) == 1_004_112  # as CRNN-TF's repository prints
     gru = jax.tree.leaves(nnx.state(model.encoder.along_time, nnx.Param))
     assert sum(leaf.size for leaf in gru) == 4 * 76_896
 
 
+@pytest.mark.parametrize(
+    ("encoder", "parameters", "features"),
+    [("crnn", 393_680, 32), ("fcn4", 17_302_928, 2048)],  # as CRNN-TF's repository prints (17.30 M)
+)
+def test_its_rivals_have_the_published_parameter_counts(encoder, parameters, features):
+    model = build(encoder, (1360, 96), 16)
+    assert count_parameters(model) == parameters
+    assert model.encoder.features == features
+
+
 def test_matt_adds_one_query_per_genre():
-    model = build_model(crnn_tf_config("matt").model, (1360, 96), 16, seed=0)
+    model = build("crnn_tf", (1360, 96), 16, pooling="matt")
     assert count_parameters(model) == 1_004_112 + 16 * 64
-
-
-def keras_gru(x, kernel, recurrent, bias):
-    """Keras's GRU with reset_after=False, one sequence [step, feature], gate by gate."""
-    units = recurrent.shape[0]
-    hard_sigmoid = lambda v: np.clip(0.2 * v + 0.5, 0, 1)  # noqa: E731
-    w_z, w_r, w_h = np.split(kernel, 3, axis=1)
-    u_z, u_r, u_h = np.split(recurrent, 3, axis=1)
-    b_z, b_r, b_h = np.split(bias, 3)
-    h = np.zeros(units)
-    for x_t in x:
-        z = hard_sigmoid(x_t @ w_z + b_z + h @ u_z)
-        r = hard_sigmoid(x_t @ w_r + b_r + h @ u_r)
-        candidate = np.tanh(x_t @ w_h + b_h + (r * h) @ u_h)
-        h = z * h + (1 - z) * candidate
-    return h
-
-
-def randomized(module, seed=0):
-    """Gives biases random values too, which start at zero."""
-    rng = np.random.default_rng(seed)
-    state = nnx.state(module, nnx.Param)
-    nnx.update(module, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape, scale=0.3), p.dtype), state))
-    return module
-
-
-def test_gru_equals_keras_equations():
-    gru = randomized(ParallelGRU(3, 5, 4, rngs=nnx.Rngs(0)))
-    x = np.random.default_rng(1).normal(size=(3, 2, 6, 5)).astype(np.float32)
-    last = gru(jnp.asarray(x))
-    kernel, recurrent, bias = (np.asarray(p[...]) for p in (gru.kernel, gru.recurrent_kernel, gru.bias))
-    for g in range(3):
-        for n in range(2):
-            expected = keras_gru(x[g, n], kernel[g], recurrent[g], bias[g])
-            np.testing.assert_allclose(last[g, n], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_recurrent_kernels_start_orthogonal():
-    kernels = np.asarray(ParallelGRU(2, 5, 4, rngs=nnx.Rngs(0)).recurrent_kernel[...])
-    for kernel in kernels:
-        np.testing.assert_allclose(kernel @ kernel.T, np.eye(4), atol=1e-5)
-    assert not np.allclose(kernels[0], kernels[1])
 
 
 def test_the_eight_scans_are_those_of_the_table():
@@ -94,18 +62,47 @@ def test_the_eight_scans_are_those_of_the_table():
     for gru, numbers in ((encoder.along_frequency, (1, 3, 5, 7)), (encoder.along_time, (2, 6, 4, 8))):
         weights = [np.asarray(v[...]) for v in (gru.kernel, gru.recurrent_kernel, gru.bias)]
         for i, number in enumerate(numbers):
-            states.append([keras_gru(s, *(w[i] for w in weights)) for s in sequences[number]])
+            states.append([keras_states(s, *(w[i] for w in weights))[-1] for s in sequences[number]])
     joined = np.concatenate(states, axis=-1)
     dense = joined @ np.asarray(encoder.dense.kernel[...]) + np.asarray(encoder.dense.bias[...])
     expected = np.where(dense > 0, dense, np.expm1(dense))
     np.testing.assert_allclose(encoder(clips, jnp.ones(2, bool), False, None), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_clips_leave_the_others_and_the_batch_statistics_alone():
+SMALL = {
+    "crnn_tf": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2, "features": 3},
+    "crnn": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2},
+    "fcn4": {"filters": (4,), "pools": ((3, 3),)},
+    "cnn": {"filters": (4, 3), "pools": ((2, 2), (2, 2))},
+    "bigru": {"gru_units": 2},
+    "prcnn": {"filters": (4, 3), "pools": ((2, 2), (2, 2)), "gru_units": 2},
+    "prcnn_attention": {"filters": (4,), "frequency_pools": (4,), "gru_units": 2},
+    "prcnn_attention_literal": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2},
+}
+
+
+def test_crnn_is_a_gru_over_time_on_a_gru_over_time():
+    encoder = randomized(Crnn((20, 12), filters=(3,), pools=((3, 4),), gru_units=2, rngs=nnx.Rngs(0)))
+    clips = jnp.asarray(np.random.default_rng(1).normal(size=(2, 20, 12)), jnp.float32)
+    maps = np.asarray(encoder.blocks[0](clips.swapaxes(1, 2)[..., None], jnp.ones(2, bool), False))
+    assert maps.shape == (2, 4, 5, 3)  # mel, time, channel
+    assert maps.min() == 0  # ReLU
+    first, second = (
+        [np.asarray(p[...])[0] for p in (gru.kernel, gru.recurrent_kernel, gru.bias)]
+        for gru in (encoder.first_gru, encoder.second_gru)
+    )
+    sequences = maps.transpose(0, 2, 1, 3).reshape(2, 5, -1)
+    expected = [keras_states(keras_states(sequence, *first), *second)[-1] for sequence in sequences]
+    np.testing.assert_allclose(encoder(clips, jnp.ones(2, bool), False, None), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_padding_clips_leave_the_others_and_the_batch_statistics_alone(name):
     def run(clips, mask):
-        encoder = CrnnTf(
-            (16, 8), filters=(4,), pools=((2, 2),), gru_units=2, features=3, dropout=0.0, rngs=nnx.Rngs(0)
-        )
+        encoder = ENCODERS[name]((16, 8), **SMALL[name], rngs=nnx.Rngs(0))
+        for _, module in nnx.iter_modules(encoder):
+            if isinstance(module, nnx.Dropout):
+                module.rate = 0.0
         out = encoder(jnp.asarray(clips), jnp.asarray(mask), True, nnx.Rngs(dropout=0))
         return np.asarray(out), nnx.to_pure_dict(nnx.state(encoder, nnx.BatchStat))
 
@@ -116,6 +113,47 @@ def test_padding_clips_leave_the_others_and_the_batch_statistics_alone():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), stats_padded, stats_alone)
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_dtype_of_the_clips_is_that_of_the_embedding(name, train):
+    clips = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16, 8)), jnp.float32)
+
+    def embed(dtype):
+        encoder = ENCODERS[name]((16, 8), **SMALL[name], rngs=nnx.Rngs(0))
+        out = encoder(clips.astype(dtype), jnp.ones(6, bool), train, nnx.Rngs(dropout=0))
+        assert all(
+            leaf.dtype == jnp.float32
+            for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Any(nnx.Param, nnx.BatchStat)))
+        )
+        return out
+
+    exact, half = embed(jnp.float32), embed(jnp.bfloat16)
+    assert (exact.dtype, half.dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.05 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize("shape", [(1360, 96), (640, 128), (250, 100), (256, 96), (120, 128), (7, 5)])
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "mlp"])
+def test_every_encoder_takes_clips_of_every_size(name, shape):
+    options = {"filters": (2, 2, 2, 2)} if name == "fcn4" else {}  # the full one takes seconds to make
+    encoder = nnx.eval_shape(lambda: ENCODERS[name](shape, **options, rngs=nnx.Rngs(0)))
+    clips = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    out = nnx.eval_shape(lambda encoder, clips: encoder(clips, jnp.ones(2, bool), False, None), encoder, clips)
+    assert out.shape == (2, encoder.features)
+    assert encoder.features > 0
+
+
+def test_fcn4_leaves_one_position_of_a_clip_of_the_published_size(caplog):
+    caplog.set_level("INFO")
+    encoder = nnx.eval_shape(lambda: Fcn4((1360, 96), rngs=nnx.Rngs(0)))
+    assert [block.pool for block in encoder.blocks] == [(2, 4), (4, 5), (3, 8), (4, 8)]
+    assert not caplog.messages
+    nnx.eval_shape(lambda: Fcn4((250, 100), rngs=nnx.Rngs(0)))
+    assert caplog.messages == [
+        "block 4: the map is only 4 x 1 there, so that the pool (4, 8) became (4, 1)",
+    ]
+
+
 def test_mlp_without_layers_is_the_identity():
     encoder = Mlp((6,), hidden=(), rngs=nnx.Rngs(0))
     clips = jnp.ones((2, 6))
@@ -123,10 +161,23 @@ def test_mlp_without_layers_is_the_identity():
     np.testing.assert_array_equal(encoder(clips, jnp.ones(2, bool), True, None), clips)
 
 
+def test_mlp_of_the_notebooks():
+    """140 -> 100 -> 10 -> 16 with dropout."""
+    model = build("mlp", (140,), 16, hidden=(100, 10), dropout=0.1)
+    assert count_parameters(model) == 141 * 100 + 101 * 10 + 11 * 16
+    encoder = Mlp((140,), hidden=(100,), dropout=0.1, rngs=nnx.Rngs(0))
+    clips = jnp.ones((200, 140))
+    plain = encoder(clips, jnp.ones(200, bool), False, None)
+    dropped = encoder(clips, jnp.ones(200, bool), True, nnx.Rngs(dropout=0))
+    live = plain != 0
+    assert 0.08 < float(jnp.mean(dropped[live] == 0)) < 0.12
+    np.testing.assert_allclose(dropped[dropped != 0], (plain / 0.9)[dropped != 0], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("encoder", "shape", "message"),
     [
-        ({"name": "crnn"}, (40, 12), "choose one of crnn_tf, mlp"),
+        ({"name": "cnn_tf"}, (40, 12), "choose one of crnn_tf, crnn, fcn4, mlp, cnn, bigru, prcnn"),
         ({"name": "crnn_tf", "filter": (3,)}, (40, 12), "has no option filter; it has filters"),
         ({"name": "crnn_tf", "filters": (3, 4)}, (40, 12), "one pool per block"),
         ({"name": "crnn_tf"}, (8,), "use the encoder mlp"),
@@ -134,11 +185,28 @@ def test_mlp_without_layers_is_the_identity():
         ({"name": "crnn_tf", "filters": (3,), "pools": ((2,),)}, (40, 12), "two sizes per block"),
         ({"name": "crnn_tf", "gru_units": 0}, (40, 12), "gru_units=0"),
         ({"name": "crnn_tf", "dropout": 2.0}, (40, 12), "dropout=2.0"),
-        ({"name": "mlp", "hidden": (0,)}, (8,), "above 0"),
+        ({"name": "mlp", "hidden": (0,)}, (8,), "hidden=.*above 0"),
+        ({"name": "mlp", "dropout": 1.0}, (8,), "dropout=1.0"),
+        ({"name": "crnn"}, (8,), "use the encoder mlp"),
+        ({"name": "crnn", "gru_units": 0}, (40, 12), "gru_units=0"),
+        ({"name": "crnn", "dropout": 2.0}, (40, 12), "dropout=2.0"),
+        ({"name": "fcn4"}, (8,), "use the encoder mlp"),
+        ({"name": "fcn4", "batch_norm_momentum": 1.0}, (40, 12), "batch_norm_momentum=1.0"),
+        ({"name": "cnn"}, (8,), "use the encoder mlp"),
+        ({"name": "cnn", "filters": (3, 4)}, (40, 12), "one pool per block"),
+        ({"name": "cnn", "filters": (0,), "pools": ((2, 2),)}, (40, 12), "filters="),
+        ({"name": "bigru"}, (8,), "use the encoder mlp"),
+        ({"name": "bigru", "rnn_pool": (2,)}, (40, 12), "rnn_pool="),
+        ({"name": "bigru", "gru_layers": 0}, (40, 12), "gru_layers=0"),
+        ({"name": "prcnn", "rnn_embedding": -1}, (40, 12), "rnn_embedding=-1"),
+        ({"name": "prcnn", "gru": 3}, (40, 12), "has no option gru; it has filters, pools, rnn_pool"),
+        ({"name": "prcnn_attention_literal"}, (8,), "use the encoder mlp"),
+        ({"name": "prcnn_attention"}, (8,), "use the encoder mlp"),
+        ({"name": "prcnn_attention", "attention": "cnn"}, (40, 12), "attention='cnn': choose one of parallel_cnn"),
+        ({"name": "prcnn_attention", "filters": (3,)}, (40, 12), "1 filters but 3 frequency_pools"),
     ],
 )
 def test_an_impossible_encoder_is_named(encoder, shape, message):
-    config = default()
-    config.model.encoder.update(encoder)
+    options = dict(encoder)
     with pytest.raises(UserError, match=message):
-        build_model(config.model, shape, 3, seed=0)
+        build(options.pop("name"), shape, **options)

@@ -17,8 +17,8 @@ def _plain_conv(x, kernel, bias):
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims) + bias
 
 
-def _plain_pool(x, window):
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), "SAME")
+def _plain_pool(x, window, padding="SAME"):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), padding)
 
 
 def _assert_close(actual, expected, rtol=2e-5):
@@ -56,12 +56,15 @@ def test_conv2d_is_the_library_convolution(kernel_shape, block_bytes, monkeypatc
     )
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (1, 5, 13, 2), (1, 3, 2, 1)])
 @pytest.mark.parametrize("window", [(2, 4), (2, 2), (3, 5)])
-def test_max_pool_is_reduce_window(shape, window):
+def test_max_pool_is_reduce_window(shape, window, padding):
+    if padding == "VALID":
+        window = tuple(min(pool, size) for pool, size in zip(window, shape[1:], strict=False))
     x = _normal(0, *shape)
-    actual = _value_and_gradients(lambda x: layers.max_pool(x, window), x)
-    _assert_close(actual, _value_and_gradients(lambda x: _plain_pool(x, window), x), rtol=1e-6)
+    actual = _value_and_gradients(lambda x: layers.max_pool(x, window, padding), x)
+    _assert_close(actual, _value_and_gradients(lambda x: _plain_pool(x, window, padding), x), rtol=1e-6)
 
 
 def test_max_pool_divides_the_gradient_between_equal_maxima():
@@ -91,8 +94,8 @@ def test_masked_batch_norm_without_a_real_clip_is_finite():
     assert jnp.isfinite(norm(_normal(0, 2, 3, 3, 2), jnp.zeros(2), train=True)).all()
 
 
-def _block(in_features, pool):
-    block = layers.ConvBlock(in_features, 6, pool, batch_norm_momentum=0.5, rngs=nnx.Rngs(0))
+def _block(in_features, pool, **options):
+    block = layers.ConvBlock(in_features, 6, pool, batch_norm_momentum=0.5, rngs=nnx.Rngs(0), **options)
     block.bias[...] = _normal(3, 6)
     block.norm.scale[...] = jnp.array([1.0, -0.5, 2.0, -1.0, 0.3, 0.7])
     block.norm.bias[...] = _normal(4, 6)
@@ -102,15 +105,20 @@ def _block(in_features, pool):
 
 def _plain_block(block, x, mask, train):
     x = block.norm(_plain_conv(x, block.kernel[...], block.bias[...]), mask, train)
-    return _plain_pool(nnx.elu(x), block.pool)
+    return _plain_pool(block.activation(x), block.pool, block.padding)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("in_features", [1, 4])
-def test_conv_block_is_convolution_norm_elu_pool(in_features, train):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"activation": nnx.relu}, {"activation": nnx.relu, "padding": "VALID"}],
+    ids=["elu", "relu", "floor"],
+)
+def test_conv_block_is_convolution_norm_activation_pool(options, in_features, train):
     x, mask = _normal(0, 3, 7, 10, in_features), jnp.array([True, True, False])
-    graph, params, rest = nnx.split(_block(in_features, (2, 4)), nnx.Param, ...)
+    graph, params, rest = nnx.split(_block(in_features, (2, 4), **options), nnx.Param, ...)
 
     def run(call):
         def loss(params, x, rest):
@@ -136,3 +144,48 @@ def test_conv_block_keeps_the_dtype(train):
     block = _block(1, (2, 2))
     assert block(x, jnp.ones(2), train).dtype == jnp.bfloat16
     assert block.norm.mean[...].dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("pool", [(2, 2), (4, 3), (1, 1)])
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_time_conv_block_is_valid_convolution_relu_floor_pool(in_features, pool):
+    x = _normal(0, 3, 13, 7, in_features)
+    block = layers.TimeConvBlock(in_features, 6, pool, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(block)
+    params["bias"] = params["bias"].replace(_normal(3, 6))
+
+    def plain(params, x):
+        dims = ("NHWC", "HWIO", "NHWC")
+        y = lax.conv_general_dilated(x, params["kernel"][...], (1, 1), "VALID", dimension_numbers=dims)
+        return _plain_pool(nnx.relu(y + params["bias"][...]), pool, "VALID")
+
+    def run(call):
+        def loss(params, x):
+            y = call(params, x)
+            return jnp.sum(y * _normal(9, *y.shape)), y
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+    _assert_close(run(lambda params, x: nnx.merge(graph, params)(x)), run(plain))
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_time_conv_block_keeps_the_dtype(in_features):
+    x = _normal(0, 3, 13, 7, in_features)
+    block = layers.TimeConvBlock(in_features, 6, (2, 2), rngs=nnx.Rngs(0))
+    half = block(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), block(x), atol=0.05)
+
+
+def test_dense_is_a_matrix_product():
+    dense = layers.Dense(5, 3, rngs=nnx.Rngs(0))
+    limit = np.sqrt(6 / (5 + 3))
+    assert 0.5 * limit < float(jnp.abs(dense.kernel[...]).max()) <= limit
+    np.testing.assert_array_equal(dense.bias[...], 0)
+    dense.bias[...] = _normal(1, 3)
+    x = _normal(0, 2, 4, 5)
+    _assert_close(dense(x), np.asarray(x) @ dense.kernel[...] + dense.bias[...])
+    assert dense(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -79,7 +79,7 @@ def conv_blocks(
     activation: Callable[[jax.Array], jax.Array],
     batch_norm_momentum: float,
     rngs: nnx.Rngs,
-) -> tuple[nnx.List, tuple[int, int]]:
+) -> tuple[list[ConvBlock], tuple[int, int]]:
     """Checks the options of a stack of `ConvBlock`s on [n, mel, time, 1] maps, and builds it.
 
     Args:
@@ -118,4 +118,4 @@ def conv_blocks(
             )
         )
         channels = out_channels
-    return nnx.List(blocks), (mel, time)
+    return blocks, (mel, time)

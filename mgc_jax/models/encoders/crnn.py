@@ -43,7 +43,7 @@ class Crnn(nnx.Module):
         """
         check_sizes(gru_units=gru_units)
         check_fractions(dropout=dropout)
-        self.blocks, (mel, _) = conv_blocks(
+        blocks, (mel, _) = conv_blocks(
             clip_shape,
             filters,
             pools,
@@ -52,6 +52,7 @@ class Crnn(nnx.Module):
             batch_norm_momentum=batch_norm_momentum,
             rngs=rngs,
         )
+        self.blocks = nnx.List(blocks)
         self.features = gru_units
         self.first_gru = ParallelGRU(1, mel * filters[-1], gru_units, rngs=rngs)
         self.second_gru = ParallelGRU(1, gru_units, gru_units, rngs=rngs)

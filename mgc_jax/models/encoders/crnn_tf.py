@@ -46,7 +46,7 @@ class CrnnTf(nnx.Module):
         """
         check_sizes(gru_units=gru_units, features=features)
         check_fractions(dropout=dropout)
-        self.blocks, (mel, time) = conv_blocks(
+        blocks, (mel, time) = conv_blocks(
             clip_shape,
             filters,
             pools,
@@ -55,6 +55,7 @@ class CrnnTf(nnx.Module):
             batch_norm_momentum=batch_norm_momentum,
             rngs=rngs,
         )
+        self.blocks = nnx.List(blocks)
         channels = filters[-1]
         self.features = features
         self.along_frequency = ParallelGRU(4, time * channels, gru_units, rngs=rngs)

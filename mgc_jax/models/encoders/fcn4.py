@@ -34,7 +34,7 @@ class Fcn4(nnx.Module):
             batch_norm_momentum: momentum of the moving averages.
             rngs: source of the initial weights.
         """
-        self.blocks, (mel, time) = conv_blocks(
+        blocks, (mel, time) = conv_blocks(
             clip_shape,
             filters,
             pools,
@@ -43,6 +43,7 @@ class Fcn4(nnx.Module):
             batch_norm_momentum=batch_norm_momentum,
             rngs=rngs,
         )
+        self.blocks = nnx.List(blocks)
         self.features = mel * time * filters[-1]
 
     def __call__(
