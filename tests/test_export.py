@@ -42,7 +42,7 @@ def test_the_export_scores_as_the_best_checkpoint(trained):
 
 
 def test_the_files_can_be_read_without_us(trained):
-    corpus, config, _, folder = trained
+    corpus, _, _, folder = trained
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "labels.json", "weights.safetensors"]
     assert json.loads((folder / "labels.json").read_text()) == list(corpus.genres)
     meta = json.loads((folder / "config.json").read_text())

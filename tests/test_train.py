@@ -315,9 +315,10 @@ def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch)
             if int(state.step) == stop:
                 raise Stop
 
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "save", save_and_stop)
-            train_and_evaluate(config, tmp_path / "interrupted")
+            with pytest.raises(Stop):
+                train_and_evaluate(config, tmp_path / "interrupted")
     again = train_and_evaluate(config, tmp_path / "interrupted")
     assert again["splits"] == whole["splits"]
     assert again["best_step"] == whole["best_step"] > 8 * steps  # of the last phase

@@ -15,7 +15,7 @@ REAL = jnp.ones(2, bool)
 def build(encoder, clip_shape=(640, 128), num_genres=8, **options):
     config = default()
     config.model.encoder.update(name=encoder, **options)
-    config.model.pooling = "none"
+    config.model.pooling.name = "none"
     return build_model(config.model, clip_shape, num_genres, seed=0)
 
 
