@@ -405,16 +405,21 @@ class ConvBlock(nnx.Module):
 
 
 def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
-    """The steps of time, second to last but two axes, that each row of a kernel of this size meets."""
+    """The parts of maps [..., time, mel, channel] that each row of a kernel of this size meets."""
     steps = x.shape[-3] - size + 1
     return [x[..., i : i + steps, :, :] for i in range(size)]
 
 
 def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The "VALID" convolution with a k x 1 kernel, as products of shifted maps."""
-    rows = kernel[:, 0, 0] if x.shape[-1] == 1 else kernel[:, 0]
-    product = jnp.multiply if x.shape[-1] == 1 else jnp.matmul
-    return functools.reduce(jnp.add, map(product, _shifted(x, len(kernel)), rows))
+    """The "VALID" convolution with a k x 1 kernel, as matrix products.
+
+    For the gradient of the pooling, which asks for equality with the maximum, all its uses must see the same
+    roundings: matrix products give that; of sums of products the compiler may make one code here, another there.
+    """
+    parts, (size, _, cin, cout) = _shifted(x, len(kernel)), kernel.shape
+    if cin == 1:
+        return jnp.concatenate(parts, -1) @ kernel.reshape(size, cout)
+    return functools.reduce(jnp.add, map(jnp.matmul, parts, kernel[:, 0]))
 
 
 def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
