@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -11,11 +10,12 @@ from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.config import default
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.corpus import Standardization
+from mgc_jax.inputs import Inputs
 from mgc_jax.models.classifier import build_model, count_parameters
 from mgc_jax.models.pooling import Target
 from mgc_jax.models.pooling.hierarchical_matt import HierarchicalMattPooling
 from mgc_jax.models.pooling.matt import MattPooling
-from mgc_jax.state import initial_state, make_loss, make_train_step, split_model
+from mgc_jax.state import make_loss, make_optimizer, make_train_step, split_model
 
 FEATURES, GENRES, CLIPS = 4, 5, 8
 
@@ -155,26 +155,30 @@ def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
     assert ("queries" in params.get("pooling", {}).get(level, {})) == (not frozen)  # what an optimizer sees
     before = np.asarray((stats if frozen else params)["pooling"][level]["queries"])
 
-    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    config = default()
+    config.optimizer.update(name="adamw", learning_rate=0.1, weight_decay=0.1)
+    optimizer = make_optimizer(config.optimizer, 1, 10)
     rng = np.random.default_rng(0)
     batch = Batch(
         clip=np.zeros((2, 6), np.int32),
         segment=np.tile(np.array([0, 0, 0, 1, 1, 6], np.int32), (2, 1)),
         label=rng.integers(0, GENRES, (2, 6)).astype(np.int32),
+        subgenre=rng.integers(0, GENRES, (2, 6)).astype(np.int32),
         weight=np.tile(np.array([1, 1, 0, 0, 0, 0], np.float32), (2, 1)),
     )
     clips = (jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32),)
-    loss = make_loss(graph, Standardization(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32)), 4.0)
-    step = make_train_step(loss, optimizer, seed=0)
-    state = initial_state(params, stats, optimizer)
+    inputs = Inputs(config, (3,), None, Standardization(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32)))
+    ones = np.ones(GENRES, np.float32)
+    step = make_train_step(make_loss(graph, inputs, config.loss, 4.0, ones, 0 * ones), optimizer)
+    state = optimizer.initial_state(params, stats)
     for _ in range(3):
-        state, _ = step(state, batch, clips)
+        state, _ = step(state, batch, clips, None, jax.random.key(0))
     trained = nnx.merge(graph, state.params, state.batch_stats)
     after = np.asarray(getattr(trained.pooling, level).queries[...])
     assert np.array_equal(after, before) == frozen
 
     _, other_params, other_stats = split_model(model_with(name, queries=queries, seed=1))
-    like = initial_state(other_params, other_stats, optimizer)
+    like = optimizer.initial_state(other_params, other_stats)
     assert not np.array_equal((other_stats if frozen else other_params)["pooling"][level]["queries"], after)
     with open_checkpoints(tmp_path, "bag/accuracy") as checkpoints:
         checkpoints.save(state, {}, None)

@@ -1,0 +1,85 @@
+"""Every system of both papers: its parameter count beside the paper's, and its configuration."""
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mgc_jax import presets
+from mgc_jax.config import to_json
+from mgc_jax.models.encoders import ENCODERS
+from mgc_jax.models.pooling import POOLINGS
+from mgc_jax.systems import SYSTEMS
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Weights, biases and batch-norm moments, by name; None for what no paper counts.
+PUBLISHED = {
+    "ubc_rnn.py": 75_528,
+    "ubc_cnn5.py": 34_600,
+    "ubc_cnn3.py": 646_824,
+    "prcnn.py": 110_120,
+    "prcnn_2rnn.py": 184_616,
+    "prcnn_attention_literal.py": 232_744,
+    "crnn.py": 393_680,
+    "crnn_tf.py": 1_004_112,
+    "fcn4.py": 17_302_928,
+}
+
+
+def load(file):
+    spec = importlib.util.spec_from_file_location(Path(file).stem, CONFIGS / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.file)
+def test_parameters_are_the_published_ones(system):
+    assert system.published == PUBLISHED.get(system.file)
+    ours = system.parameters()
+    if system.published is not None:
+        assert ours == system.published
+    elif ours is not None:  # what the encoder and the linear head make up
+        assert ours > 0
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.file)
+def test_the_list_names_the_configuration_that_it_counts(system):
+    assert to_json(load(system.file).get_config()) == to_json(system.config())
+
+
+def test_every_configuration_of_a_system_is_in_the_list():
+    ours = {"echonest.py", "fma_small_mels.py", "vggish.py"}  # for arrays that users bring
+    assert {path.name for path in CONFIGS.glob("*.py")} == ours | {system.file for system in SYSTEMS}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_presets_name_every_option_of_an_encoder_with_its_default(name):
+    given = presets.encoder_options(name).to_dict()
+    assert given.pop("name") == name
+    parameters = inspect.signature(ENCODERS[name].__init__).parameters
+    assert given == {p: v.default for p, v in parameters.items() if p not in ("self", "clip_shape", "rngs")}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_presets_name_every_option_of_a_pooling_with_its_default(name):
+    given = presets.pooling_options(name).to_dict()
+    assert given.pop("name") == name
+    not_options = ("self", "features", "num_genres", "subgenre_parents", "rngs")
+    parameters = inspect.signature(POOLINGS[name].__init__).parameters
+    assert given == {p: v.default for p, v in parameters.items() if p not in not_options}
+
+
+@pytest.mark.slow
+def test_the_command_lists_ours_beside_the_papers():
+    output = subprocess.run(
+        [sys.executable, "-m", "mgc_jax.models"], capture_output=True, text=True, check=True
+    ).stdout
+    for system in SYSTEMS:
+        (line,) = (line for line in output.splitlines() if f"configs/{system.file}" in line)
+        assert line.count(f"{system.published:,}" if system.published else "configs/") == (
+            2 if system.published else 1
+        )
