@@ -1,4 +1,4 @@
-"""Trains or evaluates one configuration: `python -m mgc_jax.main --config configs/matt_crnn_tf.py`.
+"""Trains, evaluates or exports one configuration: `python -m mgc_jax.main --config configs/matt_crnn_tf.py`.
 
 This file is short on purpose: it turns flags into a call. Everything worth importing lives elsewhere, and
 nothing heavy is imported before the flags are known to be good.
@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from absl import app, flags
@@ -28,7 +28,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, results. Default: runs/<config>-<date>. Give the "
     "folder of an interrupted run to resume it."
 )  # fmt: skip
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "train (or resume), or evaluate a trained workdir.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "export"],
+    "train (or resume); evaluate a trained workdir; or write its best weights as files (<workdir>/export).",
+)  # fmt: skip
 
 log = logging.getLogger("mgc_jax")
 
@@ -48,8 +51,7 @@ def main(argv: list[str]) -> int:
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
         log.info(why)
         log.info("workdir %s", workdir)
-        jobs = importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")
-        run = jobs.train_and_evaluate if _MODE.value == "train" else jobs.evaluate_workdir
+        run = _job(_MODE.value, config)
         run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,6 +63,16 @@ def main(argv: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:
+    """Returns what does the work; only now are JAX or scikit-learn imported."""
+    if mode == "export":
+        if config.baseline.name:
+            raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
+        return importlib.import_module("mgc_jax.export").export_workdir
+    jobs = importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")
+    return jobs.train_and_evaluate if mode == "train" else jobs.evaluate_workdir
 
 
 def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[ConfigDict, str]:

@@ -55,6 +55,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        make_optimizer(config.optimizer, 1, 1)  # a mistyped option shows before the corpus is read
         self.mesh = data_mesh()
         self.corpus = open_corpus(config.data)
         log.info(self.corpus.summary())

@@ -19,21 +19,21 @@ def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
     """Returns the folder in `runs` to use where the user names none.
 
     To train: the latest unfinished run of this configuration, whatever its date; else today's finished one,
-    whose results are then shown again; else a new folder. To evaluate: the latest run of this configuration.
+    whose results are then shown again; else a new folder. Otherwise: the latest run of this configuration.
 
     Args:
         name: of the configuration file.
         config: the resolved configuration.
-        mode: train or eval.
+        mode: train, eval or export.
     """
     runs = Path("runs")
     saved = sorted(runs.glob(f"{name}-*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     same = [path.parent for path in saved if not config_lib.differences(config, read_config(path), moved=False)]
     today = f"{name}-{datetime.date.today().isoformat()}"
     for workdir in same:
-        if mode == "eval" or not (workdir / "results.json").exists() or workdir.name.startswith(today):
+        if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(today):
             return workdir
-    if mode == "eval":
+    if mode != "train":
         raise UserError(f"no run in {runs.resolve()} has this configuration; give --workdir")
     workdir, number = runs / today, 1
     while (workdir / "config.json").exists():  # a run that never began leaves no config.json
