@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import numpy as np
 
+from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.config import validate
 from mgc_jax.metrics import genre_metrics
 from mgc_jax.train import Run, best_state, train_run
@@ -61,7 +62,6 @@ POOLINGS = {
     "set transformer": ("set_transformer", {}),
 }
 REMEDIES = {
-    "mean": {},
     "logit adjustment 0.5": {"loss.logit_adjustment": 0.5},
     "logit adjustment 1": {"loss.logit_adjustment": 1.0},
     "post-hoc logit adjustment 1": {"eval.logit_adjustment": 1.0},
@@ -90,8 +90,7 @@ def experiments(data):
                 yield f"{name}, {bags}" if pooling != "none" else name, pooling, settings | flags
     if data == "echonest":
         for name, flags in REMEDIES.items():
-            if flags:
-                yield f"mean, {name}", "mean", NATURAL | flags
+            yield f"mean, {name}", "mean", NATURAL | flags
 
 
 def load_config(data, pooling, flags, arguments):
@@ -116,7 +115,8 @@ def scores_of_best(config):
         with claim(workdir, config, create=True):
             run = Run(config, workdir)
             train_run(run)
-            scores = run.scores("validation", best_state(run))
+            with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+                scores = run.scores("validation", best_state(run, checkpoints))
     return scores, time.perf_counter() - start
 
 

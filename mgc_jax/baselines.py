@@ -169,7 +169,8 @@ class Fitted:
         # A vote share of 0 has no logarithm: in the mean over a bag, one clip then all but rules the genre out.
         log_scores = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
         clip_mean = mean_log_scores(log_scores, bags.offsets)[np.repeat(np.arange(len(bags)), bags.sizes)]
-        return SplitScores(rows, label, log_scores, clip_mean, None, bags, predicted=self.namer.predict(vectors))
+        predicted = None if self.rater is self.namer else self.namer.predict(vectors)
+        return SplitScores(rows, label, log_scores, clip_mean, None, bags, predicted=predicted)
 
 
 def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted:

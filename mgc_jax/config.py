@@ -227,6 +227,15 @@ def validate(config: ConfigDict) -> None:
         _require(0 <= given[key] < 1, key, given[key], "it must be at least 0 and below 1")
     _require(0 < given["optimizer.plateau_factor"] <= 1, "optimizer.plateau_factor", given["optimizer.plateau_factor"],
              "it must be above 0 and at most 1")  # fmt: skip
+    for key in ("loss.logit_adjustment", "eval.logit_adjustment"):
+        at_least(key, given[key], 0)
+        _require(not given[key] or batch.sampling == "natural", key, given[key],
+                 "bags that are drawn by genre have another prior; set config.batch.sampling to natural")  # fmt: skip
+    _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
+             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to take away; set "
+             "config.train.classifier_epochs to 0")  # fmt: skip
+    _require(not batch.sub_bags or config.model.pooling.name != "none", "batch.sub_bags", batch.sub_bags,
+             "a model without pooling sees clips alone")  # fmt: skip
     _require(bool(config.model.frontend) == data.representation.startswith("audio") or data.corpus == "arrays",
              "model.frontend", config.model.frontend, f"a model on {data.representation} "
              + ("needs the spectrogram to compute from audio, such as mel_1360x96"
@@ -266,15 +275,22 @@ _HARMLESS = (
 _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")
 
 
-def differences(config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True) -> list[str]:
+def differences(
+    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True
+) -> list[str]:
     """Lists what makes this configuration train another model than an earlier one.
 
     Args:
         config: the configuration of this run.
         before: the other one, as JSON gives it.
         moved: whether the corpus may lie elsewhere.
+        training: whether the model is to be trained on; if not, it may be evaluated in another way.
     """
     ignored = _HARMLESS + (_LOCATION if moved else ())
+    if config.optimizer.plateau_factor < 1:  # counts evaluations
+        ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
+    if not training:
+        ignored += ("eval.",)
     if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(before))

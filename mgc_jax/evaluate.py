@@ -19,8 +19,8 @@ from mgc_jax.metrics import genre_metrics, mean_log_scores
 from mgc_jax.sharding import DeviceClips, HostClips, shard
 from mgc_jax.workdir import write_json
 
-_POOLED_ELEMENTS = 2**25  # per-genre weights and vectors held at once: some hundred MiB
-_LONGEST_BAG = 4096  # the attention map of a row is its square
+_POOLED_ELEMENTS = 2**25  # weights and vectors of all views held at once: some hundred MiB;
+_MOST_ELEMENTS = 2**29  # for a single row, up to some GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class SplitScores:
         clip_mean: float [clip, genre]: the clips' log scores averaged over the bag, copied to its clips.
         bag: float32 [clip, genre]: the bag model's scores, copied to the bag's clips; None without pooling.
         bags: the bags.
-        predicted: int [clip]: the genres that the model itself names for clips alone, where these are not always those
-            of the highest scores; None where they are.
+        predicted: int [clip]: the genres that the model itself names for clips alone; None: those of the highest
+            scores.
     """
 
     rows: np.ndarray
@@ -78,6 +78,7 @@ class Evaluator:
         batch_clips: int,
         has_pooling: bool,
         adjustment: np.ndarray,
+        views: int = 1,
     ):
         """Compiles nothing yet.
 
@@ -88,18 +89,21 @@ class Evaluator:
             mesh: the devices.
             batch_clips: clips embedded at once, rounded up to a multiple of the devices.
             has_pooling: whether bag scores differ from clip scores.
-            adjustment: float32 [genre], added to all log scores (post-hoc logit adjustment, Menon et al. 2020).
+            adjustment: float32 [genre], of all log scores; see `adjust`.
+            views: how many views of a bag the pooling holds at once.
         """
         self._clips, self._mesh, self._has_pooling = clips, mesh, has_pooling
+        self._views = views
         self._batch_clips = -(-batch_clips // mesh.size) * mesh.size
 
         def embed(params, batch_stats, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = inputs.evaluation(clips)
-            return model.encoder(x, jnp.ones(len(x), bool), False, None).astype(jnp.float32)
+            x = inputs.evaluation(clips)[:, None]
+            return model.embed(x, jnp.zeros(x.shape[:2], int))[:, 0].astype(jnp.float32)
 
         def score(params, batch_stats, embeddings, segment):
-            return nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)[0] + adjustment
+            scores, _ = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)
+            return adjust(scores, adjustment)
 
         self._embed: Callable[..., jax.Array] = jax.jit(embed)
         self._score: Callable[..., jax.Array] = jax.jit(score)
@@ -134,14 +138,15 @@ class Evaluator:
     def _bag_scores(self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags) -> np.ndarray:
         """Returns log scores [bag, genre]; row i of the embeddings is clip i in the bags' order."""
         longest = int(bags.sizes.max())
-        if longest > _LONGEST_BAG:
+        capacity = max(64, longest)
+        elements = capacity * self._views * (capacity + embeddings.shape[1])  # of one row
+        if elements > _MOST_ELEMENTS:
             raise UserError(
-                f"a bag has {longest:,} clips, more than the {_LONGEST_BAG:,} that can be pooled at once: is the "
-                "artist or album column really an identifier? Without it (an empty column name) bags are smaller."
+                f"a bag has {longest:,} clips, more than can be pooled at once: is the artist or album column really "
+                "an identifier? Without it (an empty column name) bags are smaller."
             )
         local = dataclasses.replace(bags, clips=np.arange(len(embeddings)))
-        capacity = max(64, longest)
-        chunk = self._mesh.size * max(1, _POOLED_ELEMENTS // (capacity**2 * embeddings.shape[1]) // self._mesh.size)
+        chunk = self._mesh.size * max(1, _POOLED_ELEMENTS // elements // self._mesh.size)
         part = split_long_bags(bags.offsets, capacity)
         longest_first = np.argsort(-part.size, kind="stable")
         row = np.empty(len(part.size), np.int64)
@@ -169,6 +174,11 @@ class Evaluator:
                 "--config.optimizer.clip_norm=1; checkpoints saved before this are untouched."
             )
         return result
+
+
+def adjust(log_scores: jax.Array, adjustment: np.ndarray) -> jax.Array:
+    """Post-hoc logit adjustment (Menon et al. 2020): adds to the log scores [..., genre] and normalizes them again."""
+    return jax.nn.log_softmax(log_scores + adjustment, axis=-1) if np.any(adjustment) else log_scores
 
 
 def split_results(scores: SplitScores) -> dict[str, Any]:

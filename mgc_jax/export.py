@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.data.corpus import Standardization
 from mgc_jax.errors import UserError
+from mgc_jax.evaluate import adjust
 from mgc_jax.inputs import Inputs
 from mgc_jax.models.classifier import BagClassifier, build_model
 from mgc_jax.models.frontend import LogMelFrontend
@@ -45,12 +46,14 @@ class ExportedModel:
         inputs: turns stored clips into its input.
         genres: label names, in the order of the scores.
         config: what `config.json` holds.
+        adjustment: float32 [genre]: post-hoc logit adjustment of the scores.
     """
 
     model: BagClassifier
     inputs: Inputs
     genres: tuple[str, ...]
     config: dict[str, Any]
+    adjustment: np.ndarray
 
     def __call__(self, clips: np.ndarray, segment: np.ndarray | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scores clips.
@@ -61,13 +64,26 @@ class ExportedModel:
             segment: int [clip]: number of the bag of each clip, from 0; None: every clip is a bag of its own.
 
         Returns:
-            Log scores [bag, genre], and `aux` as from `BagClassifier`, without its leading axis.
+            Log scores [bag, genre], and `aux`: `embedding` [clip, feature], and `attention` [bag, (genre,) clip] where
+            bags were given.
+
+        Raises:
+            UserError: clips of another shape, or bags that are not numbered from 0.
         """
-        segment = np.arange(len(clips)) if segment is None else np.asarray(segment)
+        stored = tuple(self.config["stored_shape"])
+        if clips.shape[1:] != stored or len(clips) == 0:
+            raise UserError(f"clips of shape {clips.shape}: this model takes [clip, {', '.join(map(str, stored))}]")
         x = self.inputs.evaluation((jnp.asarray(clips),))
+        if segment is None:
+            scores, aux = self.model(x[:, None], jnp.zeros((len(clips), 1), jnp.int32))
+            return adjust(scores[:, 0], self.adjustment), {"embedding": aux["embedding"][:, 0]}
+        segment = np.asarray(segment)
+        bags = len(np.unique(segment))
+        if segment.shape != (len(clips),) or segment.min() != 0 or segment.max() != bags - 1:
+            raise UserError(f"segment must hold the bag of each of the {len(clips)} clips, bags numbered from 0")
         scores, aux = self.model(x[None], jnp.asarray(segment, jnp.int32)[None])
-        bags = int(segment.max()) + 1
-        return scores[0, :bags], {"embedding": aux["embedding"][0], "attention": aux["attention"][0, :bags]}
+        scores = adjust(scores[0, :bags], self.adjustment)
+        return scores, {"embedding": aux["embedding"][0], "attention": aux["attention"][0, :bags]}
 
 
 def export_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -87,7 +103,7 @@ def export_workdir(config: ConfigDict, workdir: Path) -> Path:
             raise UserError(f"{workdir} has no complete checkpoint to export; train first")
         meta = checkpoints.meta(step)
         _, params, batch_stats = split_model(_model(meta))
-        optimizer = make_optimizer(config.optimizer, 1, 1)  # for the shapes of its state, which no schedule changes
+        optimizer = make_optimizer(config.optimizer, 1, 10**6)  # for the shapes of its state
         state = checkpoints.restore(step, optimizer.initial_state(params, batch_stats))
         folder = workdir / "export"
         _write(folder, meta | {"step": step}, {"params": state.evaluated, "batch_stats": state.batch_stats})
@@ -164,4 +180,5 @@ def load_export(folder: str | Path) -> ExportedModel:
     statistics = Standardization(arrays[f"{_STANDARDIZATION}.mean"], arrays[f"{_STANDARDIZATION}.std"])
     stored_shape = tuple(meta["stored_shape"])
     frontend = LogMelFrontend(config.model.frontend) if config.model.frontend else None
-    return ExportedModel(model, Inputs(config, stored_shape, frontend, statistics), tuple(meta["genres"]), meta)
+    inputs = Inputs(config, stored_shape, frontend, statistics)
+    return ExportedModel(model, inputs, tuple(meta["genres"]), meta, np.array(meta["adjustment"], np.float32))

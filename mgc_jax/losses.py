@@ -22,16 +22,17 @@ def class_weights(name: str, count: np.ndarray, beta: float) -> np.ndarray:
     """Weight of each genre in the loss, float32 [genre].
 
     Args:
-        name: none: all 1; class_balanced: by the inverse of the effective number of examples,
-            (1 - beta) / (1 - beta^n), scaled so that the weights of all genres sum to their number (Cui et al. 2019).
-        count: [genre]: training examples of each genre. One that does not occur counts as one example.
+        name: none: all 1; class_balanced: by the inverse of the effective number of examples, (1 - beta) /
+            (1 - beta^n) (Cui et al. 2019), scaled so that a training example weighs 1 on average: so the learning rate
+            means the same. (Cui et al. let the weights of the genres sum to their number.)
+        count: [genre]: training examples of each genre; one that does not occur has weight 0.
         beta: at least 0 and below 1; 0 gives equal weights, close to 1 the inverse of the number.
     """
     if name == "none":
         return np.ones(len(count), np.float32)
-    effective = (1 - np.power(beta, np.maximum(np.asarray(count, np.float64), 1))) / (1 - beta)
-    weight = 1 / effective
-    return (weight / weight.sum() * len(weight)).astype(np.float32)
+    count = np.asarray(count, np.float64)
+    weight = np.where(count > 0, (1 - beta) / (1 - np.power(beta, np.maximum(count, 1))), 0)
+    return (weight * count.sum() / (weight @ count)).astype(np.float32)
 
 
 def bag_loss(
@@ -55,7 +56,8 @@ def bag_loss(
     log_p = jax.nn.log_softmax(log_scores + adjustment, axis=-1)
     terms = -target * weight * log_p
     if options.name == "focal":
-        terms *= (1 - jnp.exp(log_p)) ** options.focal_gamma
+        # Never 0, whose power below 1 has no gradient.
+        terms *= jnp.maximum(-jnp.expm1(log_p), 1e-7) ** options.focal_gamma
     return jnp.sum(terms, axis=-1)
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from mgc_jax import config as config_lib
 from mgc_jax.allocator import restart_with_huge_pages
 from mgc_jax.errors import UserError
-from mgc_jax.workdir import default_workdir
+from mgc_jax.workdir import default_workdir, read_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
@@ -47,7 +47,10 @@ def main(argv: list[str]) -> int:
         file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
         if not file.is_file():
             raise UserError(f"--config {file} does not exist; the repository's are in configs/")
-        config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        config = _CONFIG.value
+        if _MODE.value != "train" and _WORKDIR.value:
+            config = _with_corpus_of(config, Path(_WORKDIR.value))
+        config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
         log.info(why)
         log.info("workdir %s", workdir)
@@ -73,6 +76,14 @@ def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:
         return importlib.import_module("mgc_jax.export").export_workdir
     jobs = importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")
     return jobs.train_and_evaluate if mode == "train" else jobs.evaluate_workdir
+
+
+def _with_corpus_of(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Returns a configuration whose corpus, if it is left to what is there, is that of a trained workdir."""
+    file = workdir / "config.json"
+    if config.data.get("corpus") == "auto" and file.is_file():
+        config.data.corpus = read_config(file)["data"]["corpus"]
+    return config
 
 
 def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[ConfigDict, str]:

@@ -29,7 +29,8 @@ class TrainState:
         params: trainable weights, a nested dict.
         batch_stats: moving averages of batch norm, a nested dict.
         opt_state: the optimizer's state.
-        ema: moving average of the weights, which is what is evaluated; None where it is off.
+        ema: `average`, a moving average of the weights, which is what is evaluated (with the batch statistics of the
+            weights themselves), and `count`, the steps in it; None where it is off.
         plateau: how far the learning rate has been lowered, and why; None where it does not depend on validation.
     """
 
@@ -43,7 +44,7 @@ class TrainState:
     @property
     def evaluated(self) -> Any:
         """The weights to evaluate and export."""
-        return self.params if self.ema is None else self.ema
+        return self.params if self.ema is None else self.ema["average"]
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -74,7 +75,8 @@ class Optimizer:
             params=params,
             batch_stats=batch_stats,
             opt_state=self.rule.init(params),
-            ema=jax.tree.map(jnp.array, params) if self.ema else None,  # a copy: the train step reuses both
+            # The average is a copy: the train step reuses both.
+            ema={"average": jax.tree.map(jnp.array, params), "count": jnp.zeros((), jnp.int32)} if self.ema else None,
             plateau=None if self.plateau is None else self.plateau.init({}),
         )
 
@@ -108,16 +110,28 @@ def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer
         arguments.setdefault("weight_decay", options.weight_decay)
     elif options.weight_decay:
         parts.append(optax.add_decayed_weights(options.weight_decay))
-    parts.append(function(schedule, **arguments))
+    try:
+        parts.append(function(schedule, **arguments))
+        rule = optax.chain(*parts)
+        rule.update({"w": jnp.ones(2)}, rule.init({"w": jnp.ones(2)}), {"w": jnp.ones(2)})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"config.optimizer.name={options.name} cannot be used with these options: {' '.join(str(error).split())}"
+        ) from error
     plateau = None
     if options.plateau_factor < 1:
         plateau = optax.contrib.reduce_on_plateau(
             factor=options.plateau_factor,
             patience=options.plateau_patience,
             rtol=0.0,
-            atol=options.plateau_min_delta,
+            atol=max(options.plateau_min_delta, 1e-9),  # optax wants one of both
         )
-    return Optimizer(optax.chain(*parts), plateau, options.ema)
+    return Optimizer(rule, plateau, options.ema)
+
+
+def check_optimizer(options: Any) -> None:
+    """Raises `UserError` for an impossible `config.optimizer`, without knowing how long training is."""
+    make_optimizer(options, 1, 10**6)
 
 
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -133,6 +147,11 @@ def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Sche
     total = epochs * steps_per_epoch
     warmup = min(int(options.warmup_epochs * steps_per_epoch), total - 1)
     after: Any
+    if options.schedule in ("constant", "cosine") and options.schedule_options:
+        raise UserError(
+            f"config.optimizer.schedule={options.schedule} takes no schedule_options; of optax's own schedules, "
+            "cosine_decay_schedule, for one, does"
+        )
     if options.schedule == "constant":
         after = optax.constant_schedule(options.learning_rate)
     elif options.schedule == "cosine":
@@ -247,24 +266,28 @@ def make_train_step(
         trained: the parts of the model whose weights change ("head"); None: all.
     """
 
+    def only_of(tree):
+        if trained is None:
+            return tree
+        return {part: leaf if part in trained else jax.tree.map(jnp.zeros_like, leaf) for part, leaf in tree.items()}
+
     def train_step(state: TrainState, batch: Batch, clips, partners, key):
         key = jax.random.fold_in(key, state.step)
         (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.batch_stats, batch, clips, partners, key
         )
+        gradients = only_of(gradients)
         updates, opt_state = optimizer.rule.update(gradients, state.opt_state, state.params)
-        if trained is not None:  # weight decay would change the others too
-            updates = {
-                part: tree if part in trained else jax.tree.map(jnp.zeros_like, tree) for part, tree in updates.items()
-            }
+        updates = only_of(updates)  # weight decay would change the others too
         if state.plateau is not None:
             updates = jax.tree.map(lambda update: update * state.plateau.scale, updates)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
             # Young averages follow faster, so that the random start is forgotten.
-            decay = jnp.minimum(optimizer.ema, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+            decay = jnp.minimum(optimizer.ema, (1.0 + ema["count"]) / (10.0 + ema["count"]))
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema["average"], params)
+            ema = {"average": average, "count": ema["count"] + 1}
         sums |= {"gradient_norm": optax.tree.norm(gradients), "weight_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.plateau), sums
 

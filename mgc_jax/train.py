@@ -25,9 +25,17 @@ from mgc_jax.evaluate import Evaluator, SplitScores, nonempty_splits, report, sp
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.metrics import MetricsWriter, Progress, clock
-from mgc_jax.models.classifier import build_model, count_parameters, describe_model
+from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
-from mgc_jax.state import Optimizer, TrainState, make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.state import (
+    Optimizer,
+    TrainState,
+    check_optimizer,
+    make_loss,
+    make_optimizer,
+    make_train_step,
+    split_model,
+)
 from mgc_jax.workdir import check_same, check_same_corpus, claim, write_json
 
 log = logging.getLogger(__name__)
@@ -50,12 +58,14 @@ class Run:
         evaluator: scores splits.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
+        adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
         genre_count: [genre]: training bags (or clips, where the loss counts them) of each genre.
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        make_optimizer(config.optimizer, 1, 1)  # a mistyped option shows before the corpus is read
+        check_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
+        check_names(config.model)
         self.mesh = data_mesh()
         self.corpus = open_corpus(config.data)
         log.info(self.corpus.summary())
@@ -69,15 +79,21 @@ class Run:
         self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
         self.clips: DeviceClips | HostClips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus)}
+        if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
+            raise UserError(
+                "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
+                "has no validation split. Set it to 1."
+            )
         train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
         self.train_bags: Bags = train
         self.genre_count = np.bincount(
             train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
             minlength=len(self.corpus.genres),
         )  # fmt: skip
+        self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
         self.evaluator = Evaluator(
-            self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling,
-            -config.eval.logit_adjustment * log_prior(self.genre_count),
+            self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling, self.adjustment,
+            views=getattr(model.pooling, "num_views", 1),
         )  # fmt: skip
 
     @property
@@ -117,13 +133,14 @@ class Run:
             "subgenre_parents": list(self.corpus.subgenre_parents),
             "stored_shape": list(self.corpus.clips.shape[1:]),
             "clip_shape": list(self.inputs.clip_shape),
+            "adjustment": self.adjustment.tolist(),
             "standardization": {name: getattr(self.inputs.statistics, name).tolist() for name in ("mean", "std")},
             "seconds": dict(seconds),  # the save is asynchronous
         }
 
-    def check_meta(self, meta: dict[str, Any]) -> None:
+    def check_meta(self, meta: dict[str, Any], *, training: bool) -> None:
         """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
-        check_same(self.config, meta["config"], self.workdir)
+        check_same(self.config, meta["config"], self.workdir, training=training)
         check_same_corpus(self.corpus, meta, self.workdir)
 
 
@@ -178,11 +195,6 @@ def make_phase(run: Run, *, classifier_only: bool) -> Phase:
     return Phase(batches, optimizer, make_train_step(loss, optimizer, trained=("head",) if classifier_only else None))
 
 
-def initial_state(run: Run, phase: Phase) -> TrainState:
-    """Returns the state before the first step, on all devices."""
-    return replicate(phase.optimizer.initial_state(run.params, run.batch_stats), run.mesh)
-
-
 def start_classifier(run: Run, phase: Phase, checkpoints: Checkpoints, state: TrainState) -> TrainState:
     """Returns the state from which the classifier is trained again: the best weights so far, with a new head."""
     best = checkpoints.best_step()
@@ -198,7 +210,7 @@ def train_run(run: Run) -> dict[str, Any]:
     """Trains in a workdir that this process has claimed; see `train_and_evaluate`."""
     config, workdir = run.config, run.workdir
     phase = make_phase(run, classifier_only=False)
-    state = initial_state(run, phase)
+    state = initial_state(run, phase.optimizer)
     steps_per_epoch = phase.batches.steps_per_epoch
     model_steps = config.train.epochs * steps_per_epoch
     total_steps = model_steps + config.train.classifier_epochs * steps_per_epoch
@@ -265,16 +277,15 @@ def train_run(run: Run) -> dict[str, Any]:
                 if evaluating:
                     window.restart()
         progress.clear()
-        return finish(run, checkpoints, state)
+        return finish(run, checkpoints)
 
 
 def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Evaluates the best checkpoint of a workdir on every split (`--mode eval`); returns the results."""
     with claim(workdir, config, create=False):
         run = Run(config, workdir)
-        state = initial_state(run, make_phase(run, classifier_only=False))
         with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-            return finish(run, checkpoints, state)
+            return finish(run, checkpoints)
 
 
 def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -283,7 +294,7 @@ def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
     if step is None:
         return state, {}
     meta = checkpoints.meta(step)
-    run.check_meta(meta)
+    run.check_meta(meta, training=True)
     log.info("resuming %s at step %d", run.workdir, step)
     return checkpoints.restore(step, state), meta["seconds"]
 
@@ -335,35 +346,36 @@ class MetricWindow:
                 "are untouched."
             )
         return {
-            "train/loss": total["loss"] / total["weight"],
-            "train/accuracy": total["correct"] / total["weight"],
+            "train/loss": total["loss"] / max(total["weight"], 1e-9),
+            "train/accuracy": total["correct"] / max(total["weight"], 1e-9),
             "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }
 
 
-def best_state(run: Run) -> TrainState:
-    """Returns the state of the best checkpoint of a run that has been trained.
+def initial_state(run: Run, optimizer: Optimizer) -> TrainState:
+    """Returns the state before the first step, on all devices."""
+    return replicate(optimizer.initial_state(run.params, run.batch_stats), run.mesh)
+
+
+def best_state(run: Run, checkpoints: Checkpoints) -> TrainState:
+    """Returns the state of the best checkpoint.
 
     Raises:
         UserError: there is no checkpoint, or one of another configuration.
     """
-    with open_checkpoints(run.workdir, run.config.train.select, run.config.train.keep_checkpoints) as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
-            raise UserError(f"{run.workdir} has no complete checkpoint; train first")
-        run.check_meta(checkpoints.meta(step))
-        return checkpoints.restore(step, initial_state(run, make_phase(run, classifier_only=False)))
-
-
-def finish(run: Run, checkpoints: Checkpoints, like: TrainState) -> dict[str, Any]:
-    """Evaluates the best checkpoint on every split; writes `results.json` and prints the table."""
     step = checkpoints.best_step()
     if step is None:
         raise UserError(f"{run.workdir} has no complete checkpoint to evaluate; train first")
-    meta = checkpoints.meta(step)
-    run.check_meta(meta)
-    state = checkpoints.restore(step, like)
+    run.check_meta(checkpoints.meta(step), training=False)
+    optimizer = make_optimizer(run.config.optimizer, 1, 10**6)  # for the shapes of its state
+    return checkpoints.restore(step, initial_state(run, optimizer))
+
+
+def finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Evaluates the best checkpoint on every split; writes `results.json` and prints the table."""
+    state = best_state(run, checkpoints)
+    step = int(state.step)
     splits = {split: run.evaluate(split, state) for split in run.bags}
     latest = checkpoints.latest_step()
     results = {

@@ -28,7 +28,11 @@ def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
     """
     runs = Path("runs")
     saved = sorted(runs.glob(f"{name}-*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    same = [path.parent for path in saved if not config_lib.differences(config, read_config(path), moved=False)]
+    same = [
+        path.parent
+        for path in saved
+        if not config_lib.differences(config, read_config(path), moved=False, training=mode == "train")
+    ]
     today = f"{name}-{datetime.date.today().isoformat()}"
     for workdir in same:
         if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(today):
@@ -60,7 +64,7 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
     if not create and not has_run:
         raise UserError(f"{workdir} holds no trained model; train first, or give the right --workdir")
     if has_run and (workdir / "config.json").exists():
-        check_same(config, read_config(workdir / "config.json"), workdir)
+        check_same(config, read_config(workdir / "config.json"), workdir, training=create)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -84,9 +88,9 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
             handler.close()
 
 
-def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path) -> None:
+def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path, *, training: bool) -> None:
     """Raises `UserError` if checkpoints were made with a configuration that would train another model."""
-    different = config_lib.differences(config, before)
+    different = config_lib.differences(config, before, training=training)
     if different:
         raise UserError(
             f"the workdir {workdir} holds a run with another configuration ({'; '.join(different)}). "

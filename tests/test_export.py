@@ -9,9 +9,15 @@ import pytest
 from helpers import make_corpus, small_config
 from safetensors.numpy import load_file, save_file
 
+from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.errors import UserError
 from mgc_jax.export import export_workdir, load_export
 from mgc_jax.train import Run, best_state, train_and_evaluate
+
+
+def best(run):
+    with open_checkpoints(run.workdir, run.config.train.select) as checkpoints:
+        return best_state(run, checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +25,13 @@ def trained(tmp_path_factory):
     """Configuration, workdir and export of a short run with everything that an export must hold."""
     folder = tmp_path_factory.mktemp("export")
     corpus = make_corpus()
-    changes = {"train.epochs": 2, "optimizer.ema": 0.5, "augment.crop_frames": 32, "model.pooling.queries": "frozen"}
+    changes = {
+        "train.epochs": 2,
+        "optimizer.ema": 0.5,
+        "augment.crop_frames": 32,
+        "model.pooling.queries": "frozen",
+        "eval.logit_adjustment": 0.5,
+    }
     config = small_config(folder, corpus, **changes)
     train_and_evaluate(config, folder / "run")
     return corpus, config, folder / "run", export_workdir(config, folder / "run")
@@ -28,7 +40,7 @@ def trained(tmp_path_factory):
 def test_the_export_scores_as_the_best_checkpoint(trained):
     corpus, config, workdir, folder = trained
     run = Run(config, workdir)
-    expected = run.scores("validation", best_state(run))
+    expected = run.scores("validation", best(run))
     model = load_export(folder)
     assert model.genres == corpus.genres
     clips = corpus.clips[expected.rows]
@@ -39,6 +51,20 @@ def test_the_export_scores_as_the_best_checkpoint(trained):
     np.testing.assert_allclose(np.asarray(scores)[segment], expected.bag, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model(clips)[0], expected.clip, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(aux["attention"].sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("segment", [[7, 7], [-1, 0], [0], [0.5, 1]])
+def test_bags_that_are_not_numbered_from_0_are_refused(trained, segment):
+    corpus, *_, folder = trained
+    with pytest.raises(UserError, match="numbered from 0"):
+        load_export(folder)(corpus.clips[:2], np.array(segment))
+
+
+def test_clips_of_another_shape_are_refused(trained):
+    corpus, *_, folder = trained
+    for clips in (corpus.clips[:2, :, :5], corpus.clips[:0]):
+        with pytest.raises(UserError, match=r"this model takes \[clip, 40, 12\]"):
+            load_export(folder)(clips)
 
 
 def test_the_files_can_be_read_without_us(trained):
@@ -57,9 +83,9 @@ def test_the_files_can_be_read_without_us(trained):
 def test_the_averaged_weights_are_exported(trained):
     _, config, workdir, folder = trained
     run = Run(config, workdir)
-    state = best_state(run)
+    state = best(run)
     weights = load_file(folder / "weights.safetensors")
-    np.testing.assert_array_equal(weights["head.kernel"], state.ema["head"]["kernel"])
+    np.testing.assert_array_equal(weights["head.kernel"], state.evaluated["head"]["kernel"])
     assert not np.array_equal(weights["head.kernel"], np.asarray(state.params["head"]["kernel"]))
 
 

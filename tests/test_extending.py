@@ -5,7 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 from helpers import save_arrays
 
 from mgc_jax.config import validate
@@ -48,10 +47,3 @@ def test_the_example_trains(tmp_path, corpus, monkeypatch):
     results = train_and_evaluate(config, tmp_path / "run")
     assert results["model"] == "BAND-STATISTICS + MIL (loudest) (sharpness=2.0)"
     assert results["splits"]["train"]["bag"]["accuracy"] > results["splits"]["train"]["majority_accuracy"] + 0.1
-
-
-@pytest.mark.parametrize("word", ["encoders/common", "pooling/segments", "models/layers"])
-def test_the_modules_that_it_imports_exist(word):
-    assert (
-        (Path(__file__).parents[1] / "mgc_jax" / "models" / word.removeprefix("models/")).with_suffix(".py").exists()
-    )

@@ -1,5 +1,6 @@
 """The losses against their definitions in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ def test_focal():
     np.testing.assert_allclose(loss(name="focal", focal_gamma=0.0), loss(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_has_a_gradient_where_a_bag_is_certain(gamma):
+    def total(logits):
+        target = targets(jnp.zeros(1, int), 3)
+        return jnp.sum(bag_loss(logits, target, options(name="focal", focal_gamma=gamma), ONE, ZERO))
+
+    assert np.isfinite(jax.grad(total)(jnp.array([[40.0, 0.0, 0.0]]))).all()
+
+
 def test_label_smoothing():
     log_p = log_softmax(LOGITS, -1)
     np.testing.assert_allclose(loss(label_smoothing=0.1), -(0.9 * of_label(log_p) + 0.1 * log_p.mean(-1)), rtol=1e-5)
@@ -61,12 +71,14 @@ def test_effective_numbers():
     effective = [(1 - beta**n) / (1 - beta) for n in count]
     weight = class_weights("class_balanced", count, beta)
     np.testing.assert_allclose(weight * effective, weight[0] * effective[0], rtol=1e-6)
-    assert weight.sum() == pytest.approx(3)
+    assert weight @ count / count.sum() == pytest.approx(1)  # examples weigh 1 on average
     np.testing.assert_allclose(class_weights("class_balanced", count, 0.0), 1, rtol=1e-6)
     np.testing.assert_array_equal(class_weights("none", count, beta), 1)
     # near one: the inverse of the number
     inverse = class_weights("class_balanced", count, 1 - 1e-9)
     np.testing.assert_allclose(inverse[1] / inverse[0], 100, rtol=1e-4)
+    # a genre that does not occur leaves the others alone
+    np.testing.assert_allclose(class_weights("class_balanced", np.array([1000, 10, 1, 0]), beta), [*weight, 0])
 
 
 def test_weights_multiply_the_loss_of_their_genre():

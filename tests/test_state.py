@@ -1,5 +1,8 @@
 """Optimizers, schedules and moving averages against their definitions."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import default
 from mgc_jax.errors import UserError
-from mgc_jax.state import make_optimizer, make_schedule, make_train_step
+from mgc_jax.state import check_optimizer, make_optimizer, make_schedule, make_train_step
 
 
 def options(**changes) -> ConfigDict:
@@ -78,6 +81,8 @@ def test_a_schedule_of_optax_by_name():
         ({"schedule": "cosin"}, "optimizer.schedule='cosin': choose one of constant, cosine, .*exponential_decay"),
         ({"schedule": "exponential_decay", "schedule_options": {"rate": 1}}, "has no option rate; it has"),
         ({"schedule": "exponential_decay"}, "schedule_options do not fit exponential_decay"),
+        ({"schedule": "cosine", "schedule_options": {"alpha": 0.1}}, "takes no schedule_options"),
+        ({"name": "rprop"}, "cannot be used|choose one of"),
     ],
 )
 def test_what_optax_does_not_have_is_named(changes, message):
@@ -141,9 +146,21 @@ def test_moving_average_of_the_weights(monkeypatch):
         weight -= 0.3
         decay = min(0.4, (1 + number) / (10 + number))
         average = decay * average + (1 - decay) * weight
-        np.testing.assert_allclose(float(state.ema["body"]["w"]), average, rtol=1e-5)
+        np.testing.assert_allclose(float(state.ema["average"]["body"]["w"]), average, rtol=1e-5)
         np.testing.assert_allclose(float(state.params["body"]["w"]), weight, rtol=1e-5)
-        assert state.evaluated is state.ema
+        assert state.evaluated is state.ema["average"]
+
+
+def test_a_young_average_follows_fast_also_late_in_training(monkeypatch):
+    """As when the classifier is trained again: the average begins anew, the steps go on."""
+    monkeypatch.setattr("jax.random.fold_in", lambda key, data: key)
+    optimizer = make_optimizer(options(name="sgd", learning_rate=0.0, ema=0.999), 1, 10)
+    step = make_train_step(linear_loss, optimizer)
+    state = optimizer.initial_state({"body": {"w": np.float32(0)}, "head": {"w": np.float32(0)}}, {})
+    state = dataclasses.replace(state, step=state.step + 10_000, params=jax.tree.map(lambda w: w + 1, state.params))
+    for _ in range(100):
+        state, _ = step(state, None, None, None, jnp.zeros((), jnp.uint32))
+    assert float(state.evaluated["head"]["w"]) > 0.99
 
 
 def test_only_the_trained_part_changes(monkeypatch):
@@ -162,3 +179,35 @@ def test_the_plateau_scales_the_step(monkeypatch):
         state = optimizer.after_evaluation(state, metric)
     state, _ = step(state, None, None, None, jnp.zeros((), jnp.uint32))
     np.testing.assert_allclose(float(state.params["body"]["w"]), 1 - 0.5 * 0.1 * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.01])
+def test_any_progress_counts_where_the_least_is_0(delta):
+    optimizer = make_optimizer(options(plateau_factor=0.5, plateau_patience=1, plateau_min_delta=delta), 1, 10)
+    state = optimizer.initial_state({"w": np.float32(0)}, {})
+    for metric in (0.5, 0.505):
+        state = optimizer.after_evaluation(state, metric)
+    assert float(state.plateau.scale) == (1.0 if delta == 0 else 0.5)
+
+
+def test_a_warm_up_schedule_of_optax_passes_the_early_check():
+    check_optimizer(
+        options(
+            schedule="warmup_cosine_decay_schedule",
+            schedule_options={"peak_value": 0.1, "warmup_steps": 100, "end_value": 0.0},
+        )
+    )
+
+
+def test_every_optimizer_that_is_offered_works_or_is_refused_clearly():
+    with pytest.raises(UserError) as raised:
+        make_optimizer(options(name="?"), 1, 10)
+    names = str(raised.value).split("choose one of ")[1].split(", ")
+    assert {"sgd", "adam", "adamw", "rmsprop", "lion", "lamb"} <= set(names)
+    for name in names:
+        try:
+            optimizer = make_optimizer(options(name=name), 1, 10)
+        except UserError:
+            assert name not in ("sgd", "adam", "adamw", "rmsprop", "lion", "lamb")
+            continue
+        optimizer.initial_state({"w": np.ones(2, np.float32)}, {})

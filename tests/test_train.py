@@ -280,7 +280,7 @@ def test_the_step_compiles_once(tmp_path, corpus):
         return loss(*arguments)
 
     step = make_train_step(counted, phase.optimizer)
-    state = initial_state(run, phase)
+    state = initial_state(run, phase.optimizer)
     for batch, clips, partners in placed_batches(run, phase.batches, 0, 4):
         state, _ = step(state, batch, clips, partners, jax.random.key(0))
     assert len(traced) == 1
@@ -357,12 +357,39 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
     for tau in (0.0, 1.0):
         config.eval.logit_adjustment = tau
         run = Run(config, tmp_path / "run")
-        scores.append(run.scores("validation", initial_state(run, make_phase(run, classifier_only=False))))
+        scores.append(run.scores("validation", initial_state(run, make_optimizer(config.optimizer, 1, 10))))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
-    difference = scores[0].bag - scores[1].bag
-    np.testing.assert_allclose(
-        difference - difference[:, :1], np.log(prior / prior[0])[None] + 0 * difference, atol=1e-5
-    )
+    for view in ("clip", "bag"):
+        expected = np.exp(getattr(scores[0], view)) / prior
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(np.exp(getattr(scores[1], view)), expected, rtol=1e-4)
+
+
+def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    config.eval.logit_adjustment = 1.0
+    evaluate_workdir(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"another configuration \(eval\.logit_adjustment"):
+        train_and_evaluate(config, tmp_path / "run")  # which checkpoint is best depends on it
+
+
+def test_a_plateau_needs_a_validation_split(tmp_path, corpus):
+    split = np.where(corpus.split == "validation", "test", corpus.split)
+    changes = {"optimizer.plateau_factor": 0.5}
+    config = small_config(tmp_path, corpus.__class__(**{**vars(corpus), "split": split}), **changes)
+    with pytest.raises(UserError, match="no validation split"):
+        Run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.encoder.name", "crn"), ("model.pooling.name", "mat"), ("optimizer.name", "adm")]
+)
+def test_a_mistyped_name_shows_before_the_corpus_is_read(tmp_path, corpus, key, value):
+    config = small_config(tmp_path, corpus, **{key: value})
+    (tmp_path / "clips.npz").unlink()
+    with pytest.raises(UserError, match=f"{value}.*choose one of"):
+        Run(config, tmp_path / "run")
 
 
 def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):

@@ -1,7 +1,7 @@
 """Packed batches of fixed shape, as a function of (seed, step).
 
-A batch is `rows` rows of `clips_per_row` clip slots. Whole bags are packed side by side into rows, marked by
-segment numbers, so that a bag never straddles rows and rows can be dealt to devices; the order of the data
+A batch is `rows` rows of `clips_per_row` clip slots. Bags, or parts of them, are packed side by side into rows, marked
+by segment numbers; what is pooled never straddles rows, so that rows can be dealt to devices; the order of the data
 depends on the seed alone, not on the number of devices, and resuming at a step needs no loader state.
 """
 
@@ -197,16 +197,18 @@ def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: in
 def mix_bags(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
     """Pairs the bags of a batch for mixup.
 
-    Each bag gets another one of the batch as partner, and each of its clips a clip of the partner, drawn at random:
-    so all clips of a bag are mixed with clips of one genre and in one proportion, and bags of different sizes can be
-    paired. The share of the bag itself is Beta(alpha, alpha), folded to 0.5 and above: the bag's own genre
-    dominates, and may select an attention query.
+    Each bag gets another one of the batch as partner (they go round in a random order), and each of its clips a clip
+    of the partner, drawn at random: so all clips of a bag are mixed with clips of one genre and in one proportion, and
+    bags of different sizes can be paired. The share of the bag itself is Beta(alpha, alpha), folded to 0.5 and above:
+    the bag's own genre dominates, and may select an attention query.
     """
     row, slot = np.nonzero(batch.segment < batch.segment.shape[1])  # clips, row by row: those of a bag lie together
     key = row * batch.segment.shape[1] + batch.segment[row, slot]
     bag, first, number, size = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     bag_row, bag_slot = np.divmod(bag, batch.segment.shape[1])
-    partner = rng.permutation(len(bag))
+    order = rng.permutation(len(bag))
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, 1)
     share = rng.beta(alpha, alpha, len(bag))
     mix = Mix(*(np.zeros(batch.clip.shape, dtype) for dtype in (np.int32, np.int32, np.float32)))
     drawn = first[partner[number]] + (rng.random(len(row)) * size[partner[number]]).astype(np.int64)
@@ -219,9 +221,10 @@ def mix_bags(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
 class TrainBatches:
     """The training batches of every step.
 
-    By default each epoch holds every clip exactly once. The sizes of the parts then fix the layout of an epoch once
-    and for all; an epoch only draws which bag of a given size goes where, and in which order the rows come. Where
-    bags are drawn by genre or cut anew, an epoch has as many steps, and as many clips or a few less.
+    By default each epoch holds every clip exactly once, and a bag is cut only if it is longer than a row. The sizes of
+    the parts then fix the layout of an epoch once and for all; an epoch only draws which bag of a given size goes
+    where, and in which order the rows come. Where bags are drawn by genre or cut anew, an epoch has as many clips and
+    steps, and a bag that fits into no row is cut.
 
     Attributes:
         steps_per_epoch: number of batches of an epoch.
@@ -260,7 +263,10 @@ class TrainBatches:
         self._row, self._total_rows = assign_rows(np.sort(self._whole.size)[::-1], clips_per_row, rows)
         self.steps_per_epoch = self._total_rows // rows
         self._epoch = 0, self._pack_epoch(0)
-        self.weight_per_step = float(self._epoch[1].weight.sum(dtype=np.float64)) / self.steps_per_epoch
+        weight: float = len(bags.clips) if bag_weight == "size" else len(bags)
+        if bag_weight == "bag" and sampling != "natural":  # of as many clips, the bags that are drawn on average
+            weight = len(bags.clips) / float(bag_chances(bags.label, sampling) @ bags.sizes)
+        self.weight_per_step = weight / self.steps_per_epoch
 
     def __call__(self, step: int) -> Batch:
         """Returns the batch of a step (counted from 0): arrays of [rows, clips_per_row]."""
@@ -295,18 +301,22 @@ class TrainBatches:
         return pack(bags, parts, weight, row, self._total_rows, self._capacity)
 
 
+def bag_chances(label: np.ndarray, sampling: str) -> np.ndarray:
+    """Chance of each bag to be drawn, float64 [bag]; see `TrainBatches` for the kinds of sampling."""
+    count = np.maximum(np.bincount(label), 1)
+    chance = (1 / count if sampling == "class_balanced" else 1 / np.sqrt(count))[label]
+    return chance / chance.sum()
+
+
 def draw_bags(bags: Bags, sampling: str, rng: np.random.Generator) -> Bags:
-    """Draws bags with replacement by genre, about as many clips as there are and no more."""
-    count = np.bincount(bags.label)
-    chance = (1 / count if sampling == "class_balanced" else 1 / np.sqrt(count))[bags.label]
-    drawn: list[int] = []
-    left = len(bags.clips)
-    while True:
-        for bag in rng.choice(len(bags), size=len(bags), p=chance / chance.sum()).tolist():
-            left -= int(bags.sizes[bag])
-            if left < 0 and drawn:
-                return bags.take(np.array(drawn))
-            drawn.append(bag)
+    """Draws bags with replacement by genre, as many clips as there are; the last bag may be cut to fit."""
+    chance, clips = bag_chances(bags.label, sampling), len(bags.clips)
+    drawn = np.zeros(0, np.int64)
+    while bags.sizes[drawn].sum() < clips:
+        drawn = np.concatenate([drawn, rng.choice(len(bags), size=len(bags), p=chance)])
+    drawn = drawn[: 1 + np.searchsorted(np.cumsum(bags.sizes[drawn]), clips)]
+    taken = bags.take(drawn)
+    return dataclasses.replace(taken, clips=taken.clips[:clips], offsets=np.minimum(taken.offsets, clips))
 
 
 def shuffle_within(bags: Bags, rng: np.random.Generator) -> Bags:

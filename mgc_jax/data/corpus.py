@@ -47,7 +47,7 @@ class Corpus:
     Attributes:
         name: what the user calls it: demo, fma_small, fma_medium, fma_large, arrays.
         genres: label names; `label` indexes them.
-        clips: [clip, time, mel] or [clip, feature]; uint8, float16 or float32.
+        clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
         track_id: int64 [clip].
         label: int32 [clip].
         split: str [clip], one of `SPLITS`.
@@ -68,6 +68,7 @@ class Corpus:
     split: np.ndarray
     artist: np.ndarray
     album: np.ndarray
+    features: str = ""
     subgenres: tuple[str, ...] = ()
     subgenre_parents: tuple[int, ...] = ()
     subgenre: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
@@ -77,8 +78,6 @@ class Corpus:
             object.__setattr__(self, "subgenres", self.genres)
             object.__setattr__(self, "subgenre_parents", tuple(range(len(self.genres))))
             object.__setattr__(self, "subgenre", self.label)
-
-    features: str = ""
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -92,7 +91,7 @@ class Corpus:
         """A short hash of the table and of a thousand clips: tells two corpora apart."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.genres, self.clips.shape, str(self.clips.dtype))).encode())
-        for column in (self.track_id, self.label):
+        for column in (self.track_id, self.label, self.subgenre):
             digest.update(np.ascontiguousarray(column).tobytes())
         for column in (self.split, self.artist, self.album):
             digest.update("\n".join(column.tolist()).encode())
@@ -191,12 +190,17 @@ def cross_validation(corpus: Corpus, folds: int, fold: int) -> Corpus:
     from sklearn.model_selection import StratifiedGroupKFold
 
     rows = np.flatnonzero(corpus.split != "test")
-    artist = np.where(corpus.artist[rows] == "", corpus.track_id[rows].astype(str), corpus.artist[rows])
+    alone = np.char.add("track ", corpus.track_id[rows].astype(str))
+    artist = np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
     if len(np.unique(artist)) < folds:
         raise UserError(f"config.data.folds={folds}, but the clips are of {len(np.unique(artist))} artists")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than folds
-        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(rows, corpus.label[rows], artist))
+        try:
+            dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+            parts = list(dealt.split(rows, corpus.label[rows], artist))
+        except ValueError as error:
+            raise UserError(f"config.data.folds={folds} is too many for this corpus: {error}") from error
     split = corpus.split.astype(object)
     split[rows] = "train"
     split[rows[parts[fold][1]]] = "validation"

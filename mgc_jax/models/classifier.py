@@ -119,6 +119,12 @@ def build_model(
     return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
 
 
+def check_names(model: Any) -> None:
+    """Raises `UserError` for an encoder or pooling that does not exist, or an option that it does not have."""
+    _choose("encoder", model.encoder, ENCODERS)
+    _choose("pooling", model.pooling, POOLINGS)
+
+
 _NOT_OPTIONS = {
     "encoder": ("self", "clip_shape", "rngs"),
     "pooling": ("self", "features", "num_genres", "subgenre_parents", "rngs"),
@@ -141,7 +147,8 @@ def _choose(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(
-            f"the {kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known) if known else 'none'}"
+            f"the {kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known) if known else 'none'}. "
+            f"Where a configuration file gives the options of another {kind}, change the file, not the name alone."
         )
     return registry[name], options
 

@@ -94,10 +94,10 @@ def long_tailed_bags():
 
 def bag_counts(batches, epochs):
     """Number of bags of each genre in some epochs, and the number of clips of each epoch."""
-    counts, clips = np.zeros(3), []
+    counts, clips = np.zeros(4), []
     for epoch in range(epochs):
         seen = epoch_of(batches, epoch)
-        counts += sum(np.bincount(b.label[b.weight > 0], b.weight[b.weight > 0], minlength=3) for b in seen)
+        counts += sum(np.bincount(b.label[b.weight > 0], b.weight[b.weight > 0], minlength=4) for b in seen)
         clips.append(sum(int((b.segment < b.segment.shape[1]).sum()) for b in seen))
     return counts, clips
 
@@ -112,9 +112,20 @@ def test_bags_are_drawn_by_genre(sampling, shares):
     batches = TrainBatches(bags, 2, 8, seed=0, sampling=sampling)
     assert batches.steps_per_epoch == TrainBatches(bags, 2, 8, seed=0).steps_per_epoch
     counts, clips = bag_counts(batches, 60)
-    np.testing.assert_allclose(counts / counts.sum(), shares, atol=0.02)
-    assert max(clips) <= len(bags.clips)
-    assert min(clips) >= len(bags.clips) - 4  # but for the last draw, which does not fit
+    np.testing.assert_allclose(counts[:3] / counts.sum(), shares, atol=0.02)
+    assert set(clips) == {len(bags.clips)}
+    weights = [sum(b.weight.sum() for b in epoch_of(batches, epoch)) for epoch in range(60)]
+    np.testing.assert_allclose(np.mean(weights), batches.weight_per_step * batches.steps_per_epoch, rtol=0.03)
+
+
+def test_a_bag_that_is_longer_than_all_others_does_not_end_the_epoch():
+    sizes = np.array([600, 1, 1, 1])
+    label = np.array([0, 1, 2, 3], np.int32)
+    bags = Bags(np.arange(603), np.concatenate([[0], np.cumsum(sizes)]), label, label)
+    batches = TrainBatches(bags, 2, 8, seed=0, sampling="class_balanced")
+    _, clips = bag_counts(batches, 5)
+    assert set(clips) == {603}
+    assert all(batch.weight.any() for epoch in range(5) for batch in epoch_of(batches, epoch))
 
 
 def test_sub_bags_are_random_parts_of_bags(corpus):
@@ -171,6 +182,7 @@ def test_mixup_pairs_whole_bags():
             member = batch.segment[row] == segment
             (partner,) = {bag_of_clip[c] for c in batch.mix.clip[row][member]}
             assert partner in in_batch
+            assert partner != bag_of_clip[batch.clip[row][member][0]]
             assert batch.mix.label[row, segment] == label_of_clip[batch.mix.clip[row][member][0]]
             shares.append(batch.mix.share[row, segment])
         assert not batch.mix.share[batch.weight == 0].any()

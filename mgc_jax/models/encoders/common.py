@@ -26,10 +26,17 @@ def check_spectrogram(clip_shape: Sequence[int]) -> None:
 
 
 def check_sizes(**options: object) -> None:
-    """Raises `UserError` for an option that is neither a whole number above 0 nor a sequence of such."""
+    """Raises `UserError` for an option that is not a whole number above 0."""
     for name, value in options.items():
-        if not _are_sizes(value if isinstance(value, Sequence) else [value]):
-            raise UserError(f"config.model.encoder: {name}={value!r} must be a whole number, or several, above 0")
+        if not _are_sizes([value]):
+            raise UserError(f"config.model.encoder: {name}={value!r} must be a whole number above 0")
+
+
+def check_sequences(**options: object) -> None:
+    """Raises `UserError` for an option that is not a sequence of whole numbers above 0."""
+    for name, value in options.items():
+        if not (isinstance(value, Sequence) and _are_sizes(value)):
+            raise UserError(f"config.model.encoder: {name}={value!r} must hold whole numbers above 0, as (100,)")
 
 
 def check_pair(name: str, value: object) -> None:
@@ -47,13 +54,15 @@ def check_fractions(**options: float) -> None:
 
 def check_blocks(filters: Sequence[int], pools: Sequence[Sequence[int]]) -> None:
     """Raises `UserError` unless there are as many pools as filters, and all are sizes."""
+    check_sequences(filters=filters)
+    if not isinstance(pools, Sequence):
+        raise UserError(f"config.model.encoder: pools={pools!r}: write two sizes per block, as ((2, 4), (2, 4))")
     if len(filters) != len(pools):
         raise UserError(
             f"config.model.encoder: {len(filters)} filters but {len(pools)} pools; give one pool per block"
         )
     if not all(isinstance(pool, Sequence) and len(pool) == 2 and _are_sizes(pool) for pool in pools):
         raise UserError(f"config.model.encoder: pools={pools!r}: write two sizes per block, as ((2, 4), (2, 4))")
-    check_sizes(filters=filters)
 
 
 def fit_pool(name: str, pool: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:

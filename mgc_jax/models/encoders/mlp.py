@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mgc_jax.models.encoders.common import check_fractions, check_sizes
+from mgc_jax.models.encoders.common import check_fractions, check_sequences
 from mgc_jax.models.layers import Dense
 
 
@@ -33,7 +33,7 @@ class Mlp(nnx.Module):
             dropout: dropout after each layer.
             rngs: source of the initial weights.
         """
-        check_sizes(hidden=hidden)
+        check_sequences(hidden=hidden)
         check_fractions(dropout=dropout)
         widths = [math.prod(clip_shape), *hidden]
         self.features = widths[-1]

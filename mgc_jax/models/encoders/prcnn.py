@@ -13,7 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.errors import UserError
-from mgc_jax.models.encoders.common import check_blocks, check_pair, check_sizes, check_spectrogram, fit_pool
+from mgc_jax.models.encoders.common import (
+    check_blocks,
+    check_pair,
+    check_sequences,
+    check_sizes,
+    check_spectrogram,
+    fit_pool,
+)
 from mgc_jax.models.layers import Dense, TimeConvBlock, max_pool
 from mgc_jax.models.recurrent import BidirectionalGRU
 
@@ -269,7 +276,7 @@ class PrcnnAttention(nnx.Module):
         """
         if attention not in ATTENTIONS:
             raise UserError(f"config.model.encoder: attention={attention!r}: choose one of {', '.join(ATTENTIONS)}")
-        check_sizes(filters=filters, frequency_pools=frequency_pools)
+        check_sequences(filters=filters, frequency_pools=frequency_pools)
         if len(filters) != len(frequency_pools):
             raise UserError(
                 f"config.model.encoder: {len(filters)} filters but {len(frequency_pools)} frequency_pools; give one "

@@ -7,7 +7,8 @@ is the number of slots, influence nothing.
 A pooling is a module of its own family's file, and a line in `POOLINGS`. It is built as
 `Pooling(features, num_genres, *, <options>, rngs)`; `config.model.pooling` gives the options, by name. If it has a
 parameter `subgenre_parents`, it gets a tuple with the genre of every sub-genre, which begins with the genres
-themselves. Its attribute `features` is the width of the vectors that it hands to the head. It is called as
+themselves. Its attribute `features` is the width of the vectors that it hands to the head. If it holds several views
+of every bag at once, `num_views` says how many, for the memory that evaluation may take. It is called as
 
     log_scores, attention = pooling(embeddings, segment, target, classify)
 

@@ -53,6 +53,7 @@ class HierarchicalMattPooling(nnx.Module):
         if subgenre_parents[:num_genres] != tuple(range(num_genres)) or max(subgenre_parents) >= num_genres:
             raise ValueError(f"subgenre_parents={subgenre_parents} of {num_genres} genres must begin with the genres")
         self.features = 2 * features
+        self.num_views = 2 * len(subgenre_parents)
         self.num_genres, self.train_query, self.parents = num_genres, train_query, subgenre_parents
 
         def views(num_queries: int) -> QueryViews:
