@@ -43,6 +43,7 @@ def test_the_example_trains(tmp_path, corpus, monkeypatch):
     config.update_from_flattened_dict(save_arrays(corpus, tmp_path))
     config.data.bag_key = "pair"
     config.batch.rows, config.batch.clips_per_row = 8, 8
+    config.optimizer.learning_rate = 0.03  # the test has 20 steps
     validate(config)
     results = train_and_evaluate(config, tmp_path / "run")
     assert results["model"] == "BAND-STATISTICS + MIL (loudest) (sharpness=2.0)"
