@@ -43,6 +43,13 @@ def test_parameters_are_the_published_ones(system):
         assert system.parameters() == system.published
 
 
+def test_matt_adds_one_query_per_genre():
+    parameters = {system.file: system.parameters() for system in SYSTEMS}
+    assert parameters["matt_crnn_tf.py"] == parameters["crnn_tf.py"] + 16 * 64
+    assert parameters["matt_crnn.py"] == parameters["crnn.py"] + 16 * 32
+    assert parameters["matt_mlp.py"] == parameters["mlp_mil.py"] + 16 * 518 == 2 * 16 * 518 + 16
+
+
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.file)
 def test_the_list_names_the_configuration_that_it_counts(system):
     assert to_json(load(system.file).get_config()) == to_json(system.config())

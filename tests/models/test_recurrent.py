@@ -87,6 +87,7 @@ def test_recurrent_kernels_start_orthogonal():
     assert not np.allclose(kernels[0], kernels[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset_after", [False, True])
 def test_gru_keeps_the_dtype_and_float32_gradients(reset_after):
     gru = randomized(ParallelGRU(2, 5, 4, reset_after=reset_after, rngs=nnx.Rngs(0)))
