@@ -3,8 +3,8 @@
     python -m mgc_jax.main --config configs/crnn.py
 
 Published on FMA-medium, best test epoch: 62.95 % accuracy (the repository FishInMedi/CRNN-TF), 63.23 % in MATT's
-runs, with 0.624 micro average precision. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_crnn
+runs, with 0.624 micro average precision. Not yet run here on FMA-medium. Without prepared FMA it trains on the demo
+corpus: DEMO
 """
 
 from mgc_jax import presets

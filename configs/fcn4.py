@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/fcn4.py
 
-Published on FMA-medium, best test epoch: 63.88 % accuracy. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_fcn4
+Published on FMA-medium, best test epoch: 63.88 % accuracy. Not yet run here on FMA-medium. Without prepared FMA it
+trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

@@ -3,7 +3,7 @@
     python -m mgc_jax.main --config configs/fma_small_mels.py:crnn_tf+matt --config.data.arrays.clips=mels.npz \\
         --config.data.arrays.table=tracks.csv
 
-The argument is an encoder (mgc_jax/models/encoders), or an encoder and a pooling (mgc_jax/models/pooling) joined by "+".
+The argument is an encoder (mgc_jax/models/encoders), or encoder and pooling (mgc_jax/models/pooling) joined by "+".
 The arrays are [clip, mel, time] uint8 with `track_id` beside them; the table has track_id, split, genre_top and
 artist_id. Layers of CRNN, CRNN-TF and FCN-4 are narrower than published, and pools shorter, so that an epoch of
 6,394 clips takes about a minute on a CPU. docs/results.md has the results of every encoder.

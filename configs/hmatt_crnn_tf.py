@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/hmatt_crnn_tf.py
 
-Planned in MATT's repository and never built there; after Han et al. 2018. No published figures. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_hmatt_crnn_tf
+Planned in MATT's repository and never built there; after Han et al. 2018. No published figures. Not yet run here on
+FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/matt_crnn_tf.py
 
-Published on FMA-medium, selected on the test split: 69.05 % accuracy, 0.727 micro average precision. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_matt_crnn_tf
+Published on FMA-medium, selected on the test split: 69.05 % accuracy, 0.727 micro average precision. Not yet run
+here on FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

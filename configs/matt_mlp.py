@@ -5,9 +5,9 @@
 The arguments, joined by commas: features, any of FMA's feature sets joined by "+" (default: all 518 features); and
 hidden, the units of a hidden layer before the pooling (0: none, default 0).
 
-Published on FMA-medium for all features, selected on the test split: 68.83 % accuracy, 0.732 micro average precision.
-In MATT's result files the encoder of this system is "Blank": there is no MLP. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_matt_mlp
+Published on FMA-medium for all features, selected on the test split: 68.83 % accuracy, 0.732 micro average
+precision. In MATT's result files the encoder of this system is "Blank": there is no MLP. Not yet run here on
+FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

@@ -5,8 +5,8 @@
 The arguments, joined by commas: features, any of FMA's feature sets joined by "+" (default: all 518 features); and
 hidden, the units of a hidden layer before the pooling (0: none, default 100).
 
-Published on FMA-medium for all features: 58.14 % test accuracy (FMA's scikit-learn MLP, which Table I of MATT quotes). Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_mlp
+Published on FMA-medium for all features: 58.14 % test accuracy (FMA's scikit-learn MLP, which Table I of MATT
+quotes). Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

@@ -5,8 +5,8 @@
 The arguments, joined by commas: features, any of FMA's feature sets joined by "+" (default: all 518 features); and
 hidden, the units of a hidden layer before the pooling (0: none, default 0).
 
-Published on FMA-medium for all features, selected on the test split: 69.22 % accuracy, 0.652 micro average precision. Not yet run here on FMA-medium.
-Without prepared FMA it trains on the demo corpus: DEMO_mlp_mil
+Published on FMA-medium for all features, selected on the test split: 69.22 % accuracy, 0.652 micro average
+precision. Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

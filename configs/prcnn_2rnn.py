@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/prcnn_2rnn.py
 
-Published on FMA-small: 46.3 % validation, 35.5 % test accuracy. Not yet run here on FMA-small.
-Without prepared FMA it trains on the demo corpus: DEMO_prcnn_2rnn
+Published on FMA-small: 46.3 % validation, 35.5 % test accuracy. Not yet run here on FMA-small. Without prepared FMA
+it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

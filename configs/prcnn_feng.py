@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/prcnn_feng.py
 
-Published on GTZAN with short-time Fourier spectrograms: 92 %; here with the PRCNN report's mel-spectrograms. Not yet run here on FMA-small.
-Without prepared FMA it trains on the demo corpus: DEMO_prcnn_feng
+Published on GTZAN with short-time Fourier spectrograms: 92 %; here with the PRCNN report's mel-spectrograms. Not yet
+run here on FMA-small. Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

@@ -2,10 +2,9 @@
 
     python -m mgc_jax.main --config configs/ubc_cnn3.py
 
-Published on FMA-small: 39.4 % validation, 26 % test accuracy. Not yet run here on FMA-small.
-The report does not give the pools of this row. --config.model.encoder.pools='((2, 2), (4, 4), (4, 2))' has 85,672
-parameters.
-Without prepared FMA it trains on the demo corpus: DEMO_ubc_cnn3
+Published on FMA-small: 39.4 % validation, 26 % test accuracy. Not yet run here on FMA-small. The report does not
+give the pools of this row. --config.model.encoder.pools='((2, 2), (4, 4), (4, 2))' has 85,672 parameters. Without
+prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

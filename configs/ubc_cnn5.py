@@ -3,7 +3,7 @@
     python -m mgc_jax.main --config configs/ubc_cnn5.py
 
 Published on FMA-small: 51.3 % validation, 44.1 % test accuracy, the report's best. Not yet run here on FMA-small.
-Without prepared FMA it trains on the demo corpus: DEMO_ubc_cnn5
+Without prepared FMA it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets

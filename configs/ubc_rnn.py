@@ -2,8 +2,8 @@
 
     python -m mgc_jax.main --config configs/ubc_rnn.py
 
-Published on FMA-small: 40.4 % validation, 29.5 % test accuracy. Not yet run here on FMA-small.
-Without prepared FMA it trains on the demo corpus: DEMO_ubc_rnn
+Published on FMA-small: 40.4 % validation, 29.5 % test accuracy. Not yet run here on FMA-small. Without prepared FMA
+it trains on the demo corpus: DEMO
 """
 
 from mgc_jax import presets
