@@ -3,7 +3,7 @@
     python -m mgc_jax.main --config configs/crnn_tf_mil.py
 
 Published on FMA-medium, selected on the test split: 71.89 % accuracy, 0.611 micro average precision. Not yet run
-here on FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
+here on FMA-medium. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets

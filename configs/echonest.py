@@ -4,7 +4,7 @@
 
 The argument is the pooling, any of mgc_jax/models/pooling. The table has one row per track with the columns below.
 Cross-validation grouped by artist: --config.data.folds=5 --config.data.fold=0. On 4,752 tracks of FMA-medium (12
-genres) a run takes RUNTIME on one CPU core; docs/results.md has the results of every pooling.
+genres) a run takes about ten seconds on one CPU core; docs/results.md has the results of every pooling.
 """
 
 from mgc_jax import presets

@@ -3,7 +3,7 @@
     python -m mgc_jax.main --config configs/hmatt_crnn_tf.py
 
 Planned in MATT's repository and never built there; after Han et al. 2018. No published figures. Not yet run here on
-FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
+FMA-medium. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets

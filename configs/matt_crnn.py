@@ -3,7 +3,7 @@
     python -m mgc_jax.main --config configs/matt_crnn.py
 
 Published on FMA-medium, selected on the test split: 69.09 % accuracy, 0.736 micro average precision. Not yet run
-here on FMA-medium. Without prepared FMA it trains on the demo corpus: DEMO
+here on FMA-medium. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets

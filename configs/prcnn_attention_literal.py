@@ -5,7 +5,7 @@
 Published on FMA-small: 41.6 % validation, 26.3 % test accuracy. Not yet run here on FMA-small. Its attention does
 nothing: the weights sum to one and are summed over, which leaves the GRU's state (see the class
 `PrcnnAttentionLiteral`). configs/prcnn_attention.py has attention over time. Without prepared FMA it trains on the
-demo corpus: DEMO
+demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets

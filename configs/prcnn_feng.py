@@ -3,13 +3,11 @@
     python -m mgc_jax.main --config configs/prcnn_feng.py
 
 Published on GTZAN with short-time Fourier spectrograms: 92 %; here with the PRCNN report's mel-spectrograms. Not yet
-run here on FMA-small. Without prepared FMA it trains on the demo corpus: DEMO
+run here on FMA-small. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets
 
 
 def get_config():
-    return presets.ubc(
-        "prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128
-    )
+    return presets.ubc("prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128)

@@ -4,7 +4,7 @@
 
 Published on FMA-small: 39.4 % validation, 26 % test accuracy. Not yet run here on FMA-small. The report does not
 give the pools of this row. --config.model.encoder.pools='((2, 2), (4, 4), (4, 2))' has 85,672 parameters. Without
-prepared FMA it trains on the demo corpus: DEMO
+prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
 from mgc_jax import presets

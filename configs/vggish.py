@@ -5,7 +5,8 @@
 
 The argument is the pooling, any of mgc_jax/models/pooling. The .npz holds `vggish` [clip, feature] and `track_id`;
 the table has track_id, split, genre_top and artist_id. Bags are cut at random into sub-bags in training, and count
-as many as their clips. docs/results.md has the results of every pooling; a run takes RUNTIME on one CPU core.
+as many as their clips. docs/results.md has the results of every pooling; a run takes about ten seconds on one CPU
+core.
 """
 
 from mgc_jax import presets
