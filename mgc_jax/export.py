@@ -119,14 +119,14 @@ def _model(meta: Mapping[str, Any]) -> BagClassifier:
 
 
 def _write(folder: Path, meta: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     statistics = {f"{_STANDARDIZATION}.{k}": np.asarray(v, np.float32) for k, v in meta["standardization"].items()}
     arrays = {name: np.asarray(value) for tree in variables.values() for name, value in _by_name(tree).items()}
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / (WEIGHTS + ".tmp")
-        save_file({name: np.ascontiguousarray(v) for name, v in (arrays | statistics).items()}, temporary)
+        temporary.write_bytes(save({name: np.ascontiguousarray(v) for name, v in (arrays | statistics).items()}))
         temporary.replace(folder / WEIGHTS)
         write_json(folder / LABELS, meta["genres"])
         write_json(folder / CONFIG, {k: v for k, v in meta.items() if k not in ("genres", "standardization")})

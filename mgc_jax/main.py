@@ -128,12 +128,14 @@ def _last_cause(error: Exception) -> str:
     trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
     if "mgc_jax.errors.UserError: " in trace:  # meant for people
         return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
+    if "TypeError: get_config() takes" in trace:
+        return "this configuration file takes no argument after its name and a colon"
     places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
     places = [place for place in places if not re.search(r"site-packages|^<|mgc_jax.main\.py$|runpy", place[0])]
     if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
         return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
     if not places:
-        return str(error)
+        return str(error).strip().splitlines()[-1]
     file, line, code = places[-1]
     return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
 

@@ -123,6 +123,8 @@ def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
 def test_no_config_and_a_config_that_is_not_there(folder):
     assert_clear_error(main(folder), "--config is missing", "configs/matt_crnn_tf.py")
     assert_clear_error(main(folder, "--config", "gone.py"), "gone.py")
+    (folder / "plain.py").write_text("def get_config():\n    return None\n")
+    assert_clear_error(main(folder, "--config", "plain.py:svm"), "takes no argument")
 
 
 @pytest.mark.parametrize(
