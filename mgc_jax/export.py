@@ -28,7 +28,7 @@ from mgc_jax.evaluate import adjust
 from mgc_jax.inputs import Inputs
 from mgc_jax.models.classifier import BagClassifier, build_model
 from mgc_jax.models.frontend import LogMelFrontend
-from mgc_jax.state import make_optimizer, split_model
+from mgc_jax.state import split_model, untimed_optimizer
 from mgc_jax.workdir import claim, write_json
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ def export_workdir(config: ConfigDict, workdir: Path) -> Path:
             raise UserError(f"{workdir} has no complete checkpoint to export; train first")
         meta = checkpoints.meta(step)
         _, params, batch_stats = split_model(_model(meta))
-        optimizer = make_optimizer(config.optimizer, 1, 10**6)  # for the shapes of its state
-        state = checkpoints.restore(step, optimizer.initial_state(params, batch_stats))
+        state = checkpoints.restore(step, untimed_optimizer(config.optimizer).initial_state(params, batch_stats))
         folder = workdir / "export"
         _write(folder, meta | {"step": step}, {"params": state.evaluated, "batch_stats": state.batch_stats})
     log.info("exported the checkpoint of step %d to %s", step, folder)

@@ -129,9 +129,13 @@ def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer
     return Optimizer(rule, plateau, options.ema)
 
 
-def check_optimizer(options: Any) -> None:
-    """Raises `UserError` for an impossible `config.optimizer`, without knowing how long training is."""
-    make_optimizer(options, 1, 10**6)
+def untimed_optimizer(options: Any) -> Optimizer:
+    """Builds the optimizer where it does not matter how long training is: to check the options, or to restore a state.
+
+    Raises:
+        UserError: as `make_optimizer`.
+    """
+    return make_optimizer(options, epochs=1, steps_per_epoch=10**6)
 
 
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:

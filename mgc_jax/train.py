@@ -30,11 +30,11 @@ from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, rep
 from mgc_jax.state import (
     Optimizer,
     TrainState,
-    check_optimizer,
     make_loss,
     make_optimizer,
     make_train_step,
     split_model,
+    untimed_optimizer,
 )
 from mgc_jax.workdir import check_same, check_same_corpus, claim, write_json
 
@@ -64,7 +64,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        check_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
+        untimed_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
         check_names(config.model)
         self.mesh = data_mesh()
         self.corpus = open_corpus(config.data)
@@ -368,8 +368,7 @@ def best_state(run: Run, checkpoints: Checkpoints) -> TrainState:
     if step is None:
         raise UserError(f"{run.workdir} has no complete checkpoint to evaluate; train first")
     run.check_meta(checkpoints.meta(step), training=False)
-    optimizer = make_optimizer(run.config.optimizer, 1, 10**6)  # for the shapes of its state
-    return checkpoints.restore(step, initial_state(run, optimizer))
+    return checkpoints.restore(step, initial_state(run, untimed_optimizer(run.config.optimizer)))
 
 
 def finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:

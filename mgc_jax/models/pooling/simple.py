@@ -19,15 +19,19 @@ from mgc_jax.models.pooling.segments import (
 )
 
 
-class MeanPooling(nnx.Module):
+class _Weightless(nnx.Module):
+    """What they share: they need to know the width of an embedding alone."""
+
+    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
+        self.features = features
+
+
+class MeanPooling(_Weightless):
     """The mean of the clips' embeddings: MATT's baseline "+MIL", whose aggregation was never published.
 
     On bags of one clip it is the identity. Under a linear head without dropout the bag's logits are the mean of
     the clips' logits.
     """
-
-    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
-        self.features = features
 
     def __call__(
         self,
@@ -41,15 +45,12 @@ class MeanPooling(nnx.Module):
         return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention
 
 
-class MaxPooling(nnx.Module):
+class MaxPooling(_Weightless):
     """The maximum of each feature over the clips of the bag.
 
     A clip's weight is the share of the features whose maximum it supplies; clips with equal values divide it, and
     the gradient, evenly.
     """
-
-    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
-        self.features = features
 
     def __call__(
         self,
@@ -70,11 +71,8 @@ class MaxPooling(nnx.Module):
         return jax.nn.log_softmax(classify(vectors)), jnp.where(member, share.mean(-1)[:, None], 0)
 
 
-class MeanProbabilityPooling(nnx.Module):
+class MeanProbabilityPooling(_Weightless):
     """The mean of the genre probabilities that the head gives to each clip."""
-
-    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
-        self.features = features
 
     def __call__(
         self,
@@ -90,15 +88,12 @@ class MeanProbabilityPooling(nnx.Module):
         return log_sum_in_bag(logs, member) - jnp.log(size), uniform(member)
 
 
-class NoisyOrPooling(nnx.Module):
+class NoisyOrPooling(_Weightless):
     """Noisy-or: a bag is of a genre unless every clip fails to be, 1 - prod(1 - p), normalized over the genres.
 
     p is the softmax of a clip; on a bag of one clip the result is that softmax. A clip's weight for a genre is its
     share of the sum of log(1 - p).
     """
-
-    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
-        self.features = features
 
     def __call__(
         self,
