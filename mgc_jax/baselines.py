@@ -34,7 +34,8 @@ from mgc_jax.data.bags import Bags, bags_of
 from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import SplitScores, nonempty_splits, report, split_results
-from mgc_jax.metrics import clock, mean_log_scores
+from mgc_jax.metrics import mean_log_scores
+from mgc_jax.progress import clock
 from mgc_jax.workdir import check_same_corpus, claim, write_json
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator, SplitScores, nonempty_splits, report, split_results
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
-from mgc_jax.metrics import MetricsWriter, Progress, clock
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
+from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import (
     Optimizer,

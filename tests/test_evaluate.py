@@ -7,8 +7,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 from mgc_jax.data.bags import bags_of
 from mgc_jax.evaluate import Evaluator, majority_accuracy
 from mgc_jax.inputs import make_inputs
-from mgc_jax.metrics import Progress, clock, genre_metrics, mean_log_scores
+from mgc_jax.metrics import genre_metrics, mean_log_scores
 from mgc_jax.models.classifier import build_model
+from mgc_jax.progress import Progress, clock
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh
 from mgc_jax.state import split_model
 

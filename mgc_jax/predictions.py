@@ -1,0 +1,353 @@
+"""The scores of every clip and every bag, as a table in a file: all that a metric needs.
+
+A run leaves `predictions.parquet`; other software can write such a file too, as Parquet or CSV. One row per clip:
+
+* `track_id`, `split` (train, validation or test) and `genre`, the true one;
+* `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
+  split; without a column `bag`, clips that share an artist and an album form one, and other clips stand alone;
+* `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
+  one of them. Log probabilities, logits, or probabilities (where none is negative and none above 1).
+* optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, genres that are named by something else than
+  the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
+
+Rows of the training split also tell how often each genre occurs in training.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from mgc_jax.data.corpus import SPLITS, Corpus
+from mgc_jax.errors import UserError
+from mgc_jax.metrics import mean_log_scores
+
+FILE_NAME = "predictions.parquet"
+VIEWS = ("clip", "clip_mean", "bag")
+_METADATA = b"mgc_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Scores of clips and bags; the clips of a bag lie side by side.
+
+    Attributes:
+        genres: label names.
+        track_id: int64 [clip].
+        split: str [clip].
+        label: int32 [clip], indexes `genres`.
+        artist: str [clip], "" where unknown.
+        album: str [clip], "" where unknown.
+        bag: int64 [clip]: ascending from 0; no bag has clips of two splits.
+        clip_scores: float32 [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
+        bag_scores: float32 [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
+        named: by view, int [clip]: genres that the model itself names where those are not the highest scores.
+        attention: float32 [clip]: the clip's share in what the bag model saw of its bag (in the view of the genre that
+            it names); None: not given.
+        fold: int32 [clip]: of a cross-validation; None: there is none.
+        train_clips: float [genre]: how many training clips each genre has; None: unknown.
+        train_clips_outside_small: float [genre]: the same without the clips of FMA-small; None: unknown.
+        info: what made them: model, corpus, fingerprint.
+    """
+
+    genres: tuple[str, ...]
+    track_id: np.ndarray
+    split: np.ndarray
+    label: np.ndarray
+    artist: np.ndarray
+    album: np.ndarray
+    bag: np.ndarray
+    clip_scores: np.ndarray | None = None
+    bag_scores: np.ndarray | None = None
+    named: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    attention: np.ndarray | None = None
+    fold: np.ndarray | None = None
+    train_clips: np.ndarray | None = None
+    train_clips_outside_small: np.ndarray | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """Bag b holds rows `offsets[b]` to `offsets[b + 1]`: int64 [bag + 1]."""
+        return np.searchsorted(self.bag, np.arange(self.bag[-1] + 2 if len(self) else 1))
+
+    @property
+    def bag_sizes(self) -> np.ndarray:
+        """Clips per bag: int64 [bag]."""
+        return np.diff(self.offsets)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have clips."""
+        return [split for split in SPLITS if np.any(self.split == split)]
+
+    @functools.cached_property
+    def artists(self) -> np.ndarray:
+        """What is resampled: the artist of each clip, or the clip itself where the artist is unknown: str [clip]."""
+        alone = np.char.add("track ", self.track_id.astype(str))
+        return np.where(self.artist == "", alone, self.artist)
+
+    @functools.cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Log scores [clip, genre] of each view: clip alone, clips averaged over the bag, bag model."""
+        views = {}
+        if self.clip_scores is not None:
+            mean = mean_log_scores(self.clip_scores.astype(np.float64), self.offsets)
+            views["clip"] = self.clip_scores
+            views["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0).astype(np.float32)
+        if self.bag_scores is not None:
+            views["bag"] = self.bag_scores
+        return views
+
+    def predicted(self, view: str) -> np.ndarray:
+        """Genres that a view names: int [clip]."""
+        return self.named[view] if view in self.named else self.views[view].argmax(axis=1)
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """Returns some rows in their order: bool or int [clip]. Clips of a bag that stay form a bag."""
+        given = {
+            name: value[rows]
+            for name, value in vars(self).items()
+            if name in _PER_CLIP and value is not None
+        }  # fmt: skip
+        given["bag"] = np.unique(given["bag"], return_inverse=True)[1]
+        named = {view: value[rows] for view, value in self.named.items()}
+        return dataclasses.replace(self, **given, named=named)
+
+    def of_split(self, split: str) -> "Predictions":
+        """Returns the rows of one split."""
+        return self.take(self.split == split)
+
+    def save(self, path: Path) -> None:
+        """Writes a file, Parquet or (by its name) CSV; an interruption leaves the old one or the new one."""
+        columns: dict[str, Any] = {
+            "track_id": self.track_id,
+            "split": self.split,
+            "artist": self.artist,
+            "album": self.album,
+            "bag": self.bag,
+            "genre": np.array(self.genres)[self.label],
+        }
+        columns |= {f"predicted_{view}": np.array(self.genres)[self.predicted(view)] for view in self.views}
+        if self.fold is not None:
+            columns["fold"] = self.fold
+        if self.attention is not None:
+            columns["attention"] = self.attention
+        for view, scores in (("clip", self.clip_scores), ("bag", self.bag_scores)):
+            if scores is not None:
+                columns |= {f"{view}/{genre}": scores[:, i] for i, genre in enumerate(self.genres)}
+        about = {"genres": self.genres, "info": self.info}
+        for name in ("train_clips", "train_clips_outside_small"):
+            value = getattr(self, name)
+            about[name] = None if value is None else value.tolist()
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        temporary = path.with_suffix(".tmp")
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            pyarrow.parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about)}), temporary)
+        temporary.replace(path)
+
+
+_PER_CLIP = (
+    "track_id", "split", "label", "artist", "album", "bag", "clip_scores", "bag_scores", "attention", "fold"
+)  # fmt: skip
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Joins predictions of one model: those of its splits, or those of the folds of a cross-validation."""
+    first = parts[0]
+    per_clip: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _PER_CLIP
+        if getattr(first, name) is not None
+    }
+    bags = np.cumsum([0] + [len(part.bag_sizes) for part in parts])
+    per_clip["bag"] = np.concatenate([part.bag + begin for part, begin in zip(parts, bags, strict=False)])
+    named = {view: np.concatenate([part.named[view] for part in parts]) for view in first.named}
+    return dataclasses.replace(first, **per_clip, named=named)
+
+
+def load(path: Path, corpus: Corpus | None = None) -> Predictions:
+    """Reads predictions from a file, of ours or of other software; see the head of this module.
+
+    Args:
+        path: Parquet, or CSV with a header row.
+        corpus: gives, by track id, what the file lacks of genre, split, artist and album, and counts the training
+            clips; by default all that must be in the file.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or has values that make no sense.
+    """
+    columns, about = _read_columns(path)
+    if "track_id" not in columns:
+        raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
+    track_id = _numbers(path, columns, "track_id", np.int64)
+    if corpus is not None:
+        columns = _from_corpus(path, track_id, corpus) | columns
+    for name in ("split", "genre"):
+        if name not in columns:
+            raise UserError(
+                f"{path} has no column {name}. Add it, or name the corpus (--config FILE), which has it for each "
+                "track id."
+            )
+    scored = list(dict.fromkeys(name.partition("/")[2] for name in columns if _is_score(name)))
+    if not scored:
+        raise UserError(f"{path} has no scores: a column clip/<genre> or bag/<genre> for each genre.")
+    genres = tuple(about.get("genres") or (corpus.genres if corpus is not None else scored))
+    split = np.array([_SPLIT_NAMES.get(name, name) for name in columns["split"].tolist()])
+    if unknown := sorted(set(split.tolist()) - set(SPLITS)):
+        raise UserError(f"{path}: {unknown[0]!r} in the column split is none of {', '.join(SPLITS)}.")
+    if len(np.unique(track_id)) < len(track_id):
+        values, counts = np.unique(track_id, return_counts=True)
+        raise UserError(
+            f"{path} has several rows of a track, for instance of {values[counts.argmax()]}; a clip has one row."
+        )
+    artist, album = (_text(columns, name, len(track_id)) for name in ("artist", "album"))
+    order, bag = _number_bags(split, columns, track_id, artist, album)
+    label = _genre_numbers(path, "genre", columns["genre"], genres)
+    named = {
+        view: _genre_numbers(path, f"predicted_{view}", columns[f"predicted_{view}"], genres)[order]
+        for view in VIEWS
+        if f"predicted_{view}" in columns
+    }
+    train_clips, outside_small = about.get("train_clips"), about.get("train_clips_outside_small")
+    if corpus is not None:
+        train_clips, outside_small = training_clips(corpus)
+    elif train_clips is None and np.any(split == "train"):
+        train_clips = np.bincount(label[split == "train"], minlength=len(genres))
+    predictions = Predictions(
+        genres=genres,
+        track_id=track_id[order],
+        split=split[order],
+        label=label[order],
+        artist=artist[order],
+        album=album[order],
+        bag=bag,
+        clip_scores=_scores(path, columns, "clip", genres, order),
+        bag_scores=_scores(path, columns, "bag", genres, order),
+        attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
+        fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
+        train_clips=None if train_clips is None else np.asarray(train_clips, float),
+        train_clips_outside_small=None if outside_small is None else np.asarray(outside_small, float),
+        info=about.get("info", {}),
+    )
+    kept = {view: values for view, values in named.items() if view in predictions.views}
+    kept = {view: values for view, values in kept.items() if np.any(values != predictions.predicted(view))}
+    return dataclasses.replace(predictions, named=kept)
+
+
+def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
+    """Counts the training clips of each genre: all, and those outside FMA-small (None where that is unknown)."""
+    rows = corpus.indices("train")
+    return np.bincount(corpus.label[rows], minlength=len(corpus.genres)).astype(float), None
+
+
+_SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
+
+
+def _is_score(name: str) -> bool:
+    return name.partition("/")[0] in ("clip", "bag") and "/" in name
+
+
+def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"there is no predictions file {path}")
+    try:
+        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read as {'CSV' if path.suffix == '.csv' else 'Parquet'}: {' '.join(str(error).split())}"
+        ) from error
+    return {name: table[name].to_numpy() for name in table.column_names}, about
+
+
+def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) -> np.ndarray:
+    values = columns[name]
+    try:
+        numbers = np.asarray(values, np.float64 if dtype == np.float32 else None).astype(dtype)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError("a value is missing or not finite")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
+    return numbers
+
+
+def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
+    values = columns.get(name)
+    if values is None:
+        return np.full(size, "")
+    return np.array(["" if value is None or value != value else str(value) for value in values.tolist()])
+
+
+def _scores(
+    path: Path, columns: dict[str, np.ndarray], view: str, genres: tuple[str, ...], order: np.ndarray
+) -> np.ndarray | None:
+    """Returns log scores float32 [clip, genre] in the given order; None if the file has none of this view."""
+    there = [name for name in columns if name.startswith(f"{view}/")]
+    if not there:
+        return None
+    wrong = sorted({f"{view}/{genre}" for genre in genres} ^ set(there))
+    if wrong:
+        problem = "is a score of no known genre" if wrong[0] in there else "is missing"
+        raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
+    scores = np.stack([_numbers(path, columns, f"{view}/{genre}", np.float32) for genre in genres], axis=1)[order]
+    if scores.min() >= 0 and scores.max() <= 1:  # probabilities
+        return np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    return scores
+
+
+def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str, ...]) -> np.ndarray:
+    number = {genre: i for i, genre in enumerate(genres)}
+    try:
+        return np.array([number[value] for value in values.tolist()], np.int32)
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]!r} in the column {name} is no genre that has scores: those are "
+            f"{', '.join(genres)}."
+        ) from None
+
+
+def _number_bags(
+    split: np.ndarray, columns: dict[str, np.ndarray], track_id: np.ndarray, artist: np.ndarray, album: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
+    if "bag" in columns:
+        keys: list[tuple[Any, ...]] = list(zip(split.tolist(), columns["bag"].tolist(), strict=True))
+    else:
+        keys = [
+            (s, a, b) if a and b else (s, t)
+            for s, t, a, b in zip(split.tolist(), track_id.tolist(), artist.tolist(), album.tolist(), strict=True)
+        ]
+    number: dict[Any, int] = {}
+    bag = np.array([number.setdefault(key, len(number)) for key in keys], np.int64)
+    order = np.argsort(bag, kind="stable")
+    return order, bag[order]
+
+
+def _from_corpus(path: Path, track_id: np.ndarray, corpus: Corpus) -> dict[str, np.ndarray]:
+    row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
+    missing = [track for track in track_id.tolist() if track not in row_of]
+    if missing:
+        raise UserError(
+            f"{path}: track {missing[0]} and {len(missing) - 1} others are not in corpus {corpus.name}; is it the "
+            "right one?"
+        )
+    rows = np.array([row_of[track] for track in track_id.tolist()], int)
+    return {
+        "split": corpus.split[rows],
+        "genre": np.array(corpus.genres)[corpus.label[rows]],
+        "artist": corpus.artist[rows],
+        "album": corpus.album[rows],
+    }

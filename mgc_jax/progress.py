@@ -1,0 +1,96 @@
+"""Where the numbers of a run go while it trains: JSON lines, TensorBoard event files, and the progress line."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mgc_jax.workdir import write_text
+
+
+class MetricsWriter:
+    """Appends to `<workdir>/metrics.jsonl` (one JSON object per step and group) and TensorBoard event files."""
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Opens the files; lines after `first_step`, left by an interrupted run, are dropped."""
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            write_text(path, "".join(line + "\n" for line in kept))
+        self._lines = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes scalars of one step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._lines.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # cut off by a crash
+        return float("inf")
+
+
+class Progress:
+    """A live line on the terminal: step, rate, time left, and the share of time per part.
+
+    Attributes:
+        seconds: time spent in each part, of this run and those before it.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, seconds: dict[str, float]):
+        self.seconds = dict(seconds)
+        self._total, self._first, self._start = total_steps, first_step, time.perf_counter()
+        self._shown = self._start
+        self._live = sys.stderr.isatty()
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of a block to a part: data, train, evaluate, checkpoint."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0) + time.perf_counter() - start
+
+    def show(self, step: int, clips_per_second: float, loss: float) -> None:
+        """Redraws the line; where the output is not a terminal, writes one at most every ten seconds."""
+        now = time.perf_counter()
+        if not self._live and now - self._shown < 10:
+            return
+        self._shown = now
+        left = (now - self._start) / max(1, step - self._first) * (self._total - step)
+        total = sum(self.seconds.values()) or 1.0
+        shares = ", ".join(f"{100 * s / total:.0f}% {part}" for part, s in self.seconds.items())
+        line = (
+            f"step {step}/{self._total} ({100 * step / self._total:.0f}%)  loss {loss:.3f}  "
+            f"{clips_per_second:,.0f} clips/s  {clock(left)} left  ({shares})"
+        )
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Wipes the live line, so that a log line can take its place."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Formats a duration: 45s, 3m20s, 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes}m{seconds:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
