@@ -146,7 +146,7 @@ class Predictions:
         for view, scores in (("clip", self.clip_scores), ("bag", self.bag_scores)):
             if scores is not None:
                 columns |= {f"{view}/{genre}": scores[:, i] for i, genre in enumerate(self.genres)}
-        about = {"genres": self.genres, "info": self.info}
+        about: dict[str, Any] = {"genres": self.genres, "info": self.info}
         for name in ("train_clips", "train_clips_outside_small"):
             value = getattr(self, name)
             about[name] = None if value is None else value.tolist()
