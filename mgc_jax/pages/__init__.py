@@ -1,0 +1,74 @@
+"""Pages in HTML: templates, one stylesheet, and how numbers are written in them.
+
+A page is one file that loads nothing and runs nothing: the stylesheet and the charts are in it.
+"""
+
+import functools
+from typing import Any
+
+import jinja2
+
+# Views, as a reader who has not seen the code can take them.
+VIEW_NAMES = {"clip": "each clip alone", "clip_mean": "clips averaged over the bag", "bag": "bag model"}
+VIEW_MEANINGS = {
+    "clip": "every clip is scored alone, as a bag of one",
+    "clip_mean": "the log scores of the clips are averaged over their bag: what the bag is worth without any pooling "
+    "that is learned",
+    "bag": "the model pools the clips of a bag, and its answer counts for each of them",
+}
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "micro_ap": "micro AP",
+    "ece": "ECE",
+}
+
+
+def render(template: str, **values: Any) -> str:
+    """Renders a template of this folder; text in the values is escaped."""
+    return _environment().get_template(template).render(view_names=VIEW_NAMES, metric_names=METRIC_NAMES, **values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mgc_jax", "pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(decimals=decimals, count=count, signed=signed, limits=limits, shade=shade)
+    return environment
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """Writes a number with so many decimals; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """Writes a whole number, thousands apart."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Writes a difference with its sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def limits(interval: tuple[float, float] | list[float] | None, digits: int = 3) -> str:
+    """Writes the limits of an interval; nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = (f"{value:.{digits}f}".replace("-", "−") for value in interval)
+    return f"{low} to {high}"
+
+
+def shade(share: float) -> str:
+    """Returns the colours of a table cell that shows a share from 0 to 1: white to dark blue, text that stays legible."""
+    rgb = [round(255 + share * (end - 255)) for end in (0, 82, 140)]
+    return f"background:rgb({','.join(map(str, rgb))});color:{'#fff' if share > 0.5 else '#1b1f24'}"
