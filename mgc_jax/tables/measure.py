@@ -1,0 +1,164 @@
+"""One number of a table: of one run's predictions, and with mean, deviation and interval over the runs of a cell.
+
+A metric is named by one word, or by a word and what it is of: `accuracy`, `top_2 100`, `f1 Rock`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mgc_jax import metrics
+from mgc_jax.predictions import Predictions
+from mgc_jax.significance import ArtistBootstrap, interval
+from mgc_jax.tables.published import TABLE2_GENRES
+
+PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of ours; percent for accuracies.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: standard deviation over the seeds; None of one.
+        seeds: how many.
+        low: lower end of the 95 % interval (bootstrap over artists, of the mean over seeds); None: not computed.
+        high: upper end.
+        clips: the clips that it is of.
+    """
+
+    mean: float
+    deviation: float | None
+    seeds: int
+    low: float | None
+    high: float | None
+    clips: int
+
+
+def measure(metric: str, runs: Sequence[Predictions], view: str, resamples: int = 1000) -> Measured | None:
+    """Measures the runs of a cell, which differ in their seed.
+
+    The interval is about other artists: in each resample the runs see the same ones, and their mean is taken.
+
+    Args:
+        metric: see above.
+        runs: predictions of one split, of the same clips.
+        view: clip, clip_mean or bag.
+        resamples: of the bootstrap.
+
+    Returns:
+        None where the runs do not have the view, or no clip counts.
+    """
+    if not runs or any(view not in run.views for run in runs):
+        return None
+    scale = 100.0 if metric.startswith(PERCENT) else 1.0
+    of_run = [_statistic(metric, run, view, resamples) for run in runs]
+    if of_run[0].clips == 0:
+        return None
+    values = scale * np.array([statistic.value for statistic in of_run])
+    low, high = None, None
+    if of_run[0].resampled is not None:
+        samples = np.mean([statistic.resampled() for statistic in of_run if statistic.resampled], axis=0)
+        low, high = (scale * bound for bound in interval(samples))
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    return Measured(float(values.mean()), deviation, len(runs), low, high, of_run[0].clips)
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """A value of one run, and how to get those of the resamples."""
+
+    value: float
+    clips: int
+    resampled: Callable[[], np.ndarray] | None = None
+
+
+def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Statistic:
+    kind, _, of = metric.partition(" ")
+    scores, label = run.views[view], run.label
+
+    def bootstrap() -> ArtistBootstrap:
+        return ArtistBootstrap(run.artists, resamples)
+
+    per_clip = _per_clip(kind, of, run, view)
+    if per_clip is not None:
+        value, counted = per_clip
+        mean = float(value[counted].mean()) if counted.any() else float("nan")
+        return _Statistic(mean, int(counted.sum()), lambda: bootstrap().mean(value, counted))
+    if kind == "micro_ap":
+        value = metrics.genre_metrics(label, scores)["micro_ap"]
+        return _Statistic(value, len(run), lambda: bootstrap().micro_ap(label, scores))
+    if kind == "bag_micro_ap":
+        first = run.offsets[:-1]
+        value = metrics.bag_micro_ap(label, scores, run.offsets)
+        return _Statistic(
+            value,
+            len(run),
+            lambda: ArtistBootstrap(run.artists[first], resamples).micro_ap(label[first], scores[first]),
+        )
+    if kind in ("precision", "recall", "f1"):
+        return _of_genres(kind, of, run, view, bootstrap)
+    precision, recall = metrics.precision_recall(label, scores)
+    if kind == "precision_at":
+        return _Statistic(metrics.precision_at(precision, recall, [float(of)])[0], len(run))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = int(f1.argmax())
+    values = {"max_f1": f1[best], "precision_at_max_f1": precision[best], "recall_at_max_f1": recall[best]}
+    return _Statistic(float(values[kind]), len(run))
+
+
+def _per_clip(kind: str, of: str, run: Predictions, view: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns (value of each clip, whether it counts) of a metric that is a mean over clips; None of another one."""
+    right = run.predicted(view) == run.label
+    everything = np.ones(len(run), bool)
+    if kind == "accuracy":
+        return right, everything
+    if kind == "alone_accuracy":
+        return right, np.repeat(run.bag_sizes == 1, run.bag_sizes)
+    if kind == "paper_accuracy":  # a bag, with all its clips, is right if its first clip's genre is named
+        first = np.repeat(run.offsets[:-1], run.bag_sizes)
+        return run.predicted(view) == run.label[first], everything
+    if kind.startswith("top_"):
+        k = int(kind.removeprefix("top_"))
+        counted = np.isin(run.label, rare_genres(run, of))
+        highest = np.argsort(run.views[view], axis=1, kind="stable")[:, ::-1][:, :k]
+        return np.any(highest == run.label[:, None], axis=1), counted
+    return None
+
+
+def rare_genres(run: Predictions, name: str) -> tuple[int, ...]:
+    """Returns indexes of rare genres: those with fewer training clips than a number, or on a list of the paper's.
+
+    Args:
+        run: gives the counts.
+        name: the number, or a key of `TABLE2_GENRES`.
+    """
+    if name in TABLE2_GENRES:
+        return tuple(run.genres.index(genre) for genre in TABLE2_GENRES[name] if genre in run.genres)
+    assert run.train_clips is not None
+    return metrics.rare_genres(run.train_clips, float(name))
+
+
+def _of_genres(
+    kind: str, of: str, run: Predictions, view: str, bootstrap: Callable[[], ArtistBootstrap]
+) -> _Statistic:
+    """Precision, recall or F1 of a genre, or their mean over the genres that occur (`macro`)."""
+    predicted, genres = run.predicted(view), run.genres
+
+    def rates(counts: np.ndarray) -> np.ndarray:
+        right = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
+        support, named = counts.sum(axis=-1), counts.sum(axis=-2)
+        below = {"precision": named, "recall": support, "f1": (support + named) / 2}[kind]
+        rate = right / np.maximum(below, np.finfo(float).tiny)
+        if of != "macro":
+            return rate[..., genres.index(of)]
+        occurs = support + named > 0
+        return (rate * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
+
+    value = float(rates(metrics.confusion(run.label, predicted, len(genres))))
+    clips = len(run) if of == "macro" else int(np.sum(run.label == genres.index(of)))
+    return _Statistic(
+        value, clips, lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)))
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""What stands in every place of every table: which system's scores, seen how, and what the paper has there."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mgc_jax.tables import published
+from mgc_jax.tables.published import Published
+
+PARTS = {
+    "matt": ("table1", "table2", "fig4", "case_study"),
+    "ubc": ("table2", "fig2", "fig3"),
+}
+TITLES = {
+    ("matt", "table1"): "Table I: accuracy (%) of feature sets and models",
+    ("matt", "table2"): "Table II: Top@K accuracy (%) on rare genres",
+    ("matt", "fig4"): "Figure 4 a, b: precision and recall",
+    ("matt", "fig4c"): "Figure 4 c: accuracy (%)",
+    ("matt", "case_study"): "Section IV-D: without album and artist (accuracy, %)",
+    ("ubc", "table2"): "Table 2: accuracy (%) of the ablations",
+    ("ubc", "fig2"): "Figure 2: classification report of PRCNN",
+    ("ubc", "fig3"): "Figure 3: classification report of the attention model",
+}
+BAG_AVERAGE = "bag average"
+CLASSICAL = ("LR", "KNN", "SVM", "MLP")
+MLP_FAMILY = ("MLP+MIL", "MLP+MATT")
+CRNN_FAMILIES = ("CRNN", "CRNN+MIL", "CRNN+MATT", "CRNN-TF", "CRNN-TF+MIL", "CRNN-TF+MATT")
+LITERAL = "... and attention, as drawn"
+OVER_TIME = "RNN with attention over time"
+SVC = "SVC on MFCC statistics"
+# The names here of systems that `mgc_jax.systems` names otherwise.
+ALIASES = {"MLP": "MLP (scikit-learn)", SVC: "SVM"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system that is trained, once per seed.
+
+    Attributes:
+        system: its name, as the tables have it.
+        features: which of FMA's features it sees; empty: what the corpus has.
+    """
+
+    system: str
+    features: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its runs: of their folders and in the progress."""
+        words = self.system.lower().replace("...", "prcnn").replace("+", " ").replace(":", " ").replace(",", " ")
+        name = "_".join(words.replace("-", "").split())
+        return f"{name}-{self.features}" if self.features else name
+
+
+@dataclass(frozen=True)
+class Number:
+    """What stands in one place of a table.
+
+    Attributes:
+        part: the table or figure.
+        row: its row.
+        column: its column.
+        cell: whose scores.
+        view: clip, clip_mean or bag.
+        metric: one of `mgc_jax.tables.measure`.
+        split: test or validation.
+        published: the paper's.
+        notes: further keys of `published.NOTES`.
+    """
+
+    part: str
+    row: str
+    column: str
+    cell: Cell
+    view: str
+    metric: str
+    split: str
+    published: Published | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the corpus has, as far as the plan depends on it.
+
+    Attributes:
+        feature_sets: (row of Table I, features) of what can be trained on vectors; none: the corpus has no vectors.
+        spectrograms: whether it has spectrograms.
+        genres: label names.
+        splits: to report on, the main one first.
+        tail: a genre with fewer training clips is rare: the lower and the higher limit.
+    """
+
+    feature_sets: tuple[tuple[str, str], ...]
+    spectrograms: bool
+    genres: tuple[str, ...]
+    splits: tuple[str, ...]
+    tail: tuple[int, int]
+
+
+def numbers(paper: str, data: Data, parts: Sequence[str]) -> list[Number]:
+    """Lists all places of a paper's tables, table by table."""
+    plans = {
+        ("matt", "table1"): _table1,
+        ("matt", "table2"): _table2,
+        ("matt", "fig4"): _fig4,
+        ("matt", "case_study"): _case_study,
+        ("ubc", "table2"): _ubc_table2,
+        ("ubc", "fig2"): lambda data: _report(data, "fig2", "PRCNN: CNN and RNN", published.UBC_FIG2),
+        ("ubc", "fig3"): lambda data: _report(data, "fig3", LITERAL, published.UBC_FIG3),
+    }
+    return [number for part in PARTS[paper] if part in parts for number in plans[paper, part](data)]
+
+
+def cells(wanted: Sequence[Number]) -> list[Cell]:
+    """Lists what must be trained for some numbers, each once, the quickest kinds first."""
+    return list(dict.fromkeys(number.cell for number in wanted))
+
+
+def _table1(data: Data) -> Iterator[Number]:
+    by_features = {row.features: row for row in published.TABLE1}
+    for row, features in data.feature_sets:
+        printed = by_features.get(features)
+        values: dict[str, Published] = {}
+        if printed:
+            values = {
+                system: Published(value, ("fma",))
+                for system, value in zip(CLASSICAL, printed.baselines, strict=True)
+            } | {"MLP+MIL": Published(printed.mil), "MLP+MATT": Published(printed.matt)}  # fmt: skip
+            if features == "all":
+                values["MLP+MATT"] = Published(printed.matt, ("three checkpoints",))
+        for system in (*CLASSICAL, *MLP_FAMILY):
+            cell = Cell(system, features)
+            for column, view in _views(system):
+                given = values.get(system) if view != "clip_mean" else None
+                yield Number("table1", row, column, cell, view, "accuracy", data.splits[0], given)
+
+
+def _table2(data: Data) -> Iterator[Number]:
+    systems = [*_feature_systems(data), *_spectrogram_systems(data)]
+    for cell in systems:
+        for row, view in _views(cell.system):
+            for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
+                for name, mine in ((f"<{limit}, paper's list", False), (f"<{limit}", True)):
+                    for k in published.TABLE2_K:
+                        given = None
+                        if not mine and view != "clip_mean":
+                            given = published.table2(cell.system, threshold, k)
+                        metric = f"top_{k} {threshold if not mine else limit}"
+                        notes = () if mine else ("International",)
+                        yield Number(
+                            "table2", row, f"{name}: K={k}", cell, view, metric, data.splits[0], given, notes
+                        )  # fmt: skip
+
+
+def _fig4(data: Data) -> Iterator[Number]:
+    for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
+        curve = published.FIG4[cell.system]
+        for row, view in _views(cell.system):
+            values: dict[str, tuple[str, float | None]] = {
+                "AP": ("micro_ap", curve.ap),
+                "AP of bags": ("bag_micro_ap", curve.bag_ap),
+                "highest F1": ("max_f1", curve.max_f1),
+                "precision there": ("precision_at_max_f1", curve.precision),
+                "recall there": ("recall_at_max_f1", curve.recall),
+            }
+            for recall, precision in zip(published.RECALLS, curve.precision_at, strict=True):
+                values[f"P at R={recall}"] = (f"precision_at {recall}", precision)
+            for column, (metric, value) in values.items():
+                if metric == "bag_micro_ap" and view == "clip":
+                    continue  # clips are scored, not bags
+                given = None if value is None or view == "clip_mean" else Published(value, curve.notes)
+                yield Number("fig4", row, column, cell, view, metric, data.splits[0], given)
+    for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
+        for row, view in _views(cell.system):
+            given = published.FIG4C[cell.system] if view != "clip_mean" else None
+            split = data.splits[0]
+            if view != "bag":
+                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split, given)
+            else:  # the notebooks count bags by their first clip
+                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split)
+                yield Number("fig4c", row, "as the notebooks count", cell, view, "paper_accuracy", split, given)
+
+
+def _case_study(data: Data) -> Iterator[Number]:
+    split, column = data.splits[0], "accuracy"
+    study = published.CASE_STUDY
+    for _, features in data.feature_sets[-1:]:
+        for system in reversed(MLP_FAMILY):
+            cell = Cell(system, features)
+            given = study if system == "MLP+MATT" else {}
+            yield Number("case_study", f"{system}, bags", column, cell, "bag", "accuracy", split, given.get("bags"))
+            for row, metric, key in (
+                ("all clips, as bags of one", "accuracy", "clips"),
+                ("clips that are alone in their bag", "alone_accuracy", "singletons"),
+            ):
+                yield Number(
+                    "case_study", f"{system}, {row}", column, cell, "clip", metric, split, given.get(key)
+                )  # fmt: skip
+            row = f"{system}, all clips, {BAG_AVERAGE}"
+            yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
+        cell = Cell("MLP", features)
+        given_clips = study["trained on clips"]
+        yield Number("case_study", "MLP, trained on clips", column, cell, "clip", "accuracy", split, given_clips)
+        row = f"MLP, trained on clips, {BAG_AVERAGE}"
+        yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
+
+
+def _ubc_table2(data: Data) -> Iterator[Number]:
+    splits = tuple(split for split in ("validation", "test") if split in data.splits)
+    ours = (OVER_TIME, "PRCNN of Feng et al.")
+    systems = [Cell(system) for system in (*published.UBC_TABLE2, *ours)] if data.spectrograms else []
+    systems += [Cell(SVC, features) for _, features in data.feature_sets]
+    for cell in systems:
+        validation, test = published.UBC_TABLE2.get(cell.system, (None, None))
+        if cell.system == SVC:
+            test = published.SVC_ON_MFCC
+        notes = ("no attention",) if cell.system == LITERAL else ()
+        for split in splits:
+            given = validation if split == "validation" else test
+            yield Number("table2", cell.system, f"{split} accuracy", cell, "clip", "accuracy", split, given, notes)
+    for cell in systems:  # in rows of their own, so that the paper's table stays as it is
+        for split in splits:
+            row = f"{cell.system}, {BAG_AVERAGE}"
+            yield Number("table2", row, f"{split} accuracy", cell, "clip_mean", "accuracy", split)
+
+
+def _report(data: Data, part: str, system: str, printed: published.Report) -> Iterator[Number]:
+    if not data.spectrograms:
+        return
+    cell, split = Cell(system), data.splits[0]
+    columns = {"precision": 0, "recall": 1, "f1": 2}
+    notes = ("no attention",) if system == LITERAL else ()
+    rows: list[tuple[str, str, tuple[float, float, float] | None]] = [
+        (genre, genre, printed.genres.get(genre)) for genre in data.genres
+    ]
+    rows.append(("macro average", "macro", printed.mean))
+    for row, name, values in rows:
+        for column, position in columns.items():
+            given = Published(values[position]) if values else None
+            yield Number(part, row, column, cell, "clip", f"{column} {name}", split, given, notes)
+        if system == LITERAL:
+            yield Number(part, row, f"f1 of {OVER_TIME}", Cell(OVER_TIME), "clip", f"f1 {name}", split)
+    accuracy = Published(100 * printed.accuracy, ("two places",) if system != LITERAL else ("attention's validation",))
+    yield Number(part, "accuracy (%)", "f1", cell, "clip", "accuracy", split, accuracy, notes)
+    if system == LITERAL:
+        yield Number(part, "accuracy (%)", f"f1 of {OVER_TIME}", Cell(OVER_TIME), "clip", "accuracy", split)
+
+
+def _feature_systems(data: Data) -> list[Cell]:
+    """The systems of Table II and figure 4 on vectors: all features."""
+    return [Cell(system, features) for _, features in data.feature_sets[-1:] for system in (*CLASSICAL, *MLP_FAMILY)]
+
+
+def _spectrogram_systems(data: Data) -> list[Cell]:
+    return [Cell(system) for system in CRNN_FAMILIES] if data.spectrograms else []
+
+
+def _views(system: str) -> tuple[tuple[str, str], ...]:
+    """Returns (name in the table, view): as the paper has the system, and its clips averaged over the bag."""
+    main = "bag" if system.endswith(("+MIL", "+MATT")) else "clip"
+    return (system, main), (f"{system}, {BAG_AVERAGE}", "clip_mean")

@@ -1,0 +1,246 @@
+"""How a cell becomes a configuration: the paper's systems on prepared FMA or the demo, or on any other corpus."""
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mgc_jax import config as config_lib
+from mgc_jax import presets
+from mgc_jax.data.corpus import Corpus, open_corpus
+from mgc_jax.errors import UserError
+from mgc_jax.systems import SYSTEMS
+from mgc_jax.tables import published
+from mgc_jax.tables.plan import ALIASES, Cell, Data
+
+_SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
+_VECTORS = "features_518"
+
+
+class Source(Protocol):
+    """Where the data of the tables comes from.
+
+    Attributes:
+        name: of the corpus or configuration, for the folder.
+    """
+
+    name: str
+
+    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks."""
+        ...
+
+    def config(self, cell: Cell) -> ConfigDict:
+        """Returns the validated configuration of a cell, without seed, folds and limits."""
+        ...
+
+
+@dataclasses.dataclass
+class Prepared:
+    """Prepared FMA, or the demo corpus.
+
+    Attributes:
+        paper: matt or ubc.
+        name: demo, fma_small, fma_medium, fma_large.
+        data_dir: where it is prepared.
+    """
+
+    paper: str
+    name: str
+    data_dir: str
+
+    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks."""
+        vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(_SPECTROGRAMS[self.paper])
+        if not vectors and not spectrograms:
+            open_corpus(self._data(_SPECTROGRAMS[self.paper], folds))  # says how to prepare it
+        corpus = open_corpus(self._data(_VECTORS if vectors else _SPECTROGRAMS[self.paper], folds))
+        self._train_clips = len(corpus.indices("train"))
+        sets = tuple((row.name, row.features) for row in published.TABLE1)
+        if self.paper == "ubc":
+            sets = tuple(row for row in sets if row[1] == "mfcc")
+        lacks = []
+        for there, representation, what in (
+            (vectors, _VECTORS, "on FMA's features"),
+            (spectrograms, _SPECTROGRAMS[self.paper], "on spectrograms"),
+        ):
+            if not there:
+                lacks.append(
+                    f"Left out: all systems {what}, since {representation} of {self.name} is not prepared in "
+                    f"{self.data_dir} (python -m tfds_fma.prepare --help tells how)."
+                )
+        return _data(corpus, sets if vectors else (), spectrograms, folds, split, tail), lacks
+
+    def config(self, cell: Cell) -> ConfigDict:
+        """Returns the paper's configuration."""
+        config = _SYSTEM[ALIASES.get(cell.system, cell.system)].config()
+        if cell.features:
+            config.data.features = cell.features
+        config.data.corpus, config.data.data_dir = self.name, self.data_dir
+        if config.baseline.name == "knn" and self.name == "demo":
+            config.baseline.n_neighbors = neighbours(self._train_clips)
+        if self.name == "demo":
+            config = config_lib.resolve_demo(config, {})
+        return config
+
+    def _data(self, representation: str, folds: int) -> ConfigDict:
+        config = config_lib.default()
+        config.data.representation = representation
+        config.data.corpus, config.data.data_dir, config.data.folds = self.name, self.data_dir, folds
+        if self.name == "demo":
+            config = config_lib.resolve_demo(config, {})
+        return config.data
+
+    def _is_prepared(self, representation: str) -> bool:
+        return self.name == "demo" or _find(self.name, self.data_dir, representation)
+
+
+@dataclasses.dataclass
+class FromFile:
+    """Any corpus, by a configuration file whose argument is encoder and pooling.
+
+    Attributes:
+        paper: matt or ubc.
+        file: the configuration file.
+        overrides: by dotted key, from the command line.
+    """
+
+    paper: str
+    file: Path
+    overrides: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        fixed = ("model.encoder", "model.pooling", "baseline", "seed", "data.folds", "data.fold")
+        for key in self.overrides:
+            if key.startswith(fixed):
+                raise UserError(f"--config.{key} is for the tables to set: they go through the systems of the paper")
+
+    @property
+    def name(self) -> str:
+        """The name of the configuration file."""
+        return self.file.stem
+
+    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks."""
+        config = self._load("mlp", "none")
+        config.data.folds = folds
+        corpus = open_corpus(config.data)
+        self._train_clips = len(corpus.indices("train"))
+        spectrograms = corpus.clips.ndim == 3
+        if self.paper == "ubc" and not spectrograms:
+            raise UserError(
+                f"the systems of the UBC report need spectrograms, but a clip of {self.name} is "
+                f"{' x '.join(map(str, corpus.clips.shape[1:]))} {corpus.clips.dtype}"
+            )
+        if spectrograms:
+            lacks = [f"Left out: all systems on FMA's features, since {self.name} has spectrograms only."]
+        else:
+            lacks = [
+                f"Left out: CRNN and CRNN-TF, since {self.name} has no spectrograms.",
+                f"In place of FMA's 12 sets of features there is one row, the {corpus.clips.shape[1]} features of "
+                f"{self.name}; so the paper's figures are of other features.",
+            ]
+        sets = () if spectrograms else ((self.name, ""),)
+        return _data(corpus, sets, spectrograms, folds, split, tail), lacks
+
+    def config(self, cell: Cell) -> ConfigDict:
+        """Returns the file's configuration with what makes the paper's system another one than its encoder is."""
+        system = _SYSTEM[ALIASES.get(cell.system, cell.system)].config()
+        if system.baseline.name:
+            config = self._load("mlp", "none")
+            config.baseline.update(system.baseline)
+            if system.baseline.name == "knn":
+                config.baseline.n_neighbors = neighbours(self._train_clips)
+            return config
+        encoder, pooling = system.model.encoder, system.model.pooling
+        config = self._load(encoder.name, pooling.name)
+        usual = presets.encoder_options(encoder.name)
+        config.model.encoder.update({key: value for key, value in encoder.items() if value != usual[key]})
+        return config
+
+    def _load(self, encoder: str, pooling: str) -> ConfigDict:
+        argument = f"{encoder}+{pooling}"
+        spec = importlib.util.spec_from_file_location("tables_config", self.file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        try:
+            config = module.get_config(argument)
+            fits = config.model.encoder.name == encoder and config.model.pooling.name == pooling
+        except TypeError:  # it takes no argument
+            fits = False
+        if not fits:
+            raise UserError(
+                f"--config {self.file}: the argument of the file must be encoder and pooling, such as {argument!r}, "
+                "as that of configs/fma_small_mels.py is"
+            )
+        try:
+            config.update_from_flattened_dict(dict(self.overrides))
+        except KeyError as error:
+            raise UserError(f"unknown config key: {error.args[0]}") from error
+        config_lib.validate(config)
+        if config.data.corpus != "arrays":
+            raise UserError(
+                f"--config {self.file} is for precomputed arrays (config.data.corpus=arrays); for "
+                f"{config.data.corpus} give --corpus"
+            )
+        return config
+
+
+_SYSTEM = {system.name: system for system in SYSTEMS}
+
+
+def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:
+    """Returns the paper's corpus if it is prepared, else the demo, and a sentence that says which and why."""
+    corpus = published.CORPUS[paper]
+    for representation in (_SPECTROGRAMS[paper], _VECTORS):
+        if _find(corpus, data_dir, representation):
+            return corpus, f"corpus {corpus}, as prepared in {data_dir}"
+    return "demo", (
+        f"corpus demo: SYNTHETIC MUSIC, since {corpus} is not prepared in {Path(data_dir).resolve()}; `python -m "
+        "tfds_fma.prepare --help` tells how to prepare it"
+    )
+
+
+def neighbours(train_clips: int) -> int:
+    """The k of KNN on other corpora than FMA: the square root of the training clips, at most the published 200."""
+    return min(200, round(math.sqrt(train_clips)))
+
+
+def _find(corpus: str, data_dir: str, representation: str) -> bool:
+    from tfds_fma.reading import find_prepared
+
+    return bool(find_prepared(data_dir, corpus.removeprefix("fma_"), representation))
+
+
+def _data(
+    corpus: Corpus,
+    sets: tuple[tuple[str, str], ...],
+    spectrograms: bool,
+    folds: int,
+    split: str,
+    tail: tuple[int, int] | None,
+) -> Data:
+    there = [name for name in ("test", "validation") if len(corpus.indices(name)) and not (folds and name == "test")]
+    if split and split not in there:
+        raise UserError(
+            f"--split {split} is impossible: "
+            + ("cross-validation has the validation clips of its folds" if folds else f"corpus {corpus.name} has none")
+        )
+    if not there:
+        raise UserError(f"corpus {corpus.name} has neither a test nor a validation split; give --folds")
+    main = split or there[0]
+    # The test split is looked at only if it is what the tables are about.
+    splits = (main, *(name for name in there if name != main and main == "test"))
+    return Data(
+        feature_sets=sets,
+        spectrograms=spectrograms,
+        genres=tuple(np.array(corpus.genres).tolist()),
+        splits=splits,
+        tail=tail or ((4, 8) if corpus.name == "demo" else (100, 200)),
+    )
