@@ -79,13 +79,14 @@ def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, sour
 def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     config = small_config(tmp_path, make_corpus(num_clips=400), **{"train.epochs": 12})
     workdir = tmp_path / "run"
-    results = train_and_evaluate(config, workdir)
+    results = train_and_evaluate(config, workdir, test=True)
     majority = results["splits"]["validation"]["majority_accuracy"]
     assert results["splits"]["validation"]["bag"]["accuracy"] > majority + 0.2
     assert results["splits"]["train"]["bag"]["accuracy"] > 0.8
 
     assert json.loads((workdir / "results.json").read_text()) == results
     assert set(results["splits"]) == {"train", "validation", "test"}
+    assert results["test_evaluations"] == 1
     for split in results["splits"].values():
         for view in ("clip", "clip_mean", "bag"):
             assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
@@ -100,9 +101,10 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert "clip, bag average" in table
     assert "bag model" in table
 
-    again = evaluate_workdir(config, workdir)
-    for split in results["splits"]:
-        assert again["splits"][split] == results["splits"][split]
+    again = evaluate_workdir(config, workdir)  # the test split's results stay, without another look
+    assert again["splits"] == results["splits"]
+    assert again["test_evaluations"] == 1
+    assert evaluate_workdir(config, workdir, test=True)["test_evaluations"] == 2
 
 
 def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
