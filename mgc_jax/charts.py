@@ -188,3 +188,54 @@ def _inline(svg: str, title: str, caption: str) -> Markup:
 def colours_of(names: Sequence[str]) -> Mapping[str, str]:
     """Gives each name a colour; after eight they come again."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dots:
+    """One series of a dot chart: a value in some of its rows.
+
+    Attributes:
+        name: in the legend.
+        values: by row.
+        intervals: by row, where there is one.
+        colour: of the dots.
+        marker: of Matplotlib.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    colour: str
+    marker: str = "o"
+
+
+def dot_chart(title: str, rows: Sequence[str], series: Sequence[Dots], *, x_label: str, caption: str) -> Chart:
+    """Draws a value per row and series, the first row on top.
+
+    Args:
+        title: above the chart.
+        rows: their names.
+        series: what is drawn.
+        x_label: of the axis.
+        caption: what it shows, in words.
+    """
+
+    def draw(axes: Any) -> None:
+        for dots in series:
+            places = [place for place, row in enumerate(rows) if row in dots.values]
+            values = [dots.values[rows[place]] for place in places]
+            axes.scatter(values, places, 28, color=dots.colour, marker=dots.marker, label=dots.name, zorder=3)
+            for place in places:
+                if rows[place] in dots.intervals:
+                    axes.plot(dots.intervals[rows[place]], (place, place), color=dots.colour, linewidth=1.2)
+        axes.set(xlabel=x_label, ylim=(len(rows) - 0.5, -0.5), title=title)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.figure.legend(loc="outside lower left", ncols=2, borderpad=0.1)
+
+    return _chart(draw, title, caption, extra=max(0.0, 0.24 * len(rows) - 1.6))
+
+
+def standalone(chart: Chart) -> str:
+    """Returns the text of an SVG file of a chart."""
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return str(chart.svg).replace("<svg ", f"<svg {spaces} ", 1) + "\n"

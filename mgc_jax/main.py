@@ -5,18 +5,16 @@ nothing heavy is imported before the flags are known to be good.
 """
 
 import logging
-import re
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from mgc_jax import config as config_lib
 from mgc_jax.allocator import restart_with_huge_pages
+from mgc_jax.command_line import log_to_terminal, parse_flags
 from mgc_jax.errors import UserError
 from mgc_jax.workdir import default_workdir, read_config
 
@@ -47,7 +45,7 @@ log = logging.getLogger("mgc_jax")
 def main(argv: list[str]) -> int:
     """Runs the mode that the flags ask for; returns the exit status."""
     try:
-        _log_to_terminal()
+        log_to_terminal("mgc_jax", "tfds_fma")
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
         if _PREDICTIONS.value:
@@ -157,46 +155,6 @@ def _write_report(workdir: Path) -> None:
     log.info("report: %s", write_report(workdir))
 
 
-def _log_to_terminal() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and JAX tell of every step they take
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("mgc_jax", "tfds_fma"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
-    try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # a config file is code: it can raise anything
-        print(
-            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config.py lists every key.", file=sys.stderr
-        )
-        sys.exit(1)
-
-
-def _last_cause(error: Exception) -> str:
-    """Says in one line what is wrong; for a config file that fails, where."""
-    if isinstance(error, flags.Error) and "Traceback" not in str(error):
-        return str(error)
-    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
-    if "mgc_jax.errors.UserError: " in trace:  # meant for people
-        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
-    if "TypeError: get_config() takes" in trace:
-        return "this configuration file takes no argument after its name and a colon"
-    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
-    places = [place for place in places if not re.search(r"site-packages|^<|mgc_jax.main\.py$|runpy", place[0])]
-    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
-        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
-    if not places:
-        return str(error).strip().splitlines()[-1]
-    file, line, code = places[-1]
-    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
-
-
 if __name__ == "__main__":
     restart_with_huge_pages()
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

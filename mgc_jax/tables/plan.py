@@ -136,8 +136,7 @@ def _table1(data: Data) -> Iterator[Number]:
 
 
 def _table2(data: Data) -> Iterator[Number]:
-    systems = [*_feature_systems(data), *_spectrogram_systems(data)]
-    for cell in systems:
+    for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
         for row, view in _views(cell.system):
             for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
                 for name, mine in ((f"<{limit}, paper's list", False), (f"<{limit}", True)):
@@ -146,10 +145,7 @@ def _table2(data: Data) -> Iterator[Number]:
                         if not mine and view != "clip_mean":
                             given = published.table2(cell.system, threshold, k)
                         metric = f"top_{k} {threshold if not mine else limit}"
-                        notes = () if mine else ("International",)
-                        yield Number(
-                            "table2", row, f"{name}: K={k}", cell, view, metric, data.splits[0], given, notes
-                        )  # fmt: skip
+                        yield Number("table2", row, f"{name}: K={k}", cell, view, metric, data.splits[0], given)
 
 
 def _fig4(data: Data) -> Iterator[Number]:

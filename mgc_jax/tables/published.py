@@ -1,8 +1,8 @@
 """What the papers print, where it comes from, and what of it cannot be compared with anything.
 
-MATT: Liu and Zhang, "MATT: A Multiple-instance Attention Mechanism for Long-tail Music Genre Classification" (SMC 2022),
-with the notebooks and curves in its repository JohannesLiu/Music-Genre-Classification (folders MATT/notebook and
-MATT/plot). Its columns LR, KNN, SVM and MLP are FMA's own (Defferrard et al. 2017, baselines.ipynb of mdeff/fma).
+MATT: Liu and Zhang, "MATT: A Multiple-instance Attention Mechanism for Long-tail Music Genre Classification" (SMC
+2022), with the notebooks and curves in its repository JohannesLiu/Music-Genre-Classification (folders MATT/notebook
+and MATT/plot). Its columns LR, KNN, SVM and MLP are FMA's own (Defferrard et al. 2017, baselines.ipynb of mdeff/fma).
 
 UBC: Fadaviardakani, Chow and Goh, "Parallel Recurrent and Convolutional Neural Networks for Music Genre
 Classification" (University of British Columbia, 2020).
@@ -25,8 +25,8 @@ NOTES = {
         "percents. KNN has k = 200."
     ),
     "three checkpoints": (
-        "MATT gives three accuracies of this system: 68.40 % (Table I), 68.83 % (section IV-D, and the precision-recall "
-        "curve) and 69.06 % (the checkpoint of Table II)."
+        "MATT gives three accuracies of this system: 68.40 % (Table I), 68.83 % (section IV-D, and the "
+        "precision-recall curve) and 69.06 % (the checkpoint of Table II)."
     ),
     "unscaled": (
         "INVALID as a baseline: fitted on features that were not standardized, KNN with k = 5; LR and MLP had not "
@@ -54,8 +54,8 @@ NOTES = {
     "mean of batches": "The mean of the accuracies of batches (from the name of the result file).",
     "ties": "Many scores are saturated and tied: average precision 0.624 by steps, 0.646 by trapezoids.",
     "singletons": (
-        "63.69 % is the accuracy on the test bags of a single clip (notebook fma_version/4.1, condition start == end), "
-        "not on all clips without their bags, as section IV-D has it."
+        "63.69 % is the accuracy on the test bags of a single clip (notebook fma_version/4.1, start == end), not "
+        "on all clips without their bags, as section IV-D has it."
     ),
     "FMA's MLP": "58 % is FMA's MLP (58.14 %), not a model that MATT trained.",
     "no attention": (
@@ -63,8 +63,8 @@ NOTES = {
         "weight does not vary, so that the output is the GRU's last state, and the CNN gets no gradient."
     ),
     "two places": (
-        "The report has three accuracies of PRCNN: 45 % validation and 36.375 % test (Table 2, on a GPU), and 45 % test "
-        "(figure 2, on another machine); it could not explain the difference."
+        "The report has three accuracies of PRCNN: 45 % validation and 36.375 % test (Table 2, on a GPU), and 45 % "
+        "test (figure 2, on another machine); it could not explain the difference."
     ),
     "rounded": "Printed as 39.4 %, which of 800 clips can only be 39.375 %.",
     "svc": (
@@ -72,7 +72,8 @@ NOTES = {
         "deep model of the report on the test split."
     ),
     "attention's validation": (
-        "Of an earlier run than Table 2: 40 % test accuracy in figure 3, 26.25 % in Table 2; 41.625 % validation in both."
+        "Of an earlier run than Table 2: 40 % test accuracy in figure 3, 26.25 % in Table 2; 41.625 % validation "
+        "in both."
     ),
 }  # fmt: skip
 

@@ -5,12 +5,14 @@ import io
 import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
@@ -59,6 +61,14 @@ class Settings:
     folds: int = 0
     epochs: int = 0
     test: bool = True
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keeps compiled programs in a folder, unless one is chosen already: many runs compile the same ones."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def run_cells(
@@ -126,9 +136,7 @@ def _seeds(config: ConfigDict, settings: Settings) -> int:
     return 1 if config.baseline.name in _WITHOUT_CHANCE else settings.seeds
 
 
-def _folder(
-    name: str, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
-) -> tuple[Path, bool]:
+def _folder(name: str, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]) -> tuple[Path, bool]:
     """Returns the folder of a run, and whether the run is finished.
 
     A folder that holds another run is left as it is, and the next number taken.

@@ -166,7 +166,8 @@ class FromFile:
     def _load(self, encoder: str, pooling: str) -> ConfigDict:
         argument = f"{encoder}+{pooling}"
         spec = importlib.util.spec_from_file_location("tables_config", self.file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         try:

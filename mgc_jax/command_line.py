@@ -1,0 +1,56 @@
+"""What the commands share: logging to the terminal, and flags whose mistakes are one clear line."""
+
+import logging
+import re
+import sys
+import traceback
+
+from absl import flags
+from absl import logging as absl_logging
+
+
+def log_to_terminal(*names: str) -> None:
+    """Shows what these loggers tell of their work; others keep it for the log files of runs."""
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and JAX tell of every step they take
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("mgc_jax", "tfds_fma"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], False
+        logger.setLevel(logging.INFO)
+    for name in names:
+        logging.getLogger(name).handlers = [handler]
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file is code: it can raise anything
+        print(
+            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config.py lists every key.", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+def _last_cause(error: Exception) -> str:
+    """Says in one line what is wrong; for a config file that fails, where."""
+    if isinstance(error, flags.Error) and "Traceback" not in str(error):
+        return str(error)
+    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
+    if "mgc_jax.errors.UserError: " in trace:  # meant for people
+        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
+    if "TypeError: get_config() takes" in trace:
+        return "this configuration file takes no argument after its name and a colon"
+    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
+    places = [
+        place
+        for place in places
+        if not re.search(r"site-packages|^<|mgc_jax.(main|command_line|tables.__main__)\.py$|runpy", place[0])
+    ]
+    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
+        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
+    if not places:
+        return str(error).strip().splitlines()[-1]
+    file, line, code = places[-1]
+    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"

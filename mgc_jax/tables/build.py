@@ -1,0 +1,237 @@
+"""From what a user asks for to the files of the tables: data, plan, runs, numbers, text."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mgc_jax.errors import UserError
+from mgc_jax.predictions import Predictions
+from mgc_jax.significance import concentration_warnings
+from mgc_jax.tables import pictures, published
+from mgc_jax.tables.measure import measure, rare_genres
+from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers
+from mgc_jax.tables.runs import Outcome, Settings, run_cells
+from mgc_jax.tables.sources import Source
+from mgc_jax.tables.write import Document, Entry, Section, write
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+        paper: matt or ubc.
+        folder: of the tables; the runs are in its folder `runs`.
+        seeds: runs per cell.
+        folds: of a cross-validation; 0: none.
+        split: test or validation; empty: test where there is one.
+        epochs: at most so many per neural system; 0: as many as it has.
+        parts: of the paper; empty: all.
+        tail: a genre with fewer training clips is rare; None: 100 and 200, on the demo a 25th.
+        resamples: of the bootstrap.
+    """
+
+    paper: str
+    folder: Path
+    seeds: int = 1
+    folds: int = 0
+    split: str = ""
+    epochs: int = 0
+    parts: tuple[str, ...] = ()
+    tail: tuple[int, int] | None = None
+    resamples: int = 1000
+
+
+def make_tables(request: Request, source: Source) -> bool:
+    """Trains what is missing and writes all tables; returns whether every cell was filled.
+
+    Raises:
+        UserError: the data cannot be used, or none of the tables can be made of it.
+    """
+    data, lacks = source.data(request.folds, request.split, request.tail)
+    plan = numbers(request.paper, data, request.parts or PARTS[request.paper])
+    for sentence in lacks:
+        log.info(sentence)
+    if not plan:
+        raise UserError(f"none of the tables that were asked for can be made on {source.name}: {' '.join(lacks)}")
+    settings = Settings(
+        request.folder / "runs", request.seeds, request.folds, request.epochs, test="test" in data.splits
+    )
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {request.folder} cannot be written: {error}") from error
+    outcomes = run_cells(cells(plan), source.config, settings)
+    document = describe(request, source.name, data, plan, outcomes, lacks)
+    for path in write(document, request.folder):
+        log.info("wrote %s", path)
+    return not any(outcome.error for outcome in outcomes.values())
+
+
+def describe(
+    request: Request,
+    corpus: str,
+    data: Data,
+    plan: Sequence[Number],
+    outcomes: Mapping[Cell, Outcome],
+    lacks: Sequence[str],
+) -> Document:
+    """Puts numbers and words together.
+
+    Args:
+        request: what the user asks for.
+        corpus: its name.
+        data: what it has.
+        plan: the places to fill.
+        outcomes: the runs of each cell.
+        lacks: sentences on what is left out.
+    """
+    synthetic = corpus == "demo"
+    of_split = {
+        (cell, split): [run.of_split(split) for run in outcome.runs]
+        for cell, outcome in outcomes.items()
+        for split in data.splits
+    }
+    entries = [
+        Entry(
+            number,
+            measure(number.metric, of_split[number.cell, number.split], number.view, request.resamples),
+            outcomes[number.cell].error,
+            comparable=corpus == published.CORPUS[request.paper],
+        )
+        for number in plan
+    ]
+    example = next((runs[0] for (_, split), runs in of_split.items() if runs and split == data.splits[0]), None)
+    first_runs = {
+        cell.system: runs[0]
+        for (cell, split), runs in of_split.items()
+        if runs and split == data.splits[0] and cell in {n.cell for n in plan if n.part == "fig4"}
+    }
+    warnings: list[str] = []
+    if example is not None:
+        warnings = concentration_warnings(example.label, example.artists, example.genres)
+    sections = []
+    for part in dict.fromkeys(number.part for number in plan):
+        of_part = [entry for entry in entries if entry.number.part == part]
+        sections.append(
+            Section(
+                part,
+                TITLES[request.paper, part],
+                of_part,
+                facts=[*_facts(request, corpus, data, outcomes, of_part, example), *_more(part, data, example)],
+                warnings=warnings if part in ("table2", "fig2", "fig3") and data.splits[0] else [],
+                charts=_charts(part, of_part, first_runs, synthetic),
+            )
+        )
+    facts = [
+        f"Corpus {corpus}" + (": SYNTHETIC music, which sounds like no genre." if synthetic else "."),
+        *([_summary(example, data.splits[0], request)] if example is not None else []),
+        f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
+        f"{published.CORPUS[request.paper]}."
+        + ("" if corpus == published.CORPUS[request.paper] else " Those are other clips: no differences are given."),
+        *lacks,
+    ]
+    title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
+    return Document(request.paper, title, synthetic, facts, sections, warnings)
+
+
+def _summary(run: Predictions, split: str, request: Request) -> str:
+    how = (
+        f"the validation clips of {request.folds} folds, grouped by artist" if request.folds else f"the {split} split"
+    )
+    return (
+        f"Ours: {how}, {len(run):,} clips by {len(np.unique(run.artists)):,} artists in {len(run.bag_sizes):,} bags, "
+        f"{len(run.genres)} genres; fingerprint {run.info.get('fingerprint', 'unknown')}."
+    )
+
+
+def _facts(
+    request: Request,
+    corpus: str,
+    data: Data,
+    outcomes: Mapping[Cell, Outcome],
+    entries: Sequence[Entry],
+    example: Predictions | None,
+) -> list[str]:
+    """Says of a table what its numbers are of."""
+    seeds = sorted({entry.measured.seeds for entry in entries if entry.measured is not None})
+    clips = f", {len(example):,} clips" if example is not None else ""
+    splits = " and ".join(dict.fromkeys(entry.number.split for entry in entries))
+    facts = [
+        f"Corpus {corpus}, {splits} split{clips}; {' or '.join(map(str, seeds)) or 'no'} seed(s)"
+        + (" (LR, KNN and SVM do not depend on it)" if len(seeds) > 1 else "")
+        + (f"; at most {request.epochs} epochs of neural systems" if request.epochs else "")
+        + ".",
+        "In a cell: our mean"
+        + (" ± its standard deviation over seeds" if seeds and seeds[-1] > 1 else "")
+        + "; below it the 95 % interval of a bootstrap over artists: what other artists of the same kind would have "
+        "given these models; last the published number"
+        + (", and ours less it." if corpus == published.CORPUS[request.paper] else "."),
+    ]
+    chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
+    if chosen:
+        facts.append(
+            f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)
+        )
+        if any(name.startswith("validation") for name in chosen) and "validation" in splits:
+            facts.append(
+                "On the validation split the models are flattered: their checkpoints were chosen on these very clips. "
+                "The baselines of scikit-learn were not."
+            )
+    return facts
+
+
+def _selection(request: Request) -> str:
+    if request.paper == "matt":
+        return (
+            "MATT's were chosen on the test split: the names of its result files hold test metrics, its training "
+            "framework (that of JohannesLiu/HNRE-Pytorch) keeps the checkpoint of the best test score, and each of "
+            "its tables is of another checkpoint."
+        )
+    return "The report does not say how its checkpoints were chosen; its validation figures are the best epoch's."
+
+
+def _more(part: str, data: Data, example: Predictions | None) -> list[str]:
+    """What only one table needs said."""
+    facts = []
+    if part in ("table1", "table2", "fig4", "case_study"):
+        facts.append(
+            "“Bag average”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
+            "training on bags, and is what a bag model must beat: a clip-level model does not know the bag."
+        )
+    if part == "table2" and example is not None and example.train_clips is not None and data.tail:
+        for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
+            for name, key in ((f"<{limit}, paper's list", threshold), (f"<{limit}", str(limit))):
+                genres = rare_genres(example, key)
+                clips = int(np.isin(example.label, genres).sum())
+                facts.append(
+                    f"{name}: {', '.join(example.genres[g] for g in genres) or 'no genre'} ({clips} clips; "
+                    f"{published.TABLE2_CLIPS[threshold]} in the paper)."
+                    if key == threshold
+                    else f"{name}, genres with fewer training clips than that: "
+                    f"{', '.join(example.genres[g] for g in genres) or 'none'} ({clips} clips)."
+                )
+        facts.append(published.NOTES["International"])
+    return facts
+
+
+def _charts(
+    part: str, entries: Sequence[Entry], runs: Mapping[str, Predictions], synthetic: bool
+) -> list[tuple[str, pictures.Chart]]:
+    charts = []
+    if part == "fig4":
+        charts = [(name, pictures.curves(name, runs, synthetic)) for name in ("fig4a", "fig4b")]
+    elif part == "fig4c":
+        chosen: dict[str, Entry] = {}
+        for entry in entries:  # beside the published number, what is counted as it is
+            chosen[entry.number.row] = entry
+        charts = [("fig4c", pictures.dots("Accuracy", list(chosen.values()), "accuracy (%)", synthetic))]
+    elif part in ("fig2", "fig3"):
+        f1 = [entry for entry in entries if entry.number.column == "f1" and entry.number.metric != "accuracy"]
+        charts = [(part, pictures.dots("F1 of each genre", f1, "F1", synthetic))]
+    return [(name, chart) for name, chart in charts if chart is not None]

@@ -1,0 +1,84 @@
+"""The figures of both papers, ours and theirs in one chart."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mgc_jax import metrics
+from mgc_jax.charts import COLOURS, Chart, Dots, Line, dot_chart, line_chart
+from mgc_jax.predictions import Predictions
+from mgc_jax.tables import published
+from mgc_jax.tables.plan import CLASSICAL, CRNN_FAMILIES, MLP_FAMILY
+from mgc_jax.tables.write import Entry
+
+_FAMILIES = {
+    "fig4a": ("Precision and recall: features", (*CLASSICAL, *MLP_FAMILY)),
+    "fig4b": ("Precision and recall: spectrograms", CRNN_FAMILIES),
+}
+
+
+def curves(part: str, runs: Mapping[str, Predictions], synthetic: bool) -> Chart | None:
+    """Draws figure 4 a or b of MATT: the curve of each system's first seed, and what can be compared with it.
+
+    Args:
+        part: fig4a or fig4b.
+        runs: predictions of the split, by system.
+        synthetic: whether the corpus is the demo.
+    """
+    title, systems = _FAMILIES[part]
+    lines = []
+    for number, system in enumerate(system for system in systems if system in runs):
+        run, colour = runs[system], COLOURS[number % len(COLOURS)]
+        view = "bag" if "bag" in run.views else "clip"
+        precision, recall = metrics.thin_curve(*metrics.precision_recall(run.label, run.views[view]))
+        lines.append(Line(system, recall, precision, colour))
+        printed = published.FIG4[system]
+        if not is_invalid(printed.notes):
+            levels = np.array(published.RECALLS)
+            lines.append(
+                Line(f"{system}, published", levels, np.array(printed.precision_at), colour, dash=2, marker="o")
+            )
+    if not lines:
+        return None
+    caption = (
+        "Micro-averaged over all scores of all clips; the scores of bags are copied to their clips. Solid: ours, the "
+        "first seed. Dots: published, on FMA-medium's test split; the published curves of LR, KNN, SVM and MLP are "
+        "invalid and left out."
+    )
+    if synthetic:
+        title += " (SYNTHETIC MUSIC)"
+    return line_chart(title, lines, x_label="recall", y_label="precision", caption=caption, unit_square=True)
+
+
+def dots(title: str, entries: Sequence[Entry], x_label: str, synthetic: bool) -> Chart | None:
+    """Draws one number per row, ours with its interval and the published one.
+
+    Args:
+        title: above the chart.
+        entries: one per row.
+        x_label: of the axis.
+        synthetic: whether the corpus is the demo.
+    """
+    ours, intervals, theirs = {}, {}, {}
+    for entry in entries:
+        if entry.measured is not None:
+            ours[entry.number.row] = entry.measured.mean
+            if entry.measured.low is not None and entry.measured.high is not None:
+                intervals[entry.number.row] = (entry.measured.low, entry.measured.high)
+        if entry.number.published is not None:
+            theirs[entry.number.row] = entry.number.published.value
+    rows = [entry.number.row for entry in entries if entry.number.row in ours or entry.number.row in theirs]
+    if not ours:
+        return None
+    series = [Dots("ours, 95 % interval", ours, intervals, COLOURS[0])]
+    if theirs:
+        series.append(Dots("published", theirs, {}, COLOURS[3], marker="x"))
+    caption = f"{title}: ours with the 95 % interval of a bootstrap over artists, and the published values."
+    return dot_chart(
+        title + (" (SYNTHETIC MUSIC)" if synthetic else ""), rows, series, x_label=x_label, caption=caption
+    )
+
+
+def is_invalid(notes: Sequence[str]) -> bool:
+    """Whether published figures with these notes cannot be compared with anything."""
+    return any(published.NOTES[note].startswith("INVALID") for note in notes)

@@ -1,0 +1,260 @@
+"""The tables as Markdown, CSV and HTML, all from the same entries."""
+
+import csv
+import dataclasses
+import html
+import io
+import string
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mgc_jax.charts import Chart, standalone
+from mgc_jax.pages import render
+from mgc_jax.tables.measure import PERCENT, Measured
+from mgc_jax.tables.plan import Number
+from mgc_jax.tables.published import NOTES
+from mgc_jax.workdir import write_text
+
+SYNTHETIC = "SYNTHETIC MUSIC: these numbers say nothing about music"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A place of a table, filled in.
+
+    Attributes:
+        number: what belongs there.
+        measured: ours; None: there is none.
+        error: why; empty: the view or the clips do not exist, or there is one.
+        comparable: whether the published number is of the same clips.
+    """
+
+    number: Number
+    measured: Measured | None
+    error: str = ""
+    comparable: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published one; None where they cannot be compared."""
+        given = self.number.published
+        if self.measured is None or given is None or not self.comparable:
+            return None
+        if any(NOTES[note].startswith("INVALID") for note in given.notes):
+            return None
+        return self.measured.mean - given.value
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it, in full."""
+        given = self.number.published
+        keys = dict.fromkeys((*(given.notes if given else ()), *self.number.notes))
+        return [NOTES[key] for key in keys] + ([f"FAILED: {self.error}"] if self.error else [])
+
+    @property
+    def digits(self) -> int:
+        """Decimals of ours."""
+        return 1 if self.number.metric.startswith(PERCENT) else 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A table with all that belongs to it.
+
+    Attributes:
+        name: for files.
+        title: above it.
+        entries: its places; rows and columns come in the order in which they first appear.
+        facts: sentences below it.
+        warnings: what to beware of.
+        charts: (file name without extension, chart).
+    """
+
+    name: str
+    title: str
+    entries: Sequence[Entry]
+    facts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    charts: Sequence[tuple[str, Chart]] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(dict.fromkeys(entry.number.column for entry in self.entries))
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """The mark of each note, by its text."""
+        texts = dict.fromkeys(note for entry in self.entries for note in entry.notes)
+        return dict(zip(texts, _marks(), strict=False))
+
+    @property
+    def rows(self) -> list[tuple[str, list["Shown | None"]]]:
+        """Rows with their cells; None where a place is empty."""
+        marks, columns = self.notes, self.columns
+        by_row: dict[str, dict[str, Entry]] = {}
+        for entry in self.entries:
+            by_row.setdefault(entry.number.row, {})[entry.number.column] = entry
+        return [
+            (row, [shown(entries[column], marks) if column in entries else None for column in columns])
+            for row, entries in by_row.items()
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The text of a cell.
+
+    Attributes:
+        ours: mean, and deviation if there are several seeds.
+        interval: its interval, or empty.
+        paper: the published number and the difference, or empty.
+        marks: of the notes.
+    """
+
+    ours: str
+    interval: str
+    paper: str
+    marks: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """All tables of a paper.
+
+    Attributes:
+        paper: matt or ubc.
+        title: of the page.
+        synthetic: whether the corpus is the demo.
+        facts: sentences on data and runs.
+        sections: the tables.
+        warnings: on the corpus.
+    """
+
+    paper: str
+    title: str
+    synthetic: bool
+    facts: Sequence[str]
+    sections: Sequence[Section]
+    warnings: Sequence[str]
+
+
+def shown(entry: Entry, marks: dict[str, str]) -> Shown:
+    """Writes an entry as text."""
+    ours, interval, paper, digits = "-", "", "", entry.digits
+    if entry.error:
+        ours = "failed"
+    if entry.measured is not None:
+        measured = entry.measured
+        ours = f"{measured.mean:.{digits}f}"
+        if measured.deviation is not None:
+            ours += f" ± {measured.deviation:.{digits}f}"
+        if measured.low is not None and measured.high is not None:
+            interval = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
+    if entry.number.published is not None:
+        paper = f"paper {_printed(entry.number.published.value, digits)}"
+        if entry.difference is not None:
+            paper += f" ({_signed(entry.difference, digits)})"
+    return Shown(ours, interval, paper, ",".join(marks[note] for note in entry.notes))
+
+
+def write(document: Document, folder: Path) -> list[Path]:
+    """Writes `tables.md`, `tables.csv`, `tables.html` and the charts as SVG files; returns their paths."""
+    texts = {"tables.md": markdown(document), "tables.csv": comma_separated(document), "tables.html": page(document)}
+    for section in document.sections:
+        texts |= {f"{name}.svg": standalone(chart) for name, chart in section.charts}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def markdown(document: Document) -> str:
+    """Returns the tables as Markdown of GitHub's kind."""
+    lines = [f"# {_md(document.title)}", ""]
+    if document.synthetic:
+        lines += [f"# ⚠ {SYNTHETIC}", ""]
+    lines += [f"* {_md(fact)}" for fact in document.facts]
+    for section in document.sections:
+        lines += ["", f"## {_md(section.title)}", ""]
+        if document.synthetic:
+            lines += [f"**{SYNTHETIC}**", ""]
+        lines.append("| | " + " | ".join(map(_md, section.columns)) + " |")
+        lines.append("|---|" + "---|" * len(section.columns))
+        for row, cells in section.rows:
+            lines.append(f"| {_md(row)} | " + " | ".join(map(_md_cell, cells)) + " |")
+        lines.append("")
+        lines += [f"* {_md(fact)}" for fact in section.facts]
+        lines += [f"* <sup>{mark}</sup> {_md(note)}" for note, mark in section.notes.items()]
+        lines += [f"* Beware: {_md(warning)}" for warning in section.warnings]
+        lines += [f"\n![{_md(chart.caption)}]({name}.svg)" for name, chart in section.charts]
+    if document.warnings:
+        lines += ["", "## Genres carried by few artists", ""]
+        lines += [f"* {_md(warning)}" for warning in document.warnings]
+    return "\n".join(lines) + "\n"
+
+
+_CSV_COLUMNS = (
+    "corpus_is_synthetic", "paper", "table", "row", "column", "view", "metric", "split", "ours", "deviation", "seeds",
+    "low", "high", "clips", "published", "difference", "note",
+)  # fmt: skip
+
+
+def comma_separated(document: Document) -> str:
+    """Returns one line per place; accuracies in percent, nothing rounded."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for section in document.sections:
+        for entry in section.entries:
+            number, measured = entry.number, entry.measured
+            line: dict[str, object] = {
+                "corpus_is_synthetic": "SYNTHETIC" if document.synthetic else "",
+                "paper": document.paper, "table": number.part, "row": number.row, "column": number.column,
+                "view": number.view, "metric": number.metric, "split": number.split,
+                "published": number.published.value if number.published else None,
+                "difference": entry.difference, "note": " ".join(entry.notes),
+            }  # fmt: skip
+            if measured is not None:
+                line |= {
+                    "ours": measured.mean, "deviation": measured.deviation, "seeds": measured.seeds,
+                    "low": measured.low, "high": measured.high, "clips": measured.clips,
+                }  # fmt: skip
+            writer.writerow(line)
+    return file.getvalue()
+
+
+def page(document: Document) -> str:
+    """Returns the tables as a page that needs no other file."""
+    return render("tables.html", document=document)
+
+
+def _md(text: str) -> str:
+    """Escapes what Markdown or HTML would take for markup."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for character in "\\`*_[]|~":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def _md_cell(cell: Shown | None) -> str:
+    if cell is None:
+        return ""
+    marks = f"<sup>{cell.marks}</sup>" if cell.marks else ""
+    lines = [f"**{_md(cell.ours)}**", _md(cell.interval), _md(cell.paper)]
+    return "<br>".join(filter(None, lines)) + marks
+
+
+def _marks() -> Iterator[str]:
+    yield from string.ascii_lowercase
+    for first in string.ascii_lowercase:
+        yield from (first + second for second in string.ascii_lowercase)
+
+
+def _printed(value: float, digits: int) -> str:
+    """Writes a published number: percents with two decimals, others as they are printed."""
+    return f"{value:.2f}" if digits == 1 else f"{value:.4f}".rstrip("0").ljust(4, "0")
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
