@@ -2,16 +2,18 @@
 
     python -m mgc_jax.main --config configs/echonest.py:matt --config.data.arrays.table=echonest.csv
 
-The argument is the pooling, any of mgc_jax/models/pooling. The table has one row per track with the columns below.
-Cross-validation grouped by artist: --config.data.folds=5 --config.data.fold=0. On 4,752 tracks of FMA-medium (12
-genres) a run takes about ten seconds on one CPU core; docs/results.md has the results of every pooling.
+The argument is the pooling, any of mgc_jax/models/pooling, or encoder and pooling: "mlp+matt". The table has one row
+per track with the columns below. Cross-validation grouped by artist: --config.data.folds=5 --config.data.fold=0. On
+4,752 tracks of FMA-medium (12 genres) a run takes about ten seconds on one CPU core; docs/results.md has the results
+of every pooling.
 """
 
 from mgc_jax import presets
 from mgc_jax.config import default
 
 
-def get_config(pooling="matt"):
+def get_config(system="mlp+matt"):
+    encoder, _, pooling = system.rpartition("+")
     config = default()
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"
@@ -21,7 +23,7 @@ def get_config(pooling="matt"):
     config.data.arrays.features = (
         "acousticness", "danceability", "energy", "instrumentalness", "liveness", "speechiness", "tempo", "valence",
     )  # fmt: skip
-    config.model.encoder = presets.encoder_options("mlp", hidden=(256,), dropout=0.3)
+    config.model.encoder = presets.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.3)
     config.model.pooling = presets.pooling_options(pooling)
     config.model.head_dropout = 0.0
     config.batch.rows = 1

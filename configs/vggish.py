@@ -3,24 +3,25 @@
     python -m mgc_jax.main --config configs/vggish.py:matt --config.data.arrays.clips=vggish.npz \\
         --config.data.arrays.table=tracks.csv
 
-The argument is the pooling, any of mgc_jax/models/pooling. The .npz holds `vggish` [clip, feature] and `track_id`;
-the table has track_id, split, genre_top and artist_id. Bags are cut at random into sub-bags in training, and count
-as many as their clips. docs/results.md has the results of every pooling; a run takes about ten seconds on one CPU
-core.
+The argument is the pooling, any of mgc_jax/models/pooling, or encoder and pooling: "mlp+matt". The .npz holds
+`vggish` [clip, feature] and `track_id`; the table has track_id, split, genre_top and artist_id. Bags are cut at random
+into sub-bags in training, and count as many as their clips. docs/results.md has the results of every pooling; a run
+takes about ten seconds on one CPU core.
 """
 
 from mgc_jax import presets
 from mgc_jax.config import default
 
 
-def get_config(pooling="matt"):
+def get_config(system="mlp+matt"):
+    encoder, _, pooling = system.rpartition("+")
     config = default()
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"
     config.data.arrays.clips_key = "vggish"
     config.data.arrays.axes = "clip feature"
     config.data.arrays.columns.album = ""
-    config.model.encoder = presets.encoder_options("mlp", hidden=(256,), dropout=0.5)
+    config.model.encoder = presets.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.5)
     config.model.pooling = presets.pooling_options(pooling)
     config.model.head_dropout = 0.0
     config.batch.rows = 1

@@ -13,8 +13,7 @@ from ml_collections import config_flags
 from mgc_jax.allocator import restart_with_huge_pages
 from mgc_jax.command_line import log_to_terminal, parse_flags
 from mgc_jax.errors import UserError
-
-_PARTS = {"matt": ("table1", "table2", "fig4", "case_study"), "ubc": ("table2", "fig2", "fig3")}
+from mgc_jax.tables.plan import PARTS
 
 _CORPUS = flags.DEFINE_enum(
     "corpus", "auto", ["auto", "demo", "fma_small", "fma_medium", "fma_large"],
@@ -37,7 +36,7 @@ _EPOCHS = flags.DEFINE_integer(
 )
 _ONLY = flags.DEFINE_list(
     "only", [], "Only these parts, joined by commas; "
-    + "; ".join(f"{paper}: {', '.join(parts)}" for paper, parts in _PARTS.items()) + ".",
+    + "; ".join(f"{paper}: {', '.join(parts)}" for paper, parts in PARTS.items()) + ".",
 )  # fmt: skip
 _TAIL = flags.DEFINE_list(
     "tail", [], "Genres with fewer training clips than this are rare: two numbers. Default: 100,200; on the demo 4,8."
@@ -93,10 +92,10 @@ def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None) -> i
 
 
 def _paper(argv: list[str]) -> str:
-    choices = " or ".join(_PARTS)
+    choices = " or ".join(PARTS)
     if len(argv) < 2:
         raise UserError(f"name the paper, {choices}: python -m mgc_jax.tables matt; see --help")
-    if argv[1] not in _PARTS:
+    if argv[1] not in PARTS:
         raise UserError(f"there are no tables of {argv[1]!r}: write {choices}; see --help")
     if len(argv) > 2:
         raise UserError(f"unknown argument {argv[2]!r}; flags begin with --, see --help")
@@ -105,8 +104,8 @@ def _paper(argv: list[str]) -> str:
 
 def _parts(paper: str) -> tuple[str, ...]:
     for part in _ONLY.value:
-        if part not in _PARTS[paper]:
-            raise UserError(f"--only {part} is impossible: the parts of {paper} are {', '.join(_PARTS[paper])}")
+        if part not in PARTS[paper]:
+            raise UserError(f"--only {part} is impossible: the parts of {paper} are {', '.join(PARTS[paper])}")
     return tuple(_ONLY.value)
 
 

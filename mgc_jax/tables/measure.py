@@ -84,9 +84,9 @@ def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Sta
 
     per_clip = _per_clip(kind, of, run, view)
     if per_clip is not None:
-        value, counted = per_clip
-        mean = float(value[counted].mean()) if counted.any() else float("nan")
-        return _Statistic(mean, int(counted.sum()), lambda: bootstrap().mean(value, counted))
+        right, counted = per_clip
+        mean = float(right[counted].mean()) if counted.any() else float("nan")
+        return _Statistic(mean, int(counted.sum()), lambda: bootstrap().mean(right, counted))
     if kind == "micro_ap":
         value = metrics.genre_metrics(label, scores)["micro_ap"]
         return _Statistic(value, len(run), lambda: bootstrap().micro_ap(label, scores))

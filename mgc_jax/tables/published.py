@@ -28,6 +28,7 @@ NOTES = {
         "MATT gives three accuracies of this system: 68.40 % (Table I), 68.83 % (section IV-D, and the "
         "precision-recall curve) and 69.06 % (the checkpoint of Table II)."
     ),
+    "no count": "47.74 % of 2,573 clips is no whole number of them: a misprint, or a mean of batches.",
     "unscaled": (
         "INVALID as a baseline: fitted on features that were not standardized, KNN with k = 5; LR and MLP had not "
         "converged. The notebook (fma_version/4.1) prints accuracies of 47.69, 44.81, 45.94 and 54.57 % for these LR, "

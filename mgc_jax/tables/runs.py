@@ -93,7 +93,8 @@ def run_cells(
             outcomes[cell] = Outcome(error=str(error))
     todo = [(cell, seed) for cell, config in configs.items() for seed in range(_seeds(config, settings))]
     fingerprints: dict[str, str] = {}
-    trained, start_of_all = [], time.perf_counter()
+    seconds: dict[str, float] = {}  # of the last run that was trained, by system
+    start_of_all = time.perf_counter()
     for number, (cell, seed) in enumerate(todo, 1):
         if cell in outcomes and outcomes[cell].error:
             continue  # another seed of it failed
@@ -112,12 +113,14 @@ def run_cells(
         except UserError as error:
             outcomes[cell] = Outcome(error=str(error))
             finished, what = False, f"FAILED: {error}"
+        took = "there"
         if not finished:
-            trained.append(time.perf_counter() - start)
-        left = len(todo) - number
-        ahead = f"; about {clock(left * sum(trained) / len(trained))} left" if left and trained else ""
-        took = "there" if finished else f"{trained[-1]:.1f} s"
-        log.info("%d/%d %s: %s, %s%s", number, len(todo), f"{cell.name}-seed{seed}", took, what, ahead)
+            seconds[cell.system] = time.perf_counter() - start
+            took = f"{seconds[cell.system]:.1f} s"
+        usual = sum(seconds.values()) / max(1, len(seconds))
+        ahead = sum(seconds.get(later.system, usual) for later, _ in todo[number:])
+        left = f"; about {clock(ahead)} left" if ahead else ""
+        log.info("%d/%d %s-seed%d: %s, %s%s", number, len(todo), cell.name, seed, took, what, left)
     log.info("%d runs, %s", len(todo), clock(time.perf_counter() - start_of_all))
     return outcomes
 

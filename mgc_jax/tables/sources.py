@@ -23,13 +23,12 @@ _VECTORS = "features_518"
 
 
 class Source(Protocol):
-    """Where the data of the tables comes from.
+    """Where the data of the tables comes from."""
 
-    Attributes:
-        name: of the corpus or configuration, for the folder.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """The name of the corpus or of the configuration file."""
+        ...
 
     def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
         """Returns what the corpus has, and sentences on what it lacks."""
@@ -115,6 +114,8 @@ class FromFile:
     overrides: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        if not self.file.is_file():
+            raise UserError(f"--config {self.file} does not exist; the repository's are in configs/")
         fixed = ("model.encoder", "model.pooling", "baseline", "seed", "data.folds", "data.fold")
         for key in self.overrides:
             if key.startswith(fixed):
@@ -170,16 +171,16 @@ class FromFile:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        wanted = f"its argument must be encoder and pooling, such as {argument!r}, as in configs/fma_small_mels.py"
         try:
             config = module.get_config(argument)
-            fits = config.model.encoder.name == encoder and config.model.pooling.name == pooling
-        except TypeError:  # it takes no argument
-            fits = False
-        if not fits:
-            raise UserError(
-                f"--config {self.file}: the argument of the file must be encoder and pooling, such as {argument!r}, "
-                "as that of configs/fma_small_mels.py is"
-            )
+            got = config.model.encoder.get("name"), config.model.pooling.get("name")
+        except UserError:
+            raise
+        except Exception as error:  # a configuration file is code: it can raise anything
+            raise UserError(f"--config {self.file}: get_config({argument!r}) fails ({error}); {wanted}") from error
+        if got != (encoder, pooling):
+            raise UserError(f"--config {self.file}: {wanted}")
         try:
             config.update_from_flattened_dict(dict(self.overrides))
         except KeyError as error:
