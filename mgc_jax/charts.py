@@ -177,7 +177,7 @@ def _inline(svg: str, title: str, caption: str) -> Markup:
     name = hashlib.blake2b(rest.encode(), digest_size=4).hexdigest()
     used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', rest))
     rest = re.sub(r'\s+id="([\w.-]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", rest)
-    rest = re.sub(r'(url\(#|href="#)', rf"\1{name}-", rest)
+    rest = re.sub(r'url\(#|href="#', lambda match: f"{match[0]}{name}-", rest)
     rest = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", rest)
     rest = re.sub(r"<style.*?</style>|<!--.*?-->", "", rest, flags=re.DOTALL)
     rest = re.sub(r"\s*\n\s*", "\n", rest)

@@ -4,6 +4,7 @@ A page is one file that loads nothing and runs nothing: the stylesheet and the c
 """
 
 import functools
+import math
 from typing import Any
 
 import jinja2
@@ -46,7 +47,7 @@ def _environment() -> jinja2.Environment:
 
 def decimals(value: float | None, digits: int = 3) -> str:
     """Writes a number with so many decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def count(value: float | None) -> str:
@@ -62,7 +63,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def limits(interval: tuple[float, float] | list[float] | None, digits: int = 3) -> str:
     """Writes the limits of an interval; nothing where there is none."""
-    if interval is None:
+    if interval is None or any(map(math.isnan, interval)):
         return ""
     low, high = (f"{value:.{digits}f}".replace("-", "−") for value in interval)
     return f"{low} to {high}"
