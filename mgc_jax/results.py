@@ -197,8 +197,10 @@ def format_table(splits: dict[str, dict[str, Any]]) -> str:
     if "majority_accuracy" in validation:
         lines.append(f"(majority class on validation: {validation['majority_accuracy']:.3f})")
     for split, result in splits.items():
-        if split != "train":
-            lines += [f"beware, {split}: {warning}" for warning in result.get("warnings", ())]
+        warnings = result.get("warnings", [])
+        if warnings:
+            more = f" ({len(warnings) - 1} more such genres: results.json)" if len(warnings) > 1 else ""
+            lines.append(f"beware, {split}: {warnings[0]}{more}")
     return "\n".join(lines)
 
 

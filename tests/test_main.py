@@ -119,7 +119,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
         ([*ARRAYS, "--config.data.arrays.columns.genre=style"], ["no column 'style'", "genre_top"]),
         ([*ARRAYS, "--config.data.arrays.genres=('Rock', 'Folk')"], ["'Jazz'", "Rock, Folk"]),
         ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
-        (["--mode", "fly"], ["fly", "train|eval"]),
+        (["--mode", "fly"], ["fly", "train|cross_validate|eval"]),
         (["--workdri=x"], ["workdri"]),
         (["train"], ["'train'", "--help"]),
         ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),

@@ -94,5 +94,6 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
 def test_the_table_warns_of_genres_that_one_artist_carries():
     one = make_predictions(artist=np.full(30, "X"))
     table = format_table(summaries(one))
-    assert "beware, validation: Jazz" in table
+    assert "beware, validation: Old-Time / Historic: 8 clips by 1 artist" in table
+    assert "(2 more such genres: results.json)" in table
     assert "beware" not in format_table({"train": view_metrics(one)})
