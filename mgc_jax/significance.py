@@ -169,12 +169,12 @@ def concentration(label: np.ndarray, artists: np.ndarray, genres: Sequence[str])
     table = {}
     for i, genre in enumerate(genres):
         count = np.unique(artists[label == i], return_counts=True)[1]
-        share = count / max(count.sum(), 1)
+        clips = int(count.sum())
         table[genre] = {
-            "clips": int(count.sum()),
+            "clips": clips,
             "artists": len(count),
-            "largest_share": float(share.max(initial=0)),
-            "effective_artists": float(1 / np.sum(share**2)) if len(count) else 0.0,
+            "largest_share": float(count.max() / clips) if clips else 0.0,
+            "effective_artists": float(clips**2 / np.sum(count**2)) if clips else 0.0,
         }
     return table
 
