@@ -297,8 +297,13 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts the training clips of each genre: all, and those outside FMA-small (None where that is unknown)."""
-    rows = corpus.indices("train")
-    return np.bincount(corpus.label[rows], minlength=len(corpus.genres)).astype(float), None
+    train, known = corpus.split == "train", corpus.subset != ""
+
+    def count(clips: np.ndarray) -> np.ndarray:
+        return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
+
+    outside_small = count(train & known & (corpus.subset != "small")) if np.any(train & known) else None
+    return count(train), outside_small
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
