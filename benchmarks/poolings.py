@@ -27,11 +27,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import numpy as np
 
-from mgc_jax.checkpoint import open_checkpoints
+from mgc_jax import jobs
 from mgc_jax.config import validate
-from mgc_jax.metrics import genre_metrics
-from mgc_jax.train import Run, best_state, train_run
-from mgc_jax.workdir import claim
+from mgc_jax.predictions import FILE_NAME, VIEWS, load
+from mgc_jax.results import view_metrics
 
 NATURAL = {"batch.sub_bags": False, "loss.bag_weight": "bag"}
 SUB_BAGS = {"batch.sub_bags": True, "loss.bag_weight": "size"}
@@ -107,35 +106,16 @@ def load_config(data, pooling, flags, arguments):
     return config
 
 
-def scores_of_best(config):
-    """Trains in a folder that is thrown away; returns the validation split's scores, and seconds."""
+def run_one(data, pooling, flags, seed, arguments):
+    """Trains in a folder that is thrown away; metrics of one seed by view, of the validation split or all folds."""
     start = time.perf_counter()
+    folds = 5 if data == "echonest" else 0
+    config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds}, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
-        with claim(workdir, config, create=True):
-            run = Run(config, workdir)
-            train_run(run)
-            with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-                scores = run.scores("validation", best_state(run, checkpoints))
-    return scores, time.perf_counter() - start
-
-
-def run_one(data, pooling, flags, seed, arguments):
-    """Metrics of one seed by view: of the validation split, or of all folds pooled."""
-    folds = 5 if data == "echonest" else 0
-    views: dict[str, list] = {}
-    labels, seconds = [], 0.0
-    for fold in range(max(1, folds)):
-        config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds, "data.fold": fold}, arguments)
-        scores, took = scores_of_best(config)
-        seconds += took
-        labels.append(scores.label)
-        for view in ("clip", "clip_mean", "bag"):
-            values = getattr(scores, view)
-            if values is not None:
-                views.setdefault(view, []).append(values)
-    label = np.concatenate(labels)
-    return {view: genre_metrics(label, np.concatenate(parts)) for view, parts in views.items()}, seconds
+        (jobs.cross_validate if folds else jobs.train)(config, workdir)
+        metrics = view_metrics(load(workdir / FILE_NAME).of_split("validation"))
+    return {view: metrics[view] for view in VIEWS if view in metrics}, time.perf_counter() - start
 
 
 def main():

@@ -33,9 +33,9 @@ from mgc_jax import config as config_lib
 from mgc_jax.data.bags import Bags, bags_of
 from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluate import SplitScores, nonempty_splits, report, split_results
-from mgc_jax.metrics import mean_log_scores
+from mgc_jax.predictions import Predictions, concatenate, of_corpus
 from mgc_jax.progress import clock
+from mgc_jax.results import finish, nonempty_splits
 from mgc_jax.workdir import check_same_corpus, claim, write_json
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,13 @@ _ESTIMATORS = {
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Fits the baseline and evaluates it on every split.
+def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+    """Fits the baseline and evaluates it on training and validation split.
 
     Args:
         config: a validated configuration with a baseline, whose corpus is not `auto`.
         workdir: the run's folder.
+        test: evaluate it on the test split, too.
 
     Returns:
         What `results.json` holds.
@@ -63,16 +64,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: bad input, or a workdir that holds another run.
     """
     with claim(workdir, config, create=True):
-        return _fit_and_evaluate(config, workdir)
+        return _fit_and_evaluate(config, workdir, test)
 
 
-def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
     """Evaluates the baseline of a workdir (`--mode eval`), which means to fit it again; returns the results."""
     with claim(workdir, config, create=False):
-        return _fit_and_evaluate(config, workdir)
+        return _fit_and_evaluate(config, workdir, test)
 
 
-def _fit_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool) -> dict[str, Any]:
     title, _ = _ESTIMATORS[config.baseline.name]
     estimator = make_estimator(config.baseline, config.seed)
     corpus = open_corpus(config.data)
@@ -85,19 +86,18 @@ def _fit_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     start = time.perf_counter()
     fitted = fit(estimator, corpus, config.data.standardize)
     trained = time.perf_counter()
-    splits = {}
-    for split in nonempty_splits(corpus):
+    parts = []
+    for split in nonempty_splits(corpus, test=test):
         bags = bags_of(corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
-        splits[split] = split_results(fitted.score_split(corpus, bags))
-    results = {
+        parts.append(fitted.score_split(corpus, split, bags))
+    about = {
         "model": title,
         "corpus": corpus.name,
         "fingerprint": corpus.fingerprint,
         "seconds": {"train": trained - start, "evaluate": time.perf_counter() - trained},
-        "splits": splits,
     }
     what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
-    report(results, corpus, workdir, f"{title} on {corpus.name}, {what}")
+    results = finish(concatenate(parts), about, workdir, f"{title} on {corpus.name}, {what}")
     log.info("fitted in %s; results in %s", clock(trained - start), workdir / "results.json")
     return results
 
@@ -161,17 +161,17 @@ class Fitted:
     namer: Any
     rater: Any
 
-    def score_split(self, corpus: Corpus, bags: Bags) -> SplitScores:
-        """Scores every clip of the bags."""
-        rows, label = bags.clips, corpus.label[bags.clips]
-        vectors = _vectors(corpus, rows, self.scaler)
-        probability = np.zeros((len(rows), len(corpus.genres)))
+    def score_split(self, corpus: Corpus, split: str, bags: Bags) -> Predictions:
+        """Scores every clip of the bags of a split."""
+        vectors = _vectors(corpus, bags.clips, self.scaler)
+        probability = np.zeros((len(vectors), len(corpus.genres)))
         probability[:, self.rater.classes_] = self.rater.predict_proba(vectors)
-        # A vote share of 0 has no logarithm: in the mean over a bag, one clip then all but rules the genre out.
+        if isinstance(self.rater, KNeighborsClassifier):  # one more neighbour, of all genres: no share of votes is 0,
+            votes = self.rater.n_neighbors  # which in the mean over a bag would rule the genre out
+            probability = (votes * probability + 1 / len(corpus.genres)) / (votes + 1)
         log_scores = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
-        clip_mean = mean_log_scores(log_scores, bags.offsets)[np.repeat(np.arange(len(bags)), bags.sizes)]
-        predicted = None if self.rater is self.namer else self.namer.predict(vectors)
-        return SplitScores(rows, label, log_scores, clip_mean, None, bags, predicted=predicted)
+        named = {} if self.rater is self.namer else {"clip": self.namer.predict(vectors)}
+        return of_corpus(corpus, split, bags, log_scores, named=named)
 
 
 def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted:

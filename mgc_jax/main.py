@@ -4,12 +4,11 @@ This file is short on purpose: it turns flags into a call. Everything worth impo
 nothing heavy is imported before the flags are known to be good.
 """
 
-import importlib
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import app, flags
@@ -29,8 +28,17 @@ _WORKDIR = flags.DEFINE_string(
     "folder of an interrupted run to resume it."
 )  # fmt: skip
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "export"],
-    "train (or resume); evaluate a trained workdir; or write its best weights as files (<workdir>/export).",
+    "mode", "train", ["train", "cross_validate", "eval", "export"],
+    "train (or resume); train once per fold (--config.data.folds) and evaluate all folds together; evaluate a trained "
+    "workdir, or the scores in --predictions; or write a workdir's best weights as files (<workdir>/export).",
+)  # fmt: skip
+_TEST = flags.DEFINE_bool(
+    "test", False, "Evaluate on the test split, too: once, when all choices are made. results.json counts how often."
+)
+_PREDICTIONS = flags.DEFINE_string(
+    "predictions", None, "With --mode eval: evaluate the scores in this file (predictions.parquet of a run, or a "
+    "Parquet or CSV file of other software; mgc_jax/predictions.py says what is in it). --config names the corpus, if "
+    "the file lacks genres, splits or artists. With --workdir, results.json and report.html are written there.",
 )  # fmt: skip
 
 log = logging.getLogger("mgc_jax")
@@ -42,6 +50,9 @@ def main(argv: list[str]) -> int:
         _log_to_terminal()
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
+        if _PREDICTIONS.value:
+            _evaluate_predictions(Path(_PREDICTIONS.value))
+            return 0
         if _CONFIG.value is None:
             raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
         file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
@@ -51,11 +62,10 @@ def main(argv: list[str]) -> int:
         if _MODE.value != "train" and _WORKDIR.value:
             config = _with_corpus_of(config, Path(_WORKDIR.value))
         config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(file.stem, config, _MODE.value)
+        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(file.stem, config)
         log.info(why)
         log.info("workdir %s", workdir)
-        run = _job(_MODE.value, config)
-        run(config, workdir)
+        _run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,14 +78,51 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:
-    """Returns what does the work; only now are JAX or scikit-learn imported."""
-    if mode == "export":
-        if config.baseline.name:
-            raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
-        return importlib.import_module("mgc_jax.export").export_workdir
-    jobs = importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")
-    return jobs.train_and_evaluate if mode == "train" else jobs.evaluate_workdir
+def _run(config: ConfigDict, workdir: Path) -> None:
+    """Does what the mode says, and writes the report."""
+    from mgc_jax import jobs
+
+    mode = _MODE.value
+    if mode in ("export", "cross_validate"):
+        if _TEST.value:
+            raise UserError(f"--test does not go with --mode {mode}")
+        (jobs.export if mode == "export" else jobs.cross_validate)(config, workdir)
+    else:
+        (jobs.train if mode == "train" else jobs.evaluate)(config, workdir, test=_TEST.value)
+    if mode != "export":
+        _write_report(workdir)
+
+
+def _evaluate_predictions(path: Path) -> None:
+    """Evaluates the scores in a file."""
+    from mgc_jax import results
+    from mgc_jax.data.corpus import open_corpus
+    from mgc_jax.predictions import load
+
+    if _MODE.value != "eval":
+        raise UserError("--predictions goes with --mode eval")
+    corpus = None
+    if _CONFIG.value is not None:
+        config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        log.info(why)
+        corpus = open_corpus(config.data)
+    predictions = load(path, corpus)
+    headline = f"the scores in {path}"
+    if _WORKDIR.value:
+        workdir = Path(_WORKDIR.value)
+        if (workdir / "config.json").exists():
+            raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
+        workdir.mkdir(parents=True, exist_ok=True)
+        results.finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline)
+        _write_report(workdir)
+    else:
+        print(f"\n{headline}\n{results.format_table(results.summaries(predictions))}")
+
+
+def _default_workdir(name: str, config: ConfigDict) -> Path:
+    if _MODE.value == "cross_validate":
+        return default_workdir(f"cross-validation-{name}", config, "train")
+    return default_workdir(name, config, _MODE.value)
 
 
 def _with_corpus_of(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -98,6 +145,16 @@ def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[Conf
         config = config_lib.resolve_demo(config, overridden)
         config_lib.validate(config)
     return config, why
+
+
+def _write_report(workdir: Path) -> None:
+    """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
+    try:
+        from mgc_jax.report import write_report
+    except ImportError as error:
+        log.warning("no report.html: %s", error)
+        return
+    log.info("report: %s", write_report(workdir))
 
 
 def _log_to_terminal() -> None:

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from mgc_jax.data.bags import Bags
 from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.metrics import mean_log_scores
@@ -46,8 +47,8 @@ class Predictions:
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
         bag: int64 [clip]: ascending from 0; no bag has clips of two splits.
-        clip_scores: float32 [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
-        bag_scores: float32 [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
+        clip_scores: float [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
+        bag_scores: float [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
         named: by view, int [clip]: genres that the model itself names where those are not the highest scores.
         attention: float32 [clip]: the clip's share in what the bag model saw of its bag (in the view of the genre that
             it names); None: not given.
@@ -104,7 +105,7 @@ class Predictions:
         if self.clip_scores is not None:
             mean = mean_log_scores(self.clip_scores.astype(np.float64), self.offsets)
             views["clip"] = self.clip_scores
-            views["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0).astype(np.float32)
+            views["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0)
         if self.bag_scores is not None:
             views["bag"] = self.bag_scores
         return views
@@ -123,6 +124,10 @@ class Predictions:
         given["bag"] = np.unique(given["bag"], return_inverse=True)[1]
         named = {view: value[rows] for view, value in self.named.items()}
         return dataclasses.replace(self, **given, named=named)
+
+    def replace(self, **changes: Any) -> "Predictions":
+        """Returns a copy with other values."""
+        return dataclasses.replace(self, **changes)
 
     def of_split(self, split: str) -> "Predictions":
         """Returns the rows of one split."""
@@ -150,6 +155,8 @@ class Predictions:
         for name in ("train_clips", "train_clips_outside_small"):
             value = getattr(self, name)
             about[name] = None if value is None else value.tolist()
+        if path.suffix == ".csv":  # which has no types: all digits, so that float32 comes back as it was
+            columns = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in columns.items()}
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         temporary = path.with_suffix(".tmp")
         if path.suffix == ".csv":
@@ -162,6 +169,47 @@ class Predictions:
 _PER_CLIP = (
     "track_id", "split", "label", "artist", "album", "bag", "clip_scores", "bag_scores", "attention", "fold"
 )  # fmt: skip
+
+
+def of_corpus(
+    corpus: Corpus,
+    split: str,
+    bags: Bags,
+    clip_scores: np.ndarray,
+    *,
+    bag_scores: np.ndarray | None = None,
+    named: dict[str, np.ndarray] | None = None,
+    attention: np.ndarray | None = None,
+) -> Predictions:
+    """Puts the scores of one split of a corpus together.
+
+    Args:
+        corpus: the corpus.
+        split: train, validation or test.
+        bags: the bags of the split; row i of every array is clip i of them.
+        clip_scores: log scores [clip, genre].
+        bag_scores: log scores [clip, genre], copied to the clips of a bag.
+        named: as in `Predictions`.
+        attention: [clip].
+    """
+    rows = bags.clips
+    train_clips, outside_small = training_clips(corpus)
+    return Predictions(
+        genres=corpus.genres,
+        track_id=corpus.track_id[rows],
+        split=np.full(len(rows), split),
+        label=corpus.label[rows],
+        artist=corpus.artist[rows],
+        album=corpus.album[rows],
+        bag=np.repeat(np.arange(len(bags)), bags.sizes),
+        clip_scores=clip_scores,
+        bag_scores=bag_scores,
+        named=named or {},
+        attention=attention,
+        train_clips=train_clips,
+        train_clips_outside_small=outside_small,
+        info={"corpus": corpus.name, "fingerprint": corpus.fingerprint},
+    )
 
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
@@ -249,8 +297,13 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts the training clips of each genre: all, and those outside FMA-small (None where that is unknown)."""
-    rows = corpus.indices("train")
-    return np.bincount(corpus.label[rows], minlength=len(corpus.genres)).astype(float), None
+    train, known = corpus.split == "train", corpus.subset != ""
+
+    def count(clips: np.ndarray) -> np.ndarray:
+        return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
+
+    outside_small = count(train & known & (corpus.subset != "small")) if np.any(train & known) else None
+    return count(train), outside_small
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
@@ -264,7 +317,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"there is no predictions file {path}")
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(
@@ -273,15 +326,22 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}, about
 
 
+def _read_csv(path: Path) -> pa.Table:
+    """Reads names as text even where they are numbers."""
+    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{view}" for view in VIEWS))
+    types = {name: pa.string() for name in names}
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+
+
 def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) -> np.ndarray:
+    """Returns a column of finite numbers, of a type, or (None) floating-point as it is."""
     values = columns[name]
     try:
-        numbers = np.asarray(values, np.float64 if dtype == np.float32 else None).astype(dtype)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ValueError("a value is missing or not finite")
+        return values.astype(dtype or (values.dtype if values.dtype.kind == "f" else np.float64))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
-    return numbers
 
 
 def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
@@ -294,7 +354,7 @@ def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
 def _scores(
     path: Path, columns: dict[str, np.ndarray], view: str, genres: tuple[str, ...], order: np.ndarray
 ) -> np.ndarray | None:
-    """Returns log scores float32 [clip, genre] in the given order; None if the file has none of this view."""
+    """Returns log scores [clip, genre] in the given order; None if the file has none of this view."""
     there = [name for name in columns if name.startswith(f"{view}/")]
     if not there:
         return None
@@ -302,9 +362,9 @@ def _scores(
     if wrong:
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
-    scores = np.stack([_numbers(path, columns, f"{view}/{genre}", np.float32) for genre in genres], axis=1)[order]
+    scores = np.stack([_numbers(path, columns, f"{view}/{genre}", None) for genre in genres], axis=1)[order]
     if scores.min() >= 0 and scores.max() <= 1:  # probabilities
-        return np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        return np.log(np.maximum(scores, np.finfo(np.float64).tiny))
     return scores
 
 

@@ -21,11 +21,13 @@ from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
 from mgc_jax.data.corpus import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluate import Evaluator, SplitScores, nonempty_splits, report, split_results
+from mgc_jax.evaluate import Evaluator
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
+from mgc_jax.predictions import Predictions, concatenate
 from mgc_jax.progress import MetricsWriter, Progress, clock
+from mgc_jax.results import finish, nonempty_splits, view_metrics
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
 from mgc_jax.state import (
     Optimizer,
@@ -78,7 +80,7 @@ class Run:
         self.graph, *state = split_model(model)
         self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
         self.clips: DeviceClips | HostClips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
-        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus)}
+        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
@@ -114,13 +116,9 @@ class Run:
             mixup=self.config.augment.mixup,
         )  # fmt: skip
 
-    def scores(self, split: str, state: TrainState) -> SplitScores:
+    def predict(self, split: str, state: TrainState) -> Predictions:
         """Scores every clip and bag of one split."""
-        return self.evaluator.score_split(state.evaluated, state.batch_stats, self.corpus, self.bags[split])
-
-    def evaluate(self, split: str, state: TrainState) -> dict[str, Any]:
-        """Returns the results of one split."""
-        return split_results(self.scores(split, state))
+        return self.evaluator.score_split(state.evaluated, state.batch_stats, self.corpus, split, self.bags[split])
 
     def meta(self, seconds: dict[str, float]) -> dict[str, Any]:
         """Returns what a checkpoint says of itself."""
@@ -144,12 +142,13 @@ class Run:
         check_same_corpus(self.corpus, meta, self.workdir)
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains to the end, or on from the last checkpoint, and evaluates the best checkpoint on every split.
+def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+    """Trains to the end, or on from the last checkpoint, and evaluates the best checkpoint.
 
     Args:
         config: a validated configuration whose corpus is not `auto`.
         workdir: the run's folder; may hold an interrupted run of the same configuration.
+        test: evaluate it on the test split, too, not on training and validation split alone.
 
     Returns:
         What `results.json` holds.
@@ -158,7 +157,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: bad input, or a loss that is no longer finite.
     """
     with claim(workdir, config, create=True):
-        return train_run(Run(config, workdir))
+        return train_run(Run(config, workdir), test=test)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +205,7 @@ def start_classifier(run: Run, phase: Phase, checkpoints: Checkpoints, state: Tr
     return replicate(dataclasses.replace(fresh, step=state.step), run.mesh)
 
 
-def train_run(run: Run) -> dict[str, Any]:
+def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
     """Trains in a workdir that this process has claimed; see `train_and_evaluate`."""
     config, workdir = run.config, run.workdir
     phase = make_phase(run, classifier_only=False)
@@ -264,7 +263,7 @@ def train_run(run: Run) -> dict[str, Any]:
                 metrics = None
                 if evaluating and "validation" in run.bags:
                     with progress.timed("evaluate"):
-                        result = run.evaluate("validation", state)
+                        result = view_metrics(run.predict("validation", state))
                     metrics = flat_metrics(result)
                     writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
                     progress.clear()
@@ -277,15 +276,15 @@ def train_run(run: Run) -> dict[str, Any]:
                 if evaluating:
                     window.restart()
         progress.clear()
-        return finish(run, checkpoints)
+        return evaluate_best(run, checkpoints, test=test)
 
 
-def evaluate_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Evaluates the best checkpoint of a workdir on every split (`--mode eval`); returns the results."""
+def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+    """Evaluates the best checkpoint of a workdir (`--mode eval`); returns the results."""
     with claim(workdir, config, create=False):
         run = Run(config, workdir)
         with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-            return finish(run, checkpoints)
+            return evaluate_best(run, checkpoints, test=test)
 
 
 def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -371,26 +370,24 @@ def best_state(run: Run, checkpoints: Checkpoints) -> TrainState:
     return checkpoints.restore(step, initial_state(run, untimed_optimizer(run.config.optimizer)))
 
 
-def finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Evaluates the best checkpoint on every split; writes `results.json` and prints the table."""
+def evaluate_best(run: Run, checkpoints: Checkpoints, *, test: bool) -> dict[str, Any]:
+    """Evaluates the best checkpoint on training and validation split, and on the test split if asked."""
     state = best_state(run, checkpoints)
-    step = int(state.step)
-    splits = {split: run.evaluate(split, state) for split in run.bags}
-    latest = checkpoints.latest_step()
-    results = {
+    step, latest = int(state.step), checkpoints.latest_step()
+    parts = [run.predict(split, state) for split in nonempty_splits(run.corpus, test=test)]
+    about = {
         "model": describe_model(run.config.model),
         "parameters": run.num_parameters,
         "corpus": run.corpus.name,
         "fingerprint": run.corpus.fingerprint,
         "best_step": step,
         "last_step": latest,
-        "selected_by": f"validation/{run.config.train.select}" if "validation" in splits else "last step",
+        "selected_by": f"validation/{run.config.train.select}" if "validation" in run.bags else "last step",
         "seconds": checkpoints.meta(latest)["seconds"] if latest is not None else {},
-        "splits": splits,
     }
-    headline = f"{results['model']} on {run.corpus.name}, best checkpoint at step {step} ({results['selected_by']})"
-    report(results, run.corpus, run.workdir, headline)
-    log.info("trained for %s; results in %s", clock(sum(results["seconds"].values())), run.workdir / "results.json")
+    headline = f"{about['model']} on {run.corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
+    results = finish(concatenate(parts), about, run.workdir, headline)
+    log.info("trained for %s; results in %s", clock(sum(about["seconds"].values())), run.workdir / "results.json")
     return results
 
 

@@ -72,7 +72,7 @@ def standardized(corpus):
 def test_results_are_those_of_scikit_learn(tmp_path, vectors, name, options, direct, capsys):
     config = baseline_config(tmp_path, vectors, name, **options)
     config.seed = 3
-    results = train_and_evaluate(config, tmp_path / "run")
+    results = train_and_evaluate(config, tmp_path / "run", test=True)
     train, train_label, test, label = standardized(vectors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -88,8 +88,9 @@ def test_results_are_those_of_scikit_learn(tmp_path, vectors, name, options, dir
 
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     files = {path.name for path in (tmp_path / "run").iterdir()}  # and train.log, where anything is logged
-    assert files - {"train.log"} == {".lock", "config.json", "results.json"}
-    again = evaluate_workdir(config, tmp_path / "run")
+    assert files - {"train.log"} == {".lock", "config.json", "results.json", "predictions.parquet"}
+    again = evaluate_workdir(config, tmp_path / "run")  # without another look at the test split
+    assert again["test_evaluations"] == 1
     assert again["splits"] == results["splits"]
     assert results["splits"].keys() == {"train", "validation", "test"}
     assert "clip, bag average" in capsys.readouterr().out
@@ -124,13 +125,14 @@ def test_genres_without_training_clips_and_two_genres(vectors, name):
     }
     corpus = dataclasses.replace(vectors, **two)
     fitted = fit(make_estimator(ConfigDict({"name": name}), seed=0), corpus, standardize=True)
-    scores = fitted.score_split(corpus, bags_of(corpus, "test", "pair"))
-    assert np.exp(scores.clip[:, 1]).max() < 1e-300
-    np.testing.assert_allclose(np.exp(scores.clip).sum(axis=1), 1)
-    assert np.isfinite(scores.clip_mean).all()
-    assert scores.metrics()["clip"]["accuracy"] > 0.75
+    predictions = fitted.score_split(corpus, "test", bags_of(corpus, "test", "pair"))
+    probability = np.exp(predictions.clip_scores)
+    assert probability[:, 1].max() < 1e-300
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    assert np.isfinite(predictions.views["clip_mean"]).all()
+    assert np.mean(predictions.predicted("clip") == predictions.label) > 0.75
     _, _, test, _ = standardized(corpus)
-    np.testing.assert_allclose(np.exp(scores.clip)[:, [0, 2]], fitted.rater.predict_proba(test), rtol=1e-9)
+    np.testing.assert_allclose(probability[:, [0, 2]], fitted.rater.predict_proba(test), rtol=1e-9)
 
 
 def test_without_standardization(vectors):

@@ -75,7 +75,17 @@ def test_train_then_the_same_command_again_then_eval(folder):
 
     evaluated = main(folder, "--config", "small.py", "--mode", "eval", *ARRAYS)
     assert evaluated.stdout == first.stdout
-    assert json.loads((workdir / "results.json").read_text()) == results
+    again = json.loads((workdir / "results.json").read_text())
+    assert again.pop("command") == results.pop("command") + " --mode eval"
+    assert again == results
+    assert set(results["splits"]) == {"train", "validation"}
+    assert (workdir / "report.html").stat().st_size > 10_000
+
+    tested = main(folder, "--config", "small.py", "--mode", "eval", "--test", *ARRAYS)
+    assert "\ntest " in tested.stdout
+    assert json.loads((workdir / "results.json").read_text())["test_evaluations"] == 1
+    saved = main(folder, "--mode", "eval", "--predictions", str(workdir / "predictions.parquet"))
+    assert saved.stdout.splitlines()[2:] == tested.stdout.splitlines()[2:]
 
     workdir = workdir.rename(workdir.with_name("small-2020-01-01"))  # a run of another day
     (workdir / "results.json").unlink()  # which was interrupted
@@ -109,7 +119,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
         ([*ARRAYS, "--config.data.arrays.columns.genre=style"], ["no column 'style'", "genre_top"]),
         ([*ARRAYS, "--config.data.arrays.genres=('Rock', 'Folk')"], ["'Jazz'", "Rock, Folk"]),
         ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
-        (["--mode", "fly"], ["fly", "train|eval"]),
+        (["--mode", "fly"], ["fly", "train|cross_validate|eval"]),
         (["--workdri=x"], ["workdri"]),
         (["train"], ["'train'", "--help"]),
         ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),
@@ -180,7 +190,7 @@ def test_a_baseline_by_the_same_command(folder):
     (workdir,) = (folder / "runs").iterdir()
     results = json.loads((workdir / "results.json").read_text())
     assert results["model"] == "KNN"
-    assert set(results["splits"]["validation"]) == {"clips", "bags", "clip", "clip_mean", "majority_accuracy"}
+    assert set(results["splits"]["validation"]) >= {"clips", "bags", "clip", "clip_mean", "majority_accuracy"}
     assert json.loads((workdir / "config.json").read_text())["baseline"] == {"name": "knn", "n_neighbors": 3}
 
     evaluated = main(folder, "--config", "knn.py:k=3", "--mode", "eval", *ARRAYS)

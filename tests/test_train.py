@@ -79,13 +79,14 @@ def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, sour
 def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     config = small_config(tmp_path, make_corpus(num_clips=400), **{"train.epochs": 12})
     workdir = tmp_path / "run"
-    results = train_and_evaluate(config, workdir)
+    results = train_and_evaluate(config, workdir, test=True)
     majority = results["splits"]["validation"]["majority_accuracy"]
     assert results["splits"]["validation"]["bag"]["accuracy"] > majority + 0.2
     assert results["splits"]["train"]["bag"]["accuracy"] > 0.8
 
     assert json.loads((workdir / "results.json").read_text()) == results
     assert set(results["splits"]) == {"train", "validation", "test"}
+    assert results["test_evaluations"] == 1
     for split in results["splits"].values():
         for view in ("clip", "clip_mean", "bag"):
             assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
@@ -100,9 +101,10 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert "clip, bag average" in table
     assert "bag model" in table
 
-    again = evaluate_workdir(config, workdir)
-    for split in results["splits"]:
-        assert again["splits"][split] == results["splits"][split]
+    again = evaluate_workdir(config, workdir)  # the test split's results stay, without another look
+    assert again["splits"] == results["splits"]
+    assert again["test_evaluations"] == 1
+    assert evaluate_workdir(config, workdir, test=True)["test_evaluations"] == 2
 
 
 def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
@@ -357,12 +359,12 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
     for tau in (0.0, 1.0):
         config.eval.logit_adjustment = tau
         run = Run(config, tmp_path / "run")
-        scores.append(run.scores("validation", initial_state(run, make_optimizer(config.optimizer, 1, 10))))
+        scores.append(run.predict("validation", initial_state(run, make_optimizer(config.optimizer, 1, 10))))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
     for view in ("clip", "bag"):
-        expected = np.exp(getattr(scores[0], view)) / prior
+        expected = np.exp(scores[0].views[view]) / prior
         expected /= expected.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(np.exp(getattr(scores[1], view)), expected, rtol=1e-4)
+        np.testing.assert_allclose(np.exp(scores[1].views[view]), expected, rtol=1e-4)
 
 
 def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):

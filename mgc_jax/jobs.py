@@ -1,0 +1,102 @@
+"""What can be done with a configuration in a workdir, whatever kind of system it describes.
+
+JAX and scikit-learn are imported by the job that needs them, when it starts.
+"""
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mgc_jax import config as config_lib
+from mgc_jax.errors import UserError
+from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
+from mgc_jax.results import finish
+from mgc_jax.workdir import claim, write_json
+
+log = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+    """Trains and evaluates the model or baseline of a configuration; returns what `results.json` holds.
+
+    Args:
+        config: a validated configuration, whose corpus is not `auto`.
+        workdir: the run's folder.
+        test: evaluate on the test split, too.
+    """
+    return _module(config).train_and_evaluate(config, workdir, test=test)
+
+
+def evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+    """Evaluates the model or baseline of a workdir again; the arguments are those of `train`."""
+    return _module(config).evaluate_workdir(config, workdir, test=test)
+
+
+def export(config: ConfigDict, workdir: Path) -> Path:
+    """Writes the best weights of a workdir as files; returns their folder."""
+    if config.baseline.name:
+        raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
+    return importlib.import_module("mgc_jax.export").export_workdir(config, workdir)
+
+
+def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains once per fold, and evaluates the scores of all folds together: every clip by a model that never saw it.
+
+    The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
+    split is left alone.
+
+    Args:
+        config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.
+        workdir: the folder.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: there are no folds, or what a run raises.
+    """
+    folds = config.data.folds
+    if not folds:
+        raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
+    if config.data.fold:
+        raise UserError(f"cross-validation goes through all folds; leave out --config.data.fold={config.data.fold}")
+    with claim(workdir, config, create=True):
+        write_json(workdir / "config.json", config_lib.to_json(config))
+        parts: list[Predictions] = []
+        results: list[dict[str, Any]] = []
+        for fold in range(folds):
+            fold_config = config.copy_and_resolve_references()
+            fold_config.data.fold = fold
+            folder = workdir / f"fold-{fold}"
+            log.info("fold %d of %d", fold + 1, folds)
+            results.append(train(fold_config, folder))
+            parts.append(_of_fold(load(folder / FILE_NAME).of_split("validation"), fold))
+        about: dict[str, Any] = {
+            key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
+        }
+        about["folds"] = folds
+        about["selected_by"] = results[0].get("selected_by", "")
+        about["seconds"] = {part: sum(result["seconds"][part] for result in results) for part in results[0]["seconds"]}
+        headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
+        return finish(_pooled(parts), about, workdir, headline)
+
+
+def _of_fold(predictions: Predictions, fold: int) -> Predictions:
+    return predictions.replace(fold=np.full(len(predictions), fold, np.int32))
+
+
+def _pooled(parts: list[Predictions]) -> Predictions:
+    """Joins the folds; a genre's training clips are the mean over them."""
+    means = {}
+    for name in ("train_clips", "train_clips_outside_small"):
+        counts = [getattr(part, name) for part in parts]
+        means[name] = None if counts[0] is None else np.mean(counts, axis=0)
+    return concatenate(parts).replace(**means)
+
+
+def _module(config: ConfigDict) -> Any:
+    return importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.train")

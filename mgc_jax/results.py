@@ -1,0 +1,209 @@
+"""What predictions are worth: the metrics of every split and view, as `results.json` and the terminal show them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgc_jax import metrics
+from mgc_jax.data.corpus import SPLITS, Corpus
+from mgc_jax.environment import command, describe_environment
+from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
+from mgc_jax.significance import ArtistBootstrap, concentration_warnings, interval
+from mgc_jax.workdir import write_json
+
+RARE_LIMITS = (100, 200)  # training clips; MATT, section IV-C
+
+
+def view_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Returns the metrics of each view of one split: what is looked at after every epoch.
+
+    Beside them `clips`, `bags`, and `majority_accuracy`, of always naming the commonest training genre.
+
+    The view `bag` also has `paper_accuracy`: a bag counts as right, with all its clips, if its score agrees with its
+    first clip's genre (as MATT's notebooks count); and `bag_micro_ap`, over bags instead of clips.
+    """
+    result: dict[str, Any] = {"clips": len(predictions), "bags": len(predictions.bag_sizes)}
+    if predictions.train_clips is not None:
+        result["majority_accuracy"] = float(np.mean(predictions.label == predictions.train_clips.argmax()))
+    for view, scores in predictions.views.items():
+        result[view] = metrics.genre_metrics(predictions.label, scores, predictions.predicted(view))
+    if predictions.bag_scores is not None:
+        given = predictions.label, predictions.bag_scores, predictions.offsets
+        result["bag"]["paper_accuracy"] = metrics.paper_accuracy(*given)
+        result["bag"]["bag_micro_ap"] = metrics.bag_micro_ap(*given)
+    return result
+
+
+def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict[str, Any]:
+    """Returns what `results.json` holds for one split: all metrics, their intervals, and what to beware of.
+
+    Args:
+        predictions: of one split.
+        rare: a genre with fewer training clips than this is rare, for each of several limits; by default those of
+            `rare_limits`.
+
+    Returns:
+        What `view_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists), `top_k` on rare
+        genres, `frequency` (head, mid and tail) and `per_genre`, each by view; `alone`, for clips that are the only
+        one of their bag; `warnings`.
+    """
+    rare = rare or rare_limits(predictions)
+    label, artists = predictions.label, predictions.artists
+    result = view_metrics(predictions) | {"artists": len(np.unique(artists))}
+    bootstrap = ArtistBootstrap(artists)
+    by_view: dict[str, dict[str, Any]] = {"intervals": {}, "top_k": {}, "frequency": {}, "per_genre": {}}
+    for view, scores in predictions.views.items():
+        predicted = predictions.predicted(view)
+        samples = bootstrap.metrics(label, scores, predicted)
+        by_view["intervals"][view] = {
+            name: [_or_none(bound) for bound in interval(values)] for name, values in samples.items()
+        }
+        by_view["per_genre"][view] = metrics.per_genre(label, predicted, predictions.genres)
+        if predictions.train_clips is not None:
+            by_view["top_k"][view] = {
+                name: _top_k(predictions, scores, genres) for name, genres in rare_lists(predictions, rare).items()
+            }
+            by_view["frequency"][view] = {
+                name: _part(predictions, predicted, genres)
+                for name, genres in metrics.frequency_groups(predictions.train_clips, (rare[-1], 5 * rare[-1])).items()
+            }
+    if "clip" in predictions.views:
+        single = np.repeat(predictions.bag_sizes == 1, predictions.bag_sizes)
+        right = predictions.predicted("clip")[single] == label[single]
+        result["alone"] = {"clips": int(single.sum()), "accuracy": float(right.mean()) if single.any() else None}
+    warnings = concentration_warnings(label, artists, predictions.genres)
+    return result | by_view | {"warnings": warnings}
+
+
+def rare_limits(predictions: Predictions) -> tuple[int, ...]:
+    """The numbers of training clips under which a genre is rare: MATT's; on the demo, 1/25 of FMA-medium, 1/25."""
+    demo = predictions.info.get("corpus") == "demo"
+    return tuple(limit // 25 for limit in RARE_LIMITS) if demo else RARE_LIMITS
+
+
+def rare_lists(predictions: Predictions, limits: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Returns the lists of rare genres, by name: for each limit, and the paper's own where they can be told.
+
+    MATT's lists were made without the clips of FMA-small, by a slip.
+    """
+    assert predictions.train_clips is not None
+    lists = {f"<{limit}": metrics.rare_genres(predictions.train_clips, limit) for limit in limits}
+    if predictions.train_clips_outside_small is not None:
+        counts = predictions.train_clips, predictions.train_clips_outside_small
+        lists |= {f"<{limit} (paper)": metrics.paper_rare_genres(*counts, limit, limits[0]) for limit in limits}
+    return lists
+
+
+def _top_k(predictions: Predictions, scores: np.ndarray, genres: tuple[int, ...]) -> dict[str, Any]:
+    counted = np.isin(predictions.label, genres)
+    rates = {str(k): _or_none(metrics.top_k(predictions.label, scores, genres, k)) for k in (2, 3, 5)}
+    return {"genres": [predictions.genres[g] for g in genres], "clips": int(counted.sum())} | rates
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _part(predictions: Predictions, predicted: np.ndarray, genres: tuple[int, ...]) -> dict[str, Any]:
+    """Returns accuracy and balanced accuracy on the clips of some genres; None where there are no clips."""
+    counted = np.isin(predictions.label, genres)
+    label, predicted = predictions.label[counted], predicted[counted]
+    recall = [float(np.mean(predicted[label == genre] == genre)) for genre in np.unique(label)]
+    return {
+        "genres": [predictions.genres[genre] for genre in genres],
+        "clips": len(label),
+        "accuracy": float(np.mean(predicted == label)) if len(label) else None,
+        "balanced_accuracy": float(np.mean(recall)) if recall else None,
+    }
+
+
+def summaries(predictions: Predictions, rare: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
+    """Returns the summary of every split; of the training split, whose scores say little, only the metrics."""
+    return {
+        split: (view_metrics(part) if split == "train" else summary(part, rare))
+        for split, part in ((split, predictions.of_split(split)) for split in predictions.splits)
+    }
+
+
+def finish(predictions: Predictions, about: dict[str, Any], workdir: Path, headline: str) -> dict[str, Any]:
+    """Writes `predictions.parquet` and `results.json`, prints the table, and returns the results.
+
+    A test split that the workdir was evaluated on before, at the same step, stays in both. `results.json` counts how
+    often the test split has been looked at.
+
+    Args:
+        predictions: of all splits that were evaluated.
+        about: what `results.json` holds beside the splits.
+        workdir: the run's folder.
+        headline: what stands above the table.
+    """
+    before = _results_before(workdir)
+    looks = before.get("test_evaluations", 0)
+    if "test" in predictions.splits:
+        looks += 1
+    elif "test" in before.get("splits", {}) and _same_weights(before, about):
+        predictions = concatenate([predictions, load(workdir / FILE_NAME).of_split("test")])
+    predictions.save(workdir / FILE_NAME)
+    splits = summaries(predictions)
+    results = about | {
+        "test_evaluations": looks,
+        "command": command(),
+        "environment": describe_environment(),
+        "splits": splits,
+    }
+    write_json(workdir / "results.json", results)
+    print(f"\n{headline}\n{format_table(splits)}")
+    return results
+
+
+def _results_before(workdir: Path) -> dict[str, Any]:
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def _same_weights(before: dict[str, Any], about: dict[str, Any]) -> bool:
+    return all(before.get(key) == about.get(key) for key in ("model", "fingerprint", "best_step"))
+
+
+def format_table(splits: dict[str, dict[str, Any]]) -> str:
+    """Formats the results of the splits for the terminal.
+
+    Args:
+        splits: as from `summary` or `view_metrics`, by split.
+    """
+    names = {"clip": "clip", "clip_mean": "clip, bag average", "bag": "bag model"}
+    columns = (("accuracy", 9), ("macro_f1", 10), ("micro_ap", 10))
+    titles = f"{'accuracy':>9}{'95 %':>14}{'macro F1':>10}{'micro AP':>10}{'clips':>9}{'bags':>8}"
+    lines = [f"{'split':<11}{'scores':<19}{titles}"]
+    lines.append("-" * len(lines[0]))
+    for split, result in splits.items():
+        for view, name in names.items():
+            if view not in result:
+                continue
+            accuracy, *others = (f"{result[view][metric]:>{width}.3f}" for metric, width in columns)
+            low, high = result.get("intervals", {}).get(view, {}).get("accuracy", (None, None))
+            between = "" if low is None else f"{low:.3f}-{high:.3f}"
+            lines.append(
+                f"{split:<11}{name:<19}{accuracy}{between:>14}{''.join(others)}{result['clips']:>9,}{result['bags']:>8,}"
+            )
+    validation = splits.get("validation", {})
+    if "majority_accuracy" in validation:
+        lines.append(f"(majority class on validation: {validation['majority_accuracy']:.3f})")
+    for split, result in splits.items():
+        warnings = result.get("warnings", [])
+        if warnings:
+            more = f" ({len(warnings) - 1} more such genres: results.json)" if len(warnings) > 1 else ""
+            lines.append(f"beware, {split}: {warnings[0]}{more}")
+    return "\n".join(lines)
+
+
+def nonempty_splits(corpus: Corpus, *, test: bool) -> list[str]:
+    """The splits that have clips; the test split only if it is asked for."""
+    return [split for split in SPLITS if len(corpus.indices(split)) and (test or split != "test")]

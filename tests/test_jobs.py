@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+from helpers import make_corpus, save_arrays
+
+from mgc_jax import jobs
+from mgc_jax.config import validate
+from mgc_jax.data.corpus import cross_validation, open_corpus
+from mgc_jax.errors import UserError
+from mgc_jax.predictions import FILE_NAME, load
+from mgc_jax.presets import baseline
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = baseline("lr", "")
+    config.update_from_flattened_dict(save_arrays(make_corpus(num_clips=200, clip_shape=(6,)), tmp_path))
+    config.data.arrays.axes = "clip feature"
+    config.data.bag_key = "pair"
+    config.data.folds = 3
+    validate(config)
+    return config
+
+
+def test_cross_validation_scores_every_clip_by_a_model_that_never_saw_its_artist(tmp_path, config, capsys):
+    results = jobs.cross_validate(config, tmp_path / "run")
+    predictions = load(tmp_path / "run" / FILE_NAME)
+    corpus = open_corpus(config.data)
+    outside_test = corpus.track_id[corpus.split != "test"]
+    np.testing.assert_array_equal(np.sort(predictions.track_id), np.sort(outside_test))
+    assert predictions.splits == ["validation"]
+    for fold in range(3):
+        dealt = cross_validation(corpus, 3, fold)
+        of_fold = dealt.track_id[dealt.indices("validation")]
+        np.testing.assert_array_equal(np.sort(predictions.track_id[predictions.fold == fold]), np.sort(of_fold))
+        alone = json.loads((tmp_path / "run" / f"fold-{fold}" / "results.json").read_text())
+        part = predictions.take(predictions.fold == fold)
+        right = part.predicted("clip") == part.label
+        assert alone["splits"]["validation"]["clip"]["accuracy"] == pytest.approx(np.mean(right))
+    right = predictions.predicted("clip") == predictions.label
+    assert results["splits"]["validation"]["clip"]["accuracy"] == pytest.approx(np.mean(right))
+    np.testing.assert_allclose(predictions.train_clips.sum(), len(outside_test) * 2 / 3)
+    assert results["folds"] == 3
+    assert "LR on arrays, 3 folds grouped by artist" in capsys.readouterr().out
+    assert jobs.cross_validate(config, tmp_path / "run")["splits"] == results["splits"]
+
+
+def test_cross_validation_needs_folds_and_takes_them_all(tmp_path, config):
+    config.data.fold = 1
+    with pytest.raises(UserError, match=r"leave out --config.data.fold=1"):
+        jobs.cross_validate(config, tmp_path / "run")
+    config.data.fold, config.data.folds = 0, 0
+    with pytest.raises(UserError, match=r"--config.data.folds=5, for instance"):
+        jobs.cross_validate(config, tmp_path / "run")
