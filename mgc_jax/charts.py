@@ -120,6 +120,8 @@ def line_chart(
             if line.marker:
                 sizes = np.asarray(line.sizes)[keep] if len(line.sizes) else 20
                 axes.scatter(x, y, sizes, color=line.colour, marker=line.marker, zorder=3)
+        if x_label == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
         named = sum(bool(line.name) for line in lines) + (mark is not None)

@@ -93,8 +93,8 @@ def paired_differences(
         views: pairs of a view of the second and a view of the first.
 
     Returns:
-        For each pair `views`, `metrics` (by metric: `difference`, `interval`, `p`, from the bootstrap over artists), and
-        `mcnemar`, the p-value of McNemar's test.
+        For each pair `views`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the bootstrap
+        over artists; and `mcnemar`, the p-value of McNemar's test.
     """
     bootstrap = ArtistBootstrap(artists)
     samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
@@ -193,9 +193,7 @@ def _validation_curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[c
     for metric, title in (("accuracy", "Validation accuracy"), ("micro_ap", "Validation average precision")):
         lines = []
         for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-            view = next((view for view in reversed(VIEWS) if any(f"validation/{view}/{metric}" in x for x in run.log)), "")
-            if view == "clip_mean":  # a model without pooling is about clips
-                view = "clip"
+            view = "bag" if any(f"validation/bag/{metric}" in line for line in run.log) else "clip"
             x, y = validation_curve(run.log, f"validation/{view}/{metric}")
             if len(x):
                 label = f"{name} ({VIEW_NAMES[view]})"

@@ -107,7 +107,7 @@ def training_curves(run: RunFiles) -> list[charts.Chart]:
         return charts.Line("training", points[:, 0], points[:, 1], charts.TRAIN_COLOUR)
 
     def validated(metric: str) -> list[charts.Line]:
-        lines = []
+        lines: list[charts.Line] = []
         for view, colour in charts.VIEW_COLOURS.items():
             epochs, values = validation_curve(run.log, f"validation/{view}/{metric}")
             if len(epochs):
@@ -176,7 +176,7 @@ def genre_table(run: RunFiles, split: str, scored: Predictions | None) -> dict[s
 
 
 def confusion_table(scored: Predictions | None) -> dict[str, Any] | None:
-    """Returns the confusion matrix of the model's own view, the commonest training genres first; None without scores."""
+    """Returns the confusion matrix of the own view, the commonest training genres first; None without scores."""
     if scored is None:
         return None
     own = own_view(list(scored.views))
@@ -293,7 +293,9 @@ def preferred_and_others(
         weights are the same, or where nothing is known.
     """
     preferred, others = np.full(len(bags), np.nan), np.full(len(bags), np.nan)
-    for i, bag in enumerate(bags if right is not None else ()):
+    if right is None:
+        return preferred, others
+    for i, bag in enumerate(bags):
         rows = slice(scored.offsets[bag], scored.offsets[bag + 1])
         if np.ptp(weights[rows]) > 1e-6:
             top = int(weights[rows].argmax())
@@ -355,7 +357,7 @@ def probabilities(log_scores: np.ndarray) -> np.ndarray:
 
 
 def most_confused(scored: Predictions | None, run: RunFiles, corpus: Corpus | None) -> dict[str, Any] | None:
-    """Returns the clips that get a wrong genre with the highest probability, one of a bag at most; None without scores.
+    """Returns the clips that get a wrong genre with the highest probability, one of a bag; None without scores.
 
     It is about clips alone where they were scored: that is what a spectrogram shows.
     """
@@ -394,6 +396,8 @@ def spectrograms(run: RunFiles, corpus: Corpus | None, tracks: Sequence[int]) ->
     Returns:
         Data URIs by track id, and a sentence that says why there are none.
     """
+    if corpus is None and not run.config:
+        return {}, "No spectrograms: without config.json the corpus is not known."
     if corpus is None:
         try:
             corpus = _open(run)
@@ -406,9 +410,7 @@ def spectrograms(run: RunFiles, corpus: Corpus | None, tracks: Sequence[int]) ->
     if corpus.fingerprint != run.results.get("fingerprint"):
         return {}, "No spectrograms: the corpus has changed since the run."
     row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
-    return {
-        track: charts.spectrogram_picture(corpus.clips[row_of[track]]) for track in tracks if track in row_of
-    }, ""
+    return {track: charts.spectrogram_picture(corpus.clips[row_of[track]]) for track in tracks if track in row_of}, ""
 
 
 def _open(run: RunFiles) -> Corpus | None:
@@ -452,7 +454,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if len(given.runs) == 1:
             if given.out is not None:
-                raise UserError("--out is for the comparison of several runs; a report is written into its run's folder")
+                raise UserError(
+                    "--out is for the comparison of several runs; a report is written into its run's folder"
+                )
             path = write_report(given.runs[0])
         else:
             path = write_comparison(given.runs, given.out or Path())
