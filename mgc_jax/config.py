@@ -17,7 +17,7 @@ from tfds_fma.representations import REPRESENTATIONS, demo_representation, is_na
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
-SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 

@@ -1,6 +1,7 @@
 """What predictions are worth: the metrics of every split and view, as `results.json` and the terminal show them."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 from mgc_jax import metrics
 from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.environment import command, describe_environment
+from mgc_jax.errors import UserError
 from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
 from mgc_jax.significance import ArtistBootstrap, concentration_warnings, interval
 from mgc_jax.workdir import write_json
+
+log = logging.getLogger(__name__)
 
 RARE_LIMITS = (100, 200)  # training clips; MATT, section IV-C
 
@@ -146,7 +150,10 @@ def finish(predictions: Predictions, about: dict[str, Any], workdir: Path, headl
     if "test" in predictions.splits:
         looks += 1
     elif "test" in before.get("splits", {}) and _same_weights(before, about):
-        predictions = concatenate([predictions, load(workdir / FILE_NAME).of_split("test")])
+        try:
+            predictions = concatenate([predictions, load(workdir / FILE_NAME).of_split("test")])
+        except UserError as error:  # the file is gone or damaged
+            log.warning("the results on the test split are lost; --test evaluates it again: %s", error)
     predictions.save(workdir / FILE_NAME)
     splits = summaries(predictions)
     results = about | {

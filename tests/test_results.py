@@ -85,9 +85,14 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     assert third["splits"] == second["splits"]
     assert load(tmp_path / FILE_NAME).splits == ["validation", "test"]
     assert json.loads((tmp_path / "results.json").read_text()) == third
+    (tmp_path / FILE_NAME).write_bytes(b"PAR1")
+    damaged = finish(validation, ABOUT, tmp_path, "a model")
+    assert set(damaged["splits"]) == {"validation"}
+    assert damaged["test_evaluations"] == 1
+    finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
     other = finish(validation, ABOUT | {"best_step": 9}, tmp_path, "a model")  # other weights: the scores are void
     assert set(other["splits"]) == {"validation"}
-    assert other["test_evaluations"] == 1
+    assert other["test_evaluations"] == 2
     assert "clip, bag average" in capsys.readouterr().out
 
 
