@@ -120,6 +120,8 @@ def line_chart(
             if line.marker:
                 sizes = np.asarray(line.sizes)[keep] if len(line.sizes) else 20
                 axes.scatter(x, y, sizes, color=line.colour, marker=line.marker, zorder=3)
+        if x_label == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
         named = sum(bool(line.name) for line in lines) + (mark is not None)
@@ -177,7 +179,7 @@ def _inline(svg: str, title: str, caption: str) -> Markup:
     name = hashlib.blake2b(rest.encode(), digest_size=4).hexdigest()
     used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', rest))
     rest = re.sub(r'\s+id="([\w.-]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", rest)
-    rest = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", rest)
+    rest = re.sub(r'url\(#|href="#', lambda match: f"{match[0]}{name}-", rest)
     rest = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", rest)
     rest = re.sub(r"<style.*?</style>|<!--.*?-->", "", rest, flags=re.DOTALL)
     rest = re.sub(r"\s*\n\s*", "\n", rest)

@@ -17,7 +17,7 @@ from tfds_fma.representations import REPRESENTATIONS, demo_representation, is_na
 
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
-SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 
@@ -57,6 +57,7 @@ def default() -> ConfigDict:
     config.data.arrays.columns.split = "split"
     config.data.arrays.columns.artist = "artist_id"  # empty: unknown
     config.data.arrays.columns.album = "album_id"  # empty: unknown
+    config.data.arrays.columns.subset = ""  # FMA's subset (small, medium, ...); empty: unknown
 
     config.model = ConfigDict()
     config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
@@ -268,8 +269,8 @@ def _check_features(data: ConfigDict) -> None:
 
 # Keys that do not alter what a step computes.
 _HARMLESS = (
-    "data.placement", "eval.batch_clips", "demo.", "train.eval_every_epochs", "train.log_every_steps",
-    "train.checkpoint_every_steps", "train.keep_checkpoints",
+    "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "train.eval_every_epochs",
+    "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
 )  # fmt: skip
 # Where the corpus lies may change too: its fingerprint says whether it is the same one.
 _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")
@@ -282,7 +283,7 @@ def differences(
 
     Args:
         config: the configuration of this run.
-        before: the other one, as JSON gives it.
+        before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
         moved: whether the corpus may lie elsewhere.
         training: whether the model is to be trained on; if not, it may be evaluated in another way.
     """
@@ -293,7 +294,7 @@ def differences(
         ignored += ("eval.",)
     if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
         ignored += ("train.epochs",)
-    now, then = dict(leaves(to_json(config))), dict(leaves(before))
+    now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
     return [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
         for key in sorted(now.keys() | then.keys())

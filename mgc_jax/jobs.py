@@ -75,7 +75,9 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             log.info("fold %d of %d", fold + 1, folds)
             results.append(train(fold_config, folder))
             parts.append(_of_fold(load(folder / FILE_NAME).of_split("validation"), fold))
-        about: dict[str, Any] = {key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]}
+        about: dict[str, Any] = {
+            key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
+        }
         about["folds"] = folds
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(result["seconds"][part] for result in results) for part in results[0]["seconds"]}

@@ -163,7 +163,7 @@ def top_k(label: np.ndarray, log_scores: np.ndarray, genres_considered: Sequence
     rows = np.isin(label, genres_considered)
     if not rows.any():
         return float("nan")
-    highest = np.argsort(log_scores[rows], axis=1, kind="stable")[:, ::-1][:, :k]
+    highest = np.argsort(log_scores[rows], axis=1, kind="stable")[:, -k:]
     return float(np.mean(np.any(highest == np.asarray(label)[rows, None], axis=1)))
 
 

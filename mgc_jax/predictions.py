@@ -155,6 +155,8 @@ class Predictions:
         for name in ("train_clips", "train_clips_outside_small"):
             value = getattr(self, name)
             about[name] = None if value is None else value.tolist()
+        if path.suffix == ".csv":  # which has no types: all digits, so that float32 comes back as it was
+            columns = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in columns.items()}
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         temporary = path.with_suffix(".tmp")
         if path.suffix == ".csv":
@@ -295,8 +297,13 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts the training clips of each genre: all, and those outside FMA-small (None where that is unknown)."""
-    rows = corpus.indices("train")
-    return np.bincount(corpus.label[rows], minlength=len(corpus.genres)).astype(float), None
+    train, known = corpus.split == "train", corpus.subset != ""
+
+    def count(clips: np.ndarray) -> np.ndarray:
+        return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
+
+    outside_small = count(train & known & (corpus.subset != "small")) if np.any(train & known) else None
+    return count(train), outside_small
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
@@ -310,13 +317,20 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"there is no predictions file {path}")
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{path} cannot be read as {'CSV' if path.suffix == '.csv' else 'Parquet'}: {' '.join(str(error).split())}"
         ) from error
     return {name: table[name].to_numpy() for name in table.column_names}, about
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Reads names as text even where they are numbers."""
+    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{view}" for view in VIEWS))
+    types = {name: pa.string() for name in names}
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
 
 
 def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) -> np.ndarray:

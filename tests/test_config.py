@@ -92,3 +92,26 @@ def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():
     assert resolved.data.representation == "audio_12000_short"
     assert resolved.model.frontend == "mel_256x96"
     config_lib.validate(resolved)
+
+
+def test_a_key_that_an_earlier_run_did_not_know_had_its_default():
+    config = config_lib.default()
+    before = config_lib.to_json(config)
+    del before["loss"]["focal_gamma"], before["data"]["arrays"]["columns"]["album"]
+    assert config_lib.differences(config, before, moved=False) == []
+    config.loss.focal_gamma = 1.0
+    assert config_lib.differences(config, before) == ["loss.focal_gamma: 2.0 there, 1.0 now"]
+
+
+def test_a_key_that_an_earlier_run_had_and_that_is_gone_is_a_difference():
+    config = config_lib.default()
+    before = config_lib.to_json(config)
+    before["loss"]["temperature"] = 1.0
+    assert config_lib.differences(config, before) == ["loss.temperature: 1.0 there, 'absent' now"]
+
+
+def test_to_name_the_column_of_subsets_does_not_alter_a_run():
+    config = config_lib.default()
+    before = config_lib.to_json(config)
+    config.data.arrays.columns.subset = "subset"
+    assert config_lib.differences(config, before, moved=False) == []

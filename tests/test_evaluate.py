@@ -2,12 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_corpus, small_config
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score
 
 from mgc_jax.data.bags import bags_of
 from mgc_jax.evaluate import Evaluator
 from mgc_jax.inputs import make_inputs
-from mgc_jax.metrics import genre_metrics, mean_log_scores
 from mgc_jax.models.classifier import build_model
 from mgc_jax.progress import Progress, clock
 from mgc_jax.sharding import DeviceClips, HostClips, data_mesh
@@ -59,25 +57,19 @@ def test_every_clip_counts_once_whatever_the_batch_size(parts):
         np.testing.assert_allclose(other.clip_scores, reference.clip_scores, atol=1e-5)
 
 
-def test_bag_average_is_the_normalized_geometric_mean():
-    probability = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
-    mean = np.exp(mean_log_scores(np.log(probability), np.array([0, 1, 3])))
-    np.testing.assert_allclose(mean[0], probability[0])
-    geometric = np.sqrt(probability[1] * probability[2])
-    np.testing.assert_allclose(mean[1], geometric / geometric.sum())
+def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label(parts):
+    scores = scores_with(parts)
+    bags, bag_scores = scores.bags, scores.bag[scores.bags.offsets[:-1]]
+    right = sum(s for s, p, y in zip(bags.sizes, bag_scores.argmax(1), bags.label, strict=True) if p == y)
+    assert scores.metrics()["bag"]["paper_accuracy"] == pytest.approx(right / bags.sizes.sum())
 
 
-def test_metrics_are_scikit_learns():
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, 50)  # genre 4 never occurs
-    scores = np.log(rng.dirichlet(np.ones(5), 50))
-    metrics = genre_metrics(label, scores)
-    predicted = scores.argmax(1)
-    assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted))
-    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, predicted))
-    assert metrics["macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro", zero_division=0))
-    one_hot = np.eye(5)[label]
-    assert metrics["micro_ap"] == pytest.approx(average_precision_score(one_hot, np.exp(scores), average="micro"))
+def test_majority_is_the_commonest_training_genre(parts):
+    corpus = parts[0]
+    train = corpus.label[corpus.indices("train")]
+    commonest = np.bincount(train).argmax()
+    expected = np.mean(corpus.label[corpus.indices("test")] == commonest)
+    assert majority_accuracy(corpus, "test") == pytest.approx(expected)
 
 
 def test_progress_adds_up_parts_over_runs(capsys):

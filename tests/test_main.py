@@ -119,7 +119,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
         ([*ARRAYS, "--config.data.arrays.columns.genre=style"], ["no column 'style'", "genre_top"]),
         ([*ARRAYS, "--config.data.arrays.genres=('Rock', 'Folk')"], ["'Jazz'", "Rock, Folk"]),
         ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
-        (["--mode", "fly"], ["fly", "train|eval"]),
+        (["--mode", "fly"], ["fly", "train|cross_validate|eval"]),
         (["--workdri=x"], ["workdri"]),
         (["train"], ["'train'", "--help"]),
         ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),
@@ -128,6 +128,37 @@ def test_train_then_the_same_command_again_then_eval(folder):
 )
 def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
     assert_clear_error(main(folder, "--config", "small.py", *flags), *parts)
+
+
+def test_predictions_of_other_software_by_the_command_line(folder):
+    (folder / "theirs.csv").write_text("track_id,clip/Rock,clip/Folk,clip/Jazz\n1000,0.5,0.3,0.2\n1001,0.1,0.1,0.8\n")
+    (folder / "knn.py").write_text(BASELINE)
+    given = ["--mode", "eval", "--predictions", "theirs.csv"]
+    assert_clear_error(main(folder, *given), "no column split", "--config FILE")
+    shown = main(folder, *given, "--config", "knn.py", *ARRAYS)
+    assert "the scores in theirs.csv" in shown.stdout, shown.stderr
+    written = main(folder, *given, "--config", "knn.py", *ARRAYS, "--workdir", "theirs")
+    assert written.stdout == shown.stdout
+    files = {path.name for path in (folder / "theirs").iterdir()}
+    assert files == {"predictions.parquet", "results.json", "report.html"}
+    assert json.loads((folder / "theirs" / "results.json").read_text())["model"] == "theirs"
+    assert_clear_error(main(folder, "--predictions", "theirs.csv"), "--predictions goes with --mode eval")
+    assert_clear_error(main(folder, "--mode", "eval", "--predictions", "gone.csv"), "no predictions file gone.csv")
+
+
+def test_cross_validation_by_the_command_line(folder):
+    (folder / "knn.py").write_text(BASELINE)
+    run = ["--config", "knn.py", "--mode", "cross_validate", *ARRAYS]
+    first = main(folder, *run, "--config.data.folds=2")
+    assert first.returncode == 0, first.stderr
+    assert "KNN on arrays, 2 folds grouped by artist" in first.stdout
+    (workdir,) = (folder / "runs").iterdir()
+    assert workdir.name.startswith("cross-validation-knn-")
+    assert {"fold-0", "fold-1", "results.json", "predictions.parquet", "report.html"} <= {
+        path.name for path in workdir.iterdir()
+    }
+    assert_clear_error(main(folder, *run), "cross-validation needs folds")
+    assert_clear_error(main(folder, *run, "--config.data.folds=2", "--test"), "--test does not go with")
 
 
 def test_no_config_and_a_config_that_is_not_there(folder):

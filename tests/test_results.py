@@ -60,7 +60,7 @@ def test_rare_genres_are_found_from_the_counts():
     }  # fmt: skip
     assert list(rare_lists(make_predictions(train_clips=COUNTS["train_clips"]), (100, 200))) == ["<100", "<200"]
     assert rare_limits(predictions) == (100, 200)
-    assert rare_limits(make_predictions(info={"corpus": "demo"})) == (4, 8)
+    assert rare_limits(make_predictions(info={"corpus": "demo"})) == (5, 8)
     top = summary(predictions)["top_k"]["clip"]["<200"]
     rare = predictions.label < 2
     order = np.argsort(-predictions.clip_scores[rare], axis=1)
@@ -85,14 +85,20 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     assert third["splits"] == second["splits"]
     assert load(tmp_path / FILE_NAME).splits == ["validation", "test"]
     assert json.loads((tmp_path / "results.json").read_text()) == third
+    (tmp_path / FILE_NAME).write_bytes(b"PAR1")
+    damaged = finish(validation, ABOUT, tmp_path, "a model")
+    assert set(damaged["splits"]) == {"validation"}
+    assert damaged["test_evaluations"] == 1
+    finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
     other = finish(validation, ABOUT | {"best_step": 9}, tmp_path, "a model")  # other weights: the scores are void
     assert set(other["splits"]) == {"validation"}
-    assert other["test_evaluations"] == 1
+    assert other["test_evaluations"] == 2
     assert "clip, bag average" in capsys.readouterr().out
 
 
 def test_the_table_warns_of_genres_that_one_artist_carries():
     one = make_predictions(artist=np.full(30, "X"))
     table = format_table(summaries(one))
-    assert "beware, validation: Jazz" in table
+    assert "beware, validation: Old-Time / Historic: 8 clips by 1 artist" in table
+    assert "(2 more such genres: results.json)" in table
     assert "beware" not in format_table({"train": view_metrics(one)})

@@ -359,12 +359,12 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
     for tau in (0.0, 1.0):
         config.eval.logit_adjustment = tau
         run = Run(config, tmp_path / "run")
-        scores.append(run.scores("validation", initial_state(run, make_optimizer(config.optimizer, 1, 10))))
+        scores.append(run.predict("validation", initial_state(run, make_optimizer(config.optimizer, 1, 10))))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
     for view in ("clip", "bag"):
-        expected = np.exp(getattr(scores[0], view)) / prior
+        expected = np.exp(scores[0].views[view]) / prior
         expected /= expected.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(np.exp(getattr(scores[1], view)), expected, rtol=1e-4)
+        np.testing.assert_allclose(np.exp(scores[1].views[view]), expected, rtol=1e-4)
 
 
 def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):

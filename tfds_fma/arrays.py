@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tfds_fma.errors import FmaError
-from tfds_fma.labels import GENRES
+from tfds_fma.labels import GENRES, SUBSETS
 from tfds_fma.metadata import SPLITS, UNKNOWN_ID
 
 AXES = ("clip time mel", "clip mel time", "clip feature")
@@ -45,7 +45,8 @@ _FLAGS_OF_PREPARE = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the table's columns; "" for those that may be missing (artist, album, title, artist_name).
+    """Names of the table's columns; "" for those that may be missing (artist, album, title, artist_name,
+    subset).
 
     Attributes:
       track_id: whole numbers.
@@ -55,6 +56,7 @@ class Columns:
       album: likewise.
       title: of the track.
       artist_name: for people, where `artist` is an id.
+      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; empty where unknown.
     """
 
     track_id: str = "track_id"
@@ -64,6 +66,7 @@ class Columns:
     album: str = "album_id"
     title: str = ""
     artist_name: str = ""
+    subset: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class TrackTable:
       album: str: likewise.
       title: str, "" where unknown.
       artist_name: str, "" where unknown.
+      subset: str, "" where unknown.
     """
 
     track_id: np.ndarray
@@ -121,6 +125,7 @@ class TrackTable:
     album: np.ndarray
     title: np.ndarray
     artist_name: np.ndarray
+    subset: np.ndarray
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -193,6 +198,7 @@ def read_arrays(files: ArrayFiles) -> Arrays:
     genres = tuple(files.genres) or _label_list(set(genre.tolist()))
     _check_words(files, files.columns.genre, genre, genres, f"Correct the table, or set {files.flags['genres']}")
     check_splits(files, table.split[rows])
+    _check_words(files, files.columns.subset, table.subset[table.subset != ""], SUBSETS, "Correct the table")
     return Arrays(clips, rows, table, genres)
 
 
@@ -261,7 +267,7 @@ def _check_words(files: ArrayFiles, column: str, words: np.ndarray, allowed: tup
 def _read_columns(files: ArrayFiles) -> dict[str, np.ndarray]:
     """Reads the columns that are named, as text [row] without spaces at the ends."""
     named = dataclasses.asdict(files.columns)
-    optional = {what: named.pop(what) for what in ("artist", "album", "title", "artist_name")}
+    optional = {what: named.pop(what) for what in ("artist", "album", "title", "artist_name", "subset")}
     wanted = [*named.values(), *files.features, *filter(None, optional.values())]
     try:
         with Path(files.table).open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -319,6 +325,7 @@ def _track_table(files: ArrayFiles, texts: dict[str, np.ndarray]) -> TrackTable:
         album=identifier(columns.album),
         title=text(columns.title),
         artist_name=text(columns.artist_name),
+        subset=text(columns.subset),
     )
 
 

@@ -241,6 +241,7 @@ def _tracks(table: TrackTable) -> Iterator[Track]:
         "title": table.title,
         "artist": artist_name,
         "duration": np.full(len(table), np.nan),
+        "subset": table.subset,
     }
     for row in zip(*(column.tolist() for column in columns.values()), strict=True):
         yield Track(**dict(zip(columns, row, strict=True)))

@@ -73,8 +73,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "First release: subsets small and medium as MATT's log-mel spectrograms.",
         "1.1.0": (
-            "Subsets large and full; PRCNN's log-mel spectrograms, audio, and FMA's 518 features; a further feature "
-            "genres_all; shards of fixed ranges of the track table."
+            "Subsets large and full; PRCNN's log-mel spectrograms, audio, and FMA's 518 features; further features "
+            "genres_all and subset; shards of fixed ranges of the track table."
         ),
     }
     BUILDER_CONFIGS = [  # noqa: RUF012

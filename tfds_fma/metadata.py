@@ -67,6 +67,7 @@ class Track:
       artist: name of the artist.
       duration: length of the full track (not of the clip) in seconds, NaN if unknown.
       genres_all: FMA's ids of all genres of the track and of their ancestors, as listed in ``genres.csv``.
+      subset: FMA's label, the smallest subset that has the track (``small``, ``medium`` or ``large``), "" if unknown.
     """
 
     track_id: int
@@ -78,6 +79,7 @@ class Track:
     artist: str
     duration: float
     genres_all: tuple[int, ...] = ()
+    subset: str = ""
 
 
 def read_tracks(source: str | Path, subset: str, log: Callable[[str], None] | None = None) -> list[Track]:
@@ -219,6 +221,7 @@ def _track(row: list[str], index: dict[str, int], genres: set[str], where: str, 
             artist=row[index["artist"]],
             duration=float(row[index["duration"]] or "nan"),
             genres_all=_id_list(row[index["genres_all"]]) if "genres_all" in index else (),
+            subset=row[index["subset"]],
         )
     except ValueError as error:
         raise FmaError(f"{where}: {error}. {_DOWNLOAD}") from error

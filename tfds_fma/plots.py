@@ -1,7 +1,4 @@
-"""Pictures of a prepared dataset: how its genres are distributed, and what its clips look like.
-
-They are drawn with Matplotlib, an extra: ``pip install 'mgc-jax[plots]'``.
-"""
+"""Pictures of a prepared dataset, drawn with Matplotlib: how its genres are distributed, what its clips look like."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +39,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise FmaError("Pictures need Matplotlib. Install it with: pip install 'mgc-jax[plots]'") from error
+        raise FmaError("Pictures need Matplotlib. Install it with: pip install matplotlib") from error
 
 
 def plot_genres(description: "Description", path: str | Path) -> None:

@@ -415,7 +415,7 @@ def _add_array_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="WHAT=NAME",
         help="columns of the table; default: track_id=track_id genre=genre_top split=split artist=artist_id "
-        "album=album_id title= artist_name= (the last four may be empty: unknown)",
+        "album=album_id title= artist_name= subset= (the last five may be empty: unknown)",
     )
 
 

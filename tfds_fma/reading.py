@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 # Columns whose values are not of one size.
-_OBJECTS = ("title", "artist", "genres_all")
+_OBJECTS = ("title", "artist", "subset", "genres_all")
 
 
 def find_prepared(data_dir: str | Path, subset: str, representation: str) -> Path | None:
@@ -63,8 +63,8 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
 
     Returns:
       The columns, each [clip] in the order of the track table: track_id, genre, artist_id, album_id (int64), duration
-      (float32, seconds), title, artist (str objects), genres_all (lists of int), split (str); and the clips
-      [clip, ...] in the stored type.
+      (float32, seconds), title, artist, subset (str objects), genres_all (lists of int), split (str); and the clips
+      [clip, ...] in the stored type. subset is FMA's label: the smallest subset that has the track, "" if unknown.
 
     Raises:
       FmaError: if there is no prepared dataset, or it is damaged.
@@ -94,6 +94,7 @@ def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray
         for name, feature in features.items()
         if name != "clip"
     }
+    columns.setdefault("subset", np.full(size, "", object))  # a dataset from before there was this field
     columns["split"] = np.repeat(list(sources), [len(source) for source in sources.values()]).astype(str)
     clips = np.empty((size, *features["clip"].shape), features["clip"].np_dtype)
     row = 0

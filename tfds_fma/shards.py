@@ -109,6 +109,7 @@ def features_of(representation: Representation, genres: tuple[str, ...]) -> Any:
             "title": tfds.features.Text(),
             "artist": tfds.features.Text(),
             "duration": tfds.features.Scalar(np.float32),
+            "subset": tfds.features.Text(),  # FMA's label: the smallest subset that has the track
         }
     )
 

@@ -58,6 +58,7 @@ class Corpus:
         subgenre_parents: the genre that each of them belongs to.
         subgenre: int32 [clip], indexes `subgenres`.
         features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
+        subset: str [clip], the smallest of FMA's subsets that has the clip (small, medium, large), "" where unknown.
     """
 
     name: str
@@ -72,12 +73,15 @@ class Corpus:
     subgenres: tuple[str, ...] = ()
     subgenre_parents: tuple[int, ...] = ()
     subgenre: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
+    subset: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if self.subgenre is None:
             object.__setattr__(self, "subgenres", self.genres)
             object.__setattr__(self, "subgenre_parents", tuple(range(len(self.genres))))
             object.__setattr__(self, "subgenre", self.label)
+        if self.subset is None:
+            object.__setattr__(self, "subset", np.full(len(self), ""))
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -303,6 +307,7 @@ def _from_tfds(name: str, path: Path) -> Corpus:
         split=table["split"],
         artist=np.where(table["artist_id"] >= 0, table["artist_id"].astype(str), ""),
         album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
+        subset=table["subset"].astype(str),
     )
 
 
@@ -366,4 +371,5 @@ def _open_arrays(settings: Any) -> Corpus:
         split=tracks.split,
         artist=tracks.artist,
         album=tracks.album,
+        subset=tracks.subset,
     )

@@ -4,6 +4,8 @@ A page is one file that loads nothing and runs nothing: the stylesheet and the c
 """
 
 import functools
+import json
+import math
 from typing import Any
 
 import jinja2
@@ -25,6 +27,9 @@ METRIC_NAMES = {
     "ece": "ECE",
 }
 
+_NONE = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+
 
 def render(template: str, **values: Any) -> str:
     """Renders a template of this folder; text in the values is escaped."""
@@ -40,35 +45,37 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(decimals=decimals, count=count, signed=signed, limits=limits, shade=shade)
+    environment.filters.update(
+        decimals=decimals, count=count, signed=signed, limits=limits, shade=shade, json=json.dumps
+    )
     return environment
 
 
 def decimals(value: float | None, digits: int = 3) -> str:
     """Writes a number with so many decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return _NONE if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def count(value: float | None) -> str:
     """Writes a whole number, thousands apart."""
-    return "–" if value is None else f"{value:,.0f}"
+    return _NONE if value is None else f"{value:,.0f}"
 
 
 def signed(value: float, digits: int = 3) -> str:
     """Writes a difference with its sign."""
     text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
+    return text[1:] if float(text) == 0 else text.replace("-", _MINUS)
 
 
 def limits(interval: tuple[float, float] | list[float] | None, digits: int = 3) -> str:
     """Writes the limits of an interval; nothing where there is none."""
-    if interval is None:
+    if interval is None or any(map(math.isnan, interval)):
         return ""
-    low, high = (f"{value:.{digits}f}".replace("-", "−") for value in interval)
+    low, high = (f"{value:.{digits}f}".replace("-", _MINUS) for value in interval)
     return f"{low} to {high}"
 
 
 def shade(share: float) -> str:
-    """Returns the colours of a table cell that shows a share from 0 to 1: white to dark blue, text that stays legible."""
+    """Returns the colours of a table cell for a share from 0 to 1: white to dark blue, with text that can be read."""
     rgb = [round(255 + share * (end - 255)) for end in (0, 82, 140)]
     return f"background:rgb({','.join(map(str, rgb))});color:{'#fff' if share > 0.5 else '#1b1f24'}"

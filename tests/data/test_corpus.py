@@ -10,6 +10,7 @@ from mgc_jax.config import default
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.corpus import cross_validation, find_subgenres, open_corpus, resolve_auto, standardization
 from mgc_jax.errors import UserError
+from mgc_jax.predictions import training_clips
 from tfds_fma.arrays import ArrayFiles
 from tfds_fma.clip_sources import ClipSource
 from tfds_fma.clips import Clip
@@ -70,6 +71,34 @@ def test_unknown_artists_and_albums(tmp_path, corpus):
     assert opened.artist[1] == corpus.artist[1]
     config.data.arrays.columns.album = ""
     assert (open_corpus(config.data).album == "").all()
+
+
+def test_training_clips_outside_fma_small(tmp_path, corpus):
+    config = config_for(tmp_path, corpus)
+    unknown = open_corpus(config.data)
+    assert (unknown.subset == "").all()
+    in_training = [np.sum(corpus.label[corpus.split == "train"] == label) for label in range(3)]
+    counts, outside = training_clips(unknown)
+    assert [counts.tolist(), outside] == [in_training, None]
+
+    subset = np.random.default_rng(0).choice(["small", "medium", "large", ""], len(corpus))
+    lines = (tmp_path / "tracks.csv").read_text().splitlines()
+    lines = [f"{line},{word}" for line, word in zip(lines, ["part", *subset], strict=True)]
+    (tmp_path / "tracks.csv").write_text("\n".join(lines))
+    config.data.arrays.columns.subset = "part"
+    opened = open_corpus(config.data)
+    np.testing.assert_array_equal(opened.subset, subset)
+    assert opened.fingerprint == unknown.fingerprint
+    counts, outside = training_clips(opened)
+    assert counts.tolist() == in_training
+    known_outside = (corpus.split == "train") & ((subset == "medium") | (subset == "large"))
+    assert outside.tolist() == [np.sum(known_outside & (corpus.label == label)) for label in range(3)]
+    # Of the training clips nothing is known, or only that they are of FMA-small.
+    of_training = corpus.split == "train"
+    others_known = dataclasses.replace(opened, subset=np.where(of_training, "", "medium"))
+    assert training_clips(others_known)[1] is None
+    all_small = dataclasses.replace(opened, subset=np.where(of_training, "small", "medium"))
+    assert training_clips(all_small)[1].tolist() == [0, 0, 0]
 
 
 def test_columns_of_the_table_as_features(tmp_path, corpus):
@@ -280,9 +309,10 @@ def standardize(corpus):
 def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
     genres = ("", "Rock", "", "Jazz", "Rock", "")
     splits = ("train", "train", "validation", "validation", "test", "test")
+    subsets = ("large", "small", "large", "", "medium", "large")
     tracks = tuple(
-        Track(number, split, genre, number // 2, -1, "", "", 30.0)
-        for number, (split, genre) in enumerate(zip(splits, genres, strict=True))
+        Track(number, split, genre, number // 2, -1, "", "", 30.0, subset=subset)
+        for number, (split, genre, subset) in enumerate(zip(splits, genres, subsets, strict=True))
     )
 
     def make(track):
@@ -299,6 +329,7 @@ def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
     assert [corpus.genres[label] for label in corpus.label] == ["Rock", "Jazz", "Rock"]
     assert corpus.split.tolist() == ["train", "validation", "test"]
     assert corpus.artist.tolist() == ["0", "1", "2"]
+    assert corpus.subset.tolist() == ["small", "", "medium"]
     np.testing.assert_array_equal(corpus.clips[:, 0, 0], [1, 3, 4])
     assert corpus.clips.shape == (3, 3, 2)
 

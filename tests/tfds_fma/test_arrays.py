@@ -1,6 +1,7 @@
 """Precomputed arrays and their table become a dataset."""
 
 import csv
+import dataclasses
 import os
 from pathlib import Path
 
@@ -126,6 +127,22 @@ def test_the_name_of_an_artist_beside_the_id(tmp_path):
     assert read["artist_id"].tolist() == [3, -1]
     assert read["artist"].tolist() == ["Abba", "Nobody"]
     assert read["album_id"].tolist() == [-1, -1]
+
+
+def test_the_subset_of_a_clip(tmp_path):
+    rows = [{"part": "small"}, {"part": "medium", "split": "test"}, {"part": ""}]
+    files = write_files(tmp_path, rows, columns=Columns(subset="part"))
+    read, _ = read_dataset(prepared(files, tmp_path))
+    assert dict(zip(read["track_id"].tolist(), read["subset"].tolist(), strict=True)) == {
+        0: "small",
+        1: "medium",
+        2: "",
+    }
+    read, _ = read_dataset(prepared(dataclasses.replace(files, columns=Columns()), tmp_path, name="without"))
+    assert read["subset"].tolist() == ["", "", ""]
+    files = write_files(tmp_path, [{"part": "fma_small"}], columns=Columns(subset="part"))
+    with pytest.raises(FmaError, match="'fma_small' in column 'part' is not one of small, medium, large, full"):
+        read_arrays(files)
 
 
 @pytest.mark.parametrize(

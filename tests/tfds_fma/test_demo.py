@@ -135,6 +135,7 @@ def test_one_tree_serves_all_representations(tmp_path, monkeypatch, demo_tree):
         columns, clips = read_dataset(path)
         assert clips.shape == (96, *get_representation(demo_representation(name)).shape)
     np.testing.assert_array_equal(clips[:, 0], columns["track_id"])
+    assert collections.Counter(columns["subset"].tolist()) == {"small": 48, "medium": 48}
     assert extracted == [DEMO_SUBSET]
 
 

@@ -23,7 +23,8 @@ from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS, Builder
 from tfds_fma.metadata import read_tracks
 from tfds_fma.prepare import main, prepare
 from tfds_fma.reading import class_names, find_prepared, load, read_dataset, read_split
-from tfds_fma.shards import Staging, plan_shards
+from tfds_fma.shards import Staging, _example, features_of, plan_shards
+from tfds_fma.validate import validate
 
 MEL = "mel_256x96"
 
@@ -127,6 +128,59 @@ def test_zip_files_give_the_same_bits_as_folders(demo_tree, tmp_path):
         for name in columns:
             np.testing.assert_array_equal(columns[name], zip_columns[name])
         assert sorted(np.unique(columns["genre"])) == list(range(16))
+
+
+def tree_of_subsets(path: Path, mp3: bytes, subsets: dict[int, str]) -> Path:
+    """A tree whose tracks have the given subset labels."""
+    write_table(path, [{"track_id": track_id, "subset": subset} for track_id, subset in subsets.items()])
+    for track_id in subsets:
+        clip_path(path, track_id, "fma_large").write_bytes(mp3)
+    return path
+
+
+def subsets_of(path: Path) -> dict[int, str]:
+    columns, _ = read_dataset(path)
+    return dict(zip(columns["track_id"].tolist(), columns["subset"].tolist(), strict=True))
+
+
+def test_every_clip_has_fmas_subset_label(tmp_path, mp3):
+    subsets = {2: "small", 3: "medium", 4: "large", 5: "small"}
+    source = tree_of_subsets(tmp_path / "source", mp3, subsets)
+    assert subsets_of(prepared(source, tmp_path / "data", subset="large")[0]) == subsets
+    assert subsets_of(prepared(source, tmp_path / "data", subset="small")[0]) == {2: "small", 5: "small"}
+
+
+def test_a_dataset_from_before_the_subset_label_is_read_and_checked(tmp_path, mp3, monkeypatch):
+    source = tree_of_subsets(tmp_path / "source", mp3, {2: "small", 3: "medium"})
+    with monkeypatch.context() as patch:
+
+        def features_without(*arguments):
+            features = features_of(*arguments)
+            return type(features)({name: feature for name, feature in features.items() if name != "subset"})
+
+        def example_without(track, clip):
+            example = _example(track, clip)
+            del example["subset"]
+            return example
+
+        for module in ("shards", "fma_dataset_builder"):
+            patch.setattr(f"tfds_fma.{module}.features_of", features_without)
+        patch.setattr("tfds_fma.shards._example", example_without)
+        path, _ = prepared(source, tmp_path / "data", subset="medium")
+    assert "subset" not in load(path)["train"].dataset_info.features
+    assert subsets_of(path) == {2: "", 3: ""}
+    found = validate(path, progress=False)
+    assert not found.errors.number
+    assert found.records["train"] == 2
+
+
+def test_finished_shards_with_another_subset_label_are_made_again(tmp_path, mp3, monkeypatch):
+    source = tree_of_subsets(tmp_path / "source", mp3, {2: "small"})
+    interrupted(source, tmp_path / "data", monkeypatch, subset="large")
+    tree_of_subsets(source, mp3, {2: "medium"})
+    path, lines = prepared(source, tmp_path / "data", subset="large")
+    assert not any("interrupted run" in line for line in lines)
+    assert subsets_of(path) == {2: "medium"}
 
 
 def test_many_shards_keep_the_order(demo_tree, tmp_path, monkeypatch):
