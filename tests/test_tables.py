@@ -224,7 +224,7 @@ def test_the_data_decide_what_is_left_out(tmp_path):
     (tmp_path / "other.py").write_text(
         "from mgc_jax.config import default\ndef get_config(x=''):\n    return default()"
     )
-    with pytest.raises(UserError, match="must be encoder and pooling, such as 'mlp[+]none'"):
+    with pytest.raises(UserError, match=r"must be encoder and pooling, such as 'mlp[+]none'"):
         FromFile("matt", tmp_path / "other.py", {}).data(0, "", None)
 
 
@@ -435,7 +435,7 @@ def test_markdown_csv_and_html_agree():
     interval = f"{float(accuracy['low']):.1f} to {float(accuracy['high']):.1f}"
     paper = f"paper 40.00 ({expected - 40:+.1f})"
     assert f"**{cell}**<br>{interval}<br>{paper}<sup>a</sup> |" in text
-    assert f"<td>{cell}<sup>a</sup><small>{interval}</small><small>{paper}</small></td>" in code
+    assert f"<td>{cell}<small>{interval}</small><small>{paper}<sup>a</sup></small></td>" in code
     for value, digits in ((ap, 3), (lost, 1)):
         assert f"**{float(value['ours']):.{digits}f} ± " in text
         assert f"<td>{float(value['ours']):.{digits}f} ± " in code

@@ -39,7 +39,7 @@ _ONLY = flags.DEFINE_list(
     + "; ".join(f"{paper}: {', '.join(parts)}" for paper, parts in PARTS.items()) + ".",
 )  # fmt: skip
 _TAIL = flags.DEFINE_list(
-    "tail", [], "Genres with fewer training clips than this are rare: two numbers. Default: 100,200; on the demo 4,8."
+    "tail", [], "Genres with fewer training clips than this are rare: two numbers. Default: 100,200; on the demo 5,8."
 )
 
 log = logging.getLogger("mgc_jax.tables")

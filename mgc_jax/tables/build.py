@@ -32,7 +32,7 @@ class Request:
         split: test or validation; empty: test where there is one.
         epochs: at most so many per neural system; 0: as many as it has.
         parts: of the paper; empty: all.
-        tail: a genre with fewer training clips is rare; None: 100 and 200, on the demo a 25th.
+        tail: a genre with fewer training clips is rare; None: 100 and 200, on the demo 5 and 8.
         resamples: of the bootstrap.
     """
 
@@ -112,9 +112,6 @@ def describe(
         for (cell, split), runs in of_split.items()
         if runs and split == data.splits[0] and cell in {n.cell for n in plan if n.part == "fig4"}
     }
-    warnings: list[str] = []
-    if example is not None:
-        warnings = concentration_warnings(example.label, example.artists, example.genres)
     sections = []
     for part in dict.fromkeys(number.part for number in plan):
         of_part = [entry for entry in entries if entry.number.part == part]
@@ -123,13 +120,19 @@ def describe(
                 part,
                 TITLES[request.paper, part],
                 of_part,
-                facts=[*_facts(request, corpus, data, outcomes, of_part, example), *_more(part, data, example)],
-                warnings=warnings if part in ("table2", "fig2", "fig3") and data.splits[0] else [],
+                facts=[
+                    *_facts(request, corpus, outcomes, of_part, example),
+                    *_more(request.paper, part, data, example),
+                ],
+                warnings=_warnings(request.paper, part, data, example),
                 charts=_charts(part, of_part, first_runs, synthetic),
             )
         )
     facts = [
-        f"Corpus {corpus}" + (": SYNTHETIC music, which sounds like no genre." if synthetic else "."),
+        f"Corpus {corpus}"
+        + (
+            ": SYNTHETIC MUSIC. That every place is filled shows that everything works, no more." if synthetic else "."
+        ),
         *([_summary(example, data.splits[0], request)] if example is not None else []),
         f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
         f"{published.CORPUS[request.paper]}."
@@ -137,7 +140,7 @@ def describe(
         *lacks,
     ]
     title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
-    return Document(request.paper, title, synthetic, facts, sections, warnings)
+    return Document(request.paper, title, synthetic, facts, sections, _concentration(example))
 
 
 def _summary(run: Predictions, split: str, request: Request) -> str:
@@ -153,7 +156,6 @@ def _summary(run: Predictions, split: str, request: Request) -> str:
 def _facts(
     request: Request,
     corpus: str,
-    data: Data,
     outcomes: Mapping[Cell, Outcome],
     entries: Sequence[Entry],
     example: Predictions | None,
@@ -163,8 +165,8 @@ def _facts(
     clips = f", {len(example):,} clips" if example is not None else ""
     splits = " and ".join(dict.fromkeys(entry.number.split for entry in entries))
     facts = [
-        f"Corpus {corpus}, {splits} split{clips}; {' or '.join(map(str, seeds)) or 'no'} seed(s)"
-        + (" (LR, KNN and SVM do not depend on it)" if len(seeds) > 1 else "")
+        f"Corpus {corpus}, {splits} split{clips}; {_count(max(seeds, default=0), 'seed')}"
+        + (" (LR, KNN and SVM do not depend on it: one)" if len(seeds) > 1 else "")
         + (f"; at most {request.epochs} epochs of neural systems" if request.epochs else "")
         + ".",
         "In a cell: our mean"
@@ -196,15 +198,17 @@ def _selection(request: Request) -> str:
     return "The report does not say how its checkpoints were chosen; its validation figures are the best epoch's."
 
 
-def _more(part: str, data: Data, example: Predictions | None) -> list[str]:
+def _more(paper: str, part: str, data: Data, example: Predictions | None) -> list[str]:
     """What only one table needs said."""
     facts = []
-    if part in ("table1", "table2", "fig4", "case_study"):
+    if part == "fig3":
+        facts.append(published.NOTES["no attention"])
+    if paper == "matt" or part == "table2":
         facts.append(
             "“Bag average”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
             "training on bags, and is what a bag model must beat: a clip-level model does not know the bag."
         )
-    if part == "table2" and example is not None and example.train_clips is not None and data.tail:
+    if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
         for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
             for name, key in ((f"<{limit}, paper's list", threshold), (f"<{limit}", str(limit))):
                 genres = rare_genres(example, key)
@@ -218,6 +222,25 @@ def _more(part: str, data: Data, example: Predictions | None) -> list[str]:
                 )
         facts.append(published.NOTES["International"])
     return facts
+
+
+def _warnings(paper: str, part: str, data: Data, example: Predictions | None) -> list[str]:
+    """Names the genres that few artists carry, of those that a table is about."""
+    if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
+        keys = (*published.TABLE2_GENRES, *map(str, data.tail))
+        return _concentration(example, {genre for key in keys for genre in rare_genres(example, key)})
+    return _concentration(example) if part in ("fig2", "fig3") else []
+
+
+def _concentration(example: Predictions | None, genres: set[int] | None = None) -> list[str]:
+    if example is None:
+        return []
+    chosen = example if genres is None else example.take(np.isin(example.label, list(genres)))
+    return concentration_warnings(chosen.label, chosen.artists, chosen.genres)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _charts(

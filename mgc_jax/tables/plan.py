@@ -227,7 +227,6 @@ def _report(data: Data, part: str, system: str, printed: published.Report) -> It
         return
     cell, split = Cell(system), data.splits[0]
     columns = {"precision": 0, "recall": 1, "f1": 2}
-    notes = ("no attention",) if system == LITERAL else ()
     rows: list[tuple[str, str, tuple[float, float, float] | None]] = [
         (genre, genre, printed.genres.get(genre)) for genre in data.genres
     ]
@@ -235,11 +234,11 @@ def _report(data: Data, part: str, system: str, printed: published.Report) -> It
     for row, name, values in rows:
         for column, position in columns.items():
             given = Published(values[position]) if values else None
-            yield Number(part, row, column, cell, "clip", f"{column} {name}", split, given, notes)
+            yield Number(part, row, column, cell, "clip", f"{column} {name}", split, given)
         if system == LITERAL:
             yield Number(part, row, f"f1 of {OVER_TIME}", Cell(OVER_TIME), "clip", f"f1 {name}", split)
     accuracy = Published(100 * printed.accuracy, ("two places",) if system != LITERAL else ("attention's validation",))
-    yield Number(part, "accuracy (%)", "f1", cell, "clip", "accuracy", split, accuracy, notes)
+    yield Number(part, "accuracy (%)", "f1", cell, "clip", "accuracy", split, accuracy)
     if system == LITERAL:
         yield Number(part, "accuracy (%)", f"f1 of {OVER_TIME}", Cell(OVER_TIME), "clip", "accuracy", split)
 

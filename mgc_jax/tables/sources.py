@@ -14,6 +14,7 @@ from mgc_jax import config as config_lib
 from mgc_jax import presets
 from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.results import DEMO_RARE_LIMITS, RARE_LIMITS
 from mgc_jax.systems import SYSTEMS
 from mgc_jax.tables import published
 from mgc_jax.tables.plan import ALIASES, Cell, Data
@@ -244,5 +245,5 @@ def _data(
         spectrograms=spectrograms,
         genres=tuple(np.array(corpus.genres).tolist()),
         splits=splits,
-        tail=tail or ((4, 8) if corpus.name == "demo" else (100, 200)),
+        tail=tail or (DEMO_RARE_LIMITS if corpus.name == "demo" else RARE_LIMITS),
     )

@@ -45,11 +45,19 @@ class Entry:
         return self.measured.mean - given.value
 
     @property
+    def own_notes(self) -> list[str]:
+        """What is to be said of our number, in full."""
+        return [NOTES[key] for key in self.number.notes] + ([f"FAILED: {self.error}"] if self.error else [])
+
+    @property
+    def paper_notes(self) -> list[str]:
+        """What is to be said of the published number, in full."""
+        return [NOTES[key] for key in self.number.published.notes] if self.number.published else []
+
+    @property
     def notes(self) -> list[str]:
-        """What is to be said of it, in full."""
-        given = self.number.published
-        keys = dict.fromkeys((*(given.notes if given else ()), *self.number.notes))
-        return [NOTES[key] for key in keys] + ([f"FAILED: {self.error}"] if self.error else [])
+        """All that is to be said of it."""
+        return list(dict.fromkeys(self.own_notes + self.paper_notes))
 
     @property
     def digits(self) -> int:
@@ -109,13 +117,15 @@ class Shown:
         ours: mean, and deviation if there are several seeds.
         interval: its interval, or empty.
         paper: the published number and the difference, or empty.
-        marks: of the notes.
+        marks: of the notes on ours.
+        paper_marks: of the notes on the published number.
     """
 
     ours: str
     interval: str
     paper: str
     marks: str
+    paper_marks: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +165,8 @@ def shown(entry: Entry, marks: dict[str, str]) -> Shown:
         paper = f"paper {_printed(entry.number.published.value, digits)}"
         if entry.difference is not None:
             paper += f" ({_signed(entry.difference, digits)})"
-    return Shown(ours, interval, paper, ",".join(marks[note] for note in entry.notes))
+    own, theirs = (",".join(sorted(marks[note] for note in notes)) for notes in (entry.own_notes, entry.paper_notes))
+    return Shown(ours, interval, paper, own, theirs)
 
 
 def write(document: Document, folder: Path) -> list[Path]:
@@ -239,9 +250,9 @@ def _md(text: str) -> str:
 def _md_cell(cell: Shown | None) -> str:
     if cell is None:
         return ""
-    marks = f"<sup>{cell.marks}</sup>" if cell.marks else ""
-    lines = [f"**{_md(cell.ours)}**", _md(cell.interval), _md(cell.paper)]
-    return "<br>".join(filter(None, lines)) + marks
+    marks, paper_marks = (f"<sup>{marks}</sup>" if marks else "" for marks in (cell.marks, cell.paper_marks))
+    lines = [f"**{_md(cell.ours)}**{marks}", _md(cell.interval), _md(cell.paper) + paper_marks]
+    return "<br>".join(filter(None, lines))
 
 
 def _marks() -> Iterator[str]:
@@ -251,8 +262,10 @@ def _marks() -> Iterator[str]:
 
 
 def _printed(value: float, digits: int) -> str:
-    """Writes a published number: percents with two decimals, others as they are printed."""
-    return f"{value:.2f}" if digits == 1 else f"{value:.4f}".rstrip("0").ljust(4, "0")
+    """Writes a published number with as many decimals as it was printed with, as far as that can be told."""
+    if digits == 1:
+        return f"{value:.2f}" if round(value, 2) == round(value, 6) or round(value, 3) != value else f"{value:.3f}"
+    return f"{value:.4f}".rstrip("0").ljust(4, "0")
 
 
 def _signed(value: float, digits: int) -> str:
