@@ -208,6 +208,11 @@ def _more(paper: str, part: str, data: Data, example: Predictions | None) -> lis
             "“Bag average”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
             "training on bags, and is what a bag model must beat: a clip-level model does not know the bag."
         )
+    if paper == "matt" and data.feature_sets:
+        facts.append(
+            "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). So MLP+MIL is "
+            "linear, and averaging its clips over the bag gives the very scores of its bags."
+        )
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
         for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
             for name, key in ((f"<{limit}, paper's list", threshold), (f"<{limit}", str(limit))):

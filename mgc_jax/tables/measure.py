@@ -3,6 +3,7 @@
 A metric is named by one word, or by a word and what it is of: `accuracy`, `top_2 100`, `f1 Rock`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -75,12 +76,18 @@ class _Statistic:
     resampled: Callable[[], np.ndarray] | None = None
 
 
+@functools.lru_cache(maxsize=8)
+def _bootstrap(artists: tuple[str, ...], resamples: int) -> ArtistBootstrap:
+    """Draws once for all metrics of the same clips."""
+    return ArtistBootstrap(np.array(artists), resamples)
+
+
 def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Statistic:
     kind, _, of = metric.partition(" ")
     scores, label = run.views[view], run.label
 
     def bootstrap() -> ArtistBootstrap:
-        return ArtistBootstrap(run.artists, resamples)
+        return _bootstrap(tuple(run.artists.tolist()), resamples)
 
     per_clip = _per_clip(kind, of, run, view)
     if per_clip is not None:
@@ -96,7 +103,7 @@ def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Sta
         return _Statistic(
             value,
             len(run),
-            lambda: ArtistBootstrap(run.artists[first], resamples).micro_ap(label[first], scores[first]),
+            lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(label[first], scores[first]),
         )
     if kind in ("precision", "recall", "f1"):
         return _of_genres(kind, of, run, view, bootstrap)

@@ -72,7 +72,7 @@ class Section:
     Attributes:
         name: for files.
         title: above it.
-        entries: its places; rows and columns come in the order in which they first appear.
+        entries: its places; rows come in the order in which they first appear.
         facts: sentences below it.
         warnings: what to beware of.
         charts: (file name without extension, chart).
@@ -87,8 +87,12 @@ class Section:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns."""
-        return list(dict.fromkeys(entry.number.column for entry in self.entries))
+        """Names of the columns, in the order of the fullest row."""
+        by_row: dict[str, list[str]] = {}
+        for entry in self.entries:
+            by_row.setdefault(entry.number.row, []).append(entry.number.column)
+        fullest_first = sorted(by_row.values(), key=len, reverse=True)
+        return list(dict.fromkeys(column for columns in fullest_first for column in columns))
 
     @property
     def notes(self) -> dict[str, str]:
