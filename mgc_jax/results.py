@@ -19,6 +19,7 @@ from mgc_jax.workdir import write_json
 log = logging.getLogger(__name__)
 
 RARE_LIMITS = (100, 200)  # training clips; MATT, section IV-C
+DEMO_RARE_LIMITS = (5, 8)
 
 
 def view_metrics(predictions: Predictions) -> dict[str, Any]:
@@ -83,9 +84,11 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
 
 
 def rare_limits(predictions: Predictions) -> tuple[int, ...]:
-    """The numbers of training clips under which a genre is rare: MATT's; on the demo, 1/25 of FMA-medium, 1/25."""
-    demo = predictions.info.get("corpus") == "demo"
-    return tuple(limit // 25 for limit in RARE_LIMITS) if demo else RARE_LIMITS
+    """The numbers of training clips under which a genre is rare: MATT's, or those that mean the same on the demo.
+
+    The demo has 1/25 of FMA-medium's clips, but at least four of each genre for training.
+    """
+    return DEMO_RARE_LIMITS if predictions.info.get("corpus") == "demo" else RARE_LIMITS
 
 
 def rare_lists(predictions: Predictions, limits: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -60,7 +60,7 @@ def test_rare_genres_are_found_from_the_counts():
     }  # fmt: skip
     assert list(rare_lists(make_predictions(train_clips=COUNTS["train_clips"]), (100, 200))) == ["<100", "<200"]
     assert rare_limits(predictions) == (100, 200)
-    assert rare_limits(make_predictions(info={"corpus": "demo"})) == (4, 8)
+    assert rare_limits(make_predictions(info={"corpus": "demo"})) == (5, 8)
     top = summary(predictions)["top_k"]["clip"]["<200"]
     rare = predictions.label < 2
     order = np.argsort(-predictions.clip_scores[rare], axis=1)
