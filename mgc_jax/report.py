@@ -253,6 +253,7 @@ def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
             "others": float(others[compared].mean()) if compared.any() else None,
         }
 
+    uniform = bool(np.all(effective / sizes > 0.999))
     compared = ~np.isnan(preferred)
     difference = None
     if compared.any():
@@ -264,8 +265,8 @@ def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
         "total": row("all genres", np.full(len(bags), True)),
         "rows": sorted(rows, key=lambda row: -row["bags"]),
         "difference": difference,
-        "uniform": bool(np.all(effective / sizes > 0.999)),
-        "examples": _example_bags(scored, weights, bags, effective / sizes),
+        "uniform": uniform,
+        "examples": [] if uniform else _example_bags(scored, weights, bags, effective / sizes),
     }
 
 

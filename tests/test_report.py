@@ -13,7 +13,7 @@ from helpers import make_corpus, save_arrays
 from mgc_jax import charts, config, metrics
 from mgc_jax.compare import comparable_views, paired_differences, scores_of, write_comparison
 from mgc_jax.errors import UserError
-from mgc_jax.pages import decimals, limits, shade, signed
+from mgc_jax.pages import decimals, limits, p_value, shade, signed
 from mgc_jax.predictions import Predictions, load
 from mgc_jax.report import attention_of, bag_weights, changed_options, main, preferred_and_others, write_report
 from mgc_jax.results import finish
@@ -322,9 +322,9 @@ def test_paired_difference_is_that_of_the_functions(tmp_path):
         samples.append(ArtistBootstrap(b.artists).metrics(b.label, scores, scores.argmax(axis=1)))
     low, high, p = paired(samples[1]["macro_f1"], samples[0]["macro_f1"])
     right = [x.views["clip_mean"][r].argmax(axis=1) == b.label for x, r in ((b, slice(None)), (a, rows))]
-    assert f"{limits((low, high))} p {p:.3f}" in shown
+    assert f"{limits((low, high))} {p_value(p)}" in shown
     assert f"{signed(right[0].mean() - right[1].mean())} " in shown
-    assert f"{mcnemar(*right):.3f}" in shown
+    assert p_value(mcnemar(*right)) in shown
     assert f"{len(b)} clips" in shown
     assert "only those that both scored count" in shown
 
@@ -460,5 +460,7 @@ def test_numbers():
     assert signed(-0.25) == "\N{MINUS SIGN}0.250"
     assert limits((-0.5, 0.25)) == "\N{MINUS SIGN}0.500 to 0.250"
     assert limits(None) == limits((float("nan"), float("nan"))) == ""
+    assert p_value(0.0123) == "p 0.012"
+    assert p_value(1e-9) == "p <0.001"
     assert shade(0) == "background:rgb(255,255,255);color:#1b1f24"
     assert shade(1) == "background:rgb(0,82,140);color:#fff"
