@@ -320,9 +320,10 @@ def test_paired_difference_is_that_of_the_functions(tmp_path):
     for scored, chosen in ((a, rows), (b, slice(None))):
         scores = scored.views["clip_mean"][chosen]
         samples.append(ArtistBootstrap(b.artists).metrics(b.label, scores, scores.argmax(axis=1)))
-    low, high, p = paired(samples[1]["macro_f1"], samples[0]["macro_f1"])
+    for metric in ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap"):
+        low, high, p = paired(samples[1][metric], samples[0][metric])
+        assert f"{limits((low, high))} {p_value(p)}" in shown
     right = [x.views["clip_mean"][r].argmax(axis=1) == b.label for x, r in ((b, slice(None)), (a, rows))]
-    assert f"{limits((low, high))} {p_value(p)}" in shown
     assert f"{signed(right[0].mean() - right[1].mean())} " in shown
     assert p_value(mcnemar(*right)) in shown
     assert f"{len(b)} clips" in shown
