@@ -40,7 +40,6 @@ _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 _SPECTROGRAM_COLOURS = "magma"
 _SPECTROGRAM_LEVELS = 64
-_SPECTROGRAM_FRAMES = 320
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,17 +136,11 @@ def thinned(size: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, _MOST_POINTS)).round().astype(int))
 
 
-def block_means(values: np.ndarray, most: int = _MOST_POINTS // 2) -> np.ndarray:
-    """Averages neighbouring values [n, ...] so that at most so many are left."""
-    return np.stack([part.mean(axis=0) for part in np.array_split(values, min(len(values), most))])
-
-
 def spectrogram_picture(clip: np.ndarray) -> str:
     """Returns a spectrogram [frame, mel] as a small PNG in a data URI: time to the right, frequency upwards."""
     from matplotlib import image
 
     values = np.asarray(clip, np.float32)
-    values = block_means(values, _SPECTROGRAM_FRAMES)
     low, high = np.percentile(values, [1, 99.5])
     levels = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     levels = np.round(levels * (_SPECTROGRAM_LEVELS - 1)) / (_SPECTROGRAM_LEVELS - 1)  # compresses well

@@ -10,7 +10,7 @@ from mgc_jax import charts, config, metrics
 from mgc_jax.errors import UserError
 from mgc_jax.pages import VIEW_NAMES, render
 from mgc_jax.predictions import VIEWS, Predictions
-from mgc_jax.run_files import RunFiles, own_view, read_run, views_of
+from mgc_jax.run_files import RunFiles, read_run, views_of
 from mgc_jax.significance import ArtistBootstrap, mcnemar, paired
 from mgc_jax.workdir import write_text
 
@@ -32,7 +32,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     names = run_names(runs)
     split = "test" if all("test" in run.splits for run in runs) else "validation"
     results = [run.results["splits"].get(split, {}) for run in runs]
-    own = [own_view(views_of(result)) if views_of(result) else None for result in results]
+    own = compared_views([views_of(result) for result in results])
     pairs = [_pair(names[i], run, runs[0], split) for i, run in enumerate(runs) if i]
     page = render(
         "compare.html",
@@ -43,8 +43,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         first=names[0],
         pairs=pairs,
         genres=_genre_table(runs, results, own),
-        curves=_validation_curves(runs, names),
-        precision_recall=_precision_recall(runs, names, split),
+        curves=_validation_curves(runs, names, own),
+        precision_recall=_precision_recall(runs, names, own, split),
         options=different_options(runs),
     )
     path = out if out.suffix == ".html" else out / FILE_NAME
@@ -53,6 +53,15 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
     return path
+
+
+def compared_views(views: Sequence[list[str]]) -> list[str | None]:
+    """Returns the view in which each run is compared: all alike use the bag where any of them has a bag model.
+
+    A run without one then stands there with its clips averaged over the bag; None: it has no view at all.
+    """
+    without_bag = ("clip_mean", "clip") if any("bag" in of_run for of_run in views) else ("clip", "clip_mean")
+    return [next((view for view in ("bag", *without_bag) if view in of_run), None) for of_run in views]
 
 
 def run_names(runs: Sequence[RunFiles]) -> list[str]:
@@ -188,18 +197,19 @@ def _genre_table(
     ]
 
 
-def _validation_curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[charts.Chart]:
+def _validation_curves(
+    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None]
+) -> list[charts.Chart]:
     drawn = []
     for metric, title in (("accuracy", "Validation accuracy"), ("micro_ap", "Validation average precision")):
         lines = []
-        for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-            view = "bag" if any(f"validation/bag/{metric}" in line for line in run.log) else "clip"
+        for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
             x, y = validation_curve(run.log, f"validation/{view}/{metric}")
-            if len(x):
+            if view and len(x):
                 label = f"{name} ({VIEW_NAMES[view]})"
                 lines.append(charts.Line(label, x, y, charts.COLOURS[i % len(charts.COLOURS)], i))
         if lines:
-            caption = f"{title} after every evaluation, of each run's own view. Baselines have no epochs."
+            caption = f"{title} after every evaluation. Baselines have no epochs."
             drawn.append(charts.line_chart(title, lines, x_label="epoch", y_label=title.lower(), caption=caption))
     return drawn
 
@@ -212,19 +222,20 @@ def validation_curve(log: Sequence[dict[str, float]], key: str) -> tuple[np.ndar
     return x, y
 
 
-def _precision_recall(runs: Sequence[RunFiles], names: Sequence[str], split: str) -> list[charts.Chart]:
+def _precision_recall(
+    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None], split: str
+) -> list[charts.Chart]:
     lines = []
-    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+    for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
         scored = run.scored(split)
-        if scored is None or not scored.views:
+        if scored is None or view not in scored.views:
             continue
-        view = own_view(list(scored.views))
         precision, recall = metrics.thin_curve(*metrics.precision_recall(scored.label, scored.views[view]))
         label = f"{name} ({VIEW_NAMES[view]})"
         lines.append(charts.Line(label, recall, precision, charts.COLOURS[i % len(charts.COLOURS)], i))
     if not lines:
         return []
-    caption = f"All scores of all genres in one ranking (micro average), on the {split} split, of each run's own view."
+    caption = f"All scores of all genres in one ranking (micro average), on the {split} split."
     return [
         charts.line_chart(
             "Precision and recall", lines, x_label="recall", y_label="precision", caption=caption, unit_square=True

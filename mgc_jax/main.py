@@ -111,7 +111,7 @@ def _evaluate_predictions(path: Path) -> None:
         if (workdir / "config.json").exists():
             raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
         workdir.mkdir(parents=True, exist_ok=True)
-        results.finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline)
+        results.finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline, corpus)
         _write_report(workdir)
     else:
         print(f"\n{headline}\n{results.format_table(results.summaries(predictions))}")
@@ -149,10 +149,10 @@ def _write_report(workdir: Path) -> None:
     """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
     try:
         from mgc_jax.report import write_report
+
+        log.info("report: %s", write_report(workdir))
     except ImportError as error:
         log.warning("no report.html: %s", error)
-        return
-    log.info("report: %s", write_report(workdir))
 
 
 if __name__ == "__main__":

@@ -136,6 +136,11 @@ def thin_curve(precision: np.ndarray, recall: np.ndarray, points: int = 300) -> 
     return precision[kept], recall[kept]
 
 
+def block_means(values: np.ndarray, most: int = 150) -> np.ndarray:
+    """Averages neighbouring values [n, ...] so that at most so many are left, for pictures."""
+    return np.stack([part.mean(axis=0) for part in np.array_split(values, min(len(values), most))])
+
+
 def precision_at(precision: np.ndarray, recall: np.ndarray, levels: Sequence[float]) -> list[float]:
     """Precision where the recall first reaches each level: at the smallest recall that is at least as high."""
     ascending, precision = recall[::-1], precision[::-1]

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from mgc_jax import charts, config, metrics
 from mgc_jax.compare import paired_differences, scores_of, validation_curve, write_comparison
-from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.examples import load_examples, most_confused
 from mgc_jax.pages import VIEW_MEANINGS, VIEW_NAMES, render
 from mgc_jax.predictions import Predictions
 from mgc_jax.run_files import RunFiles, own_view, read_run, views_of
@@ -32,12 +31,11 @@ _EXAMPLE_BAGS = 4
 _EXAMPLE_SIZES = (3, 12)  # clips of an example bag: fewer say little, more fill the page
 
 
-def write_report(workdir: Path, corpus: Corpus | None = None) -> Path:
+def write_report(workdir: Path) -> Path:
     """Writes the `report.html` of a finished run; returns its path.
 
     Args:
         workdir: the run's folder.
-        corpus: the corpus, if it is open; otherwise it is opened for the spectrograms, if it can be.
 
     Raises:
         UserError: the folder holds no finished run, or a damaged one.
@@ -62,7 +60,7 @@ def write_report(workdir: Path, corpus: Corpus | None = None) -> Path:
         confusion=confusion_table(scored),
         quality=quality_charts(scored),
         attention=attention_of(scored),
-        confused=most_confused(scored, run, corpus),
+        confused=confused_clips(scored, workdir),
         changed=changed_options(run.config),
         options=dict(config.leaves(run.config)),
     )
@@ -103,7 +101,7 @@ def training_curves(run: RunFiles) -> list[charts.Chart]:
     x = np.array([line["epoch"] for line in train])
 
     def trained(key: str) -> charts.Line:
-        points = charts.block_means(np.stack([x, [line.get(key, np.nan) for line in train]], axis=1))
+        points = metrics.block_means(np.stack([x, [line.get(key, np.nan) for line in train]], axis=1))
         return charts.Line("training", points[:, 0], points[:, 1], charts.TRAIN_COLOUR)
 
     def validated(metric: str) -> list[charts.Line]:
@@ -253,6 +251,7 @@ def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
             "others": float(others[compared].mean()) if compared.any() else None,
         }
 
+    uniform = bool(np.all(effective / sizes > 0.999))
     compared = ~np.isnan(preferred)
     difference = None
     if compared.any():
@@ -264,8 +263,8 @@ def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
         "total": row("all genres", np.full(len(bags), True)),
         "rows": sorted(rows, key=lambda row: -row["bags"]),
         "difference": difference,
-        "uniform": bool(np.all(effective / sizes > 0.999)),
-        "examples": _example_bags(scored, weights, bags, effective / sizes),
+        "uniform": uniform,
+        "examples": [] if uniform else _example_bags(scored, weights, bags, effective / sizes),
     }
 
 
@@ -356,77 +355,30 @@ def probabilities(log_scores: np.ndarray) -> np.ndarray:
     return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
 
 
-def most_confused(scored: Predictions | None, run: RunFiles, corpus: Corpus | None) -> dict[str, Any] | None:
-    """Returns the clips that get a wrong genre with the highest probability, one of a bag; None without scores.
-
-    It is about clips alone where they were scored: that is what a spectrogram shows.
-    """
+def confused_clips(scored: Predictions | None, workdir: Path) -> dict[str, Any] | None:
+    """Returns the clips that get a wrong genre with the highest probability; None without scores."""
     if scored is None:
         return None
     view = next(iter(scored.views))
-    named = scored.predicted(view)
-    probability = probabilities(scored.views[view])[np.arange(len(scored)), named]
-    wrong = np.flatnonzero(named != scored.label)
-    wrong = wrong[np.argsort(-probability[wrong], kind="stable")]
-    _, first_of_bag = np.unique(scored.bag[wrong], return_index=True)
-    shown = wrong[np.sort(first_of_bag)][:_MOST_CONFUSED]
+    named, probability = scored.predicted(view), probabilities(scored.views[view])
+    examples = load_examples(workdir)
     clips = [
         {
             "track": int(scored.track_id[row]),
             "artist": scored.artist[row],
             "genre": scored.genres[scored.label[row]],
             "named": scored.genres[named[row]],
-            "probability": float(probability[row]),
-            "true_probability": float(probabilities(scored.views[view][row : row + 1])[0, scored.label[row]]),
+            "probability": float(probability[row, named[row]]),
+            "true_probability": float(probability[row, scored.label[row]]),
             "picture": None,
         }
-        for row in shown
+        for row in most_confused(scored)
     ]
-    why = ""
-    if clips:
-        pictures, why = spectrograms(run, corpus, [clip["track"] for clip in clips])
-        for clip in clips:
-            clip["picture"] = pictures.get(clip["track"])
-    return {"view": view, "clips": clips, "wrong": len(wrong), "of": len(scored), "why": why}
-
-
-def spectrograms(run: RunFiles, corpus: Corpus | None, tracks: Sequence[int]) -> tuple[dict[int, str], str]:
-    """Draws the clips of some tracks.
-
-    Returns:
-        Data URIs by track id, and a sentence that says why there are none.
-    """
-    if corpus is None and not run.config:
-        return {}, "No spectrograms: without config.json the corpus is not known."
-    if corpus is None:
-        try:
-            corpus = _open(run)
-        except (UserError, OSError, KeyError, TypeError, ValueError) as error:  # moved away, or of another version
-            return {}, f"No spectrograms: the corpus cannot be opened any more ({error})."
-    if corpus is None:
-        return {}, "No spectrograms: the corpus is of feature vectors, or no longer where it was."
-    if corpus.clips.ndim != 3:
-        return {}, "No spectrograms: the clips of this corpus are not spectrograms."
-    if corpus.fingerprint != run.results.get("fingerprint"):
-        return {}, "No spectrograms: the corpus has changed since the run."
-    row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
-    return {track: charts.spectrogram_picture(corpus.clips[row_of[track]]) for track in tracks if track in row_of}, ""
-
-
-def _open(run: RunFiles) -> Corpus | None:
-    """Opens the corpus of a run; None if it has no spectrograms, or is the demo and would have to be made anew."""
-    saved = run.config["data"]
-    if saved["representation"].startswith(("features", "audio")) and saved["corpus"] != "arrays":
-        return None
-    if saved["corpus"] == "demo":
-        from tfds_fma.demo import DEMO_SUBSET
-        from tfds_fma.reading import find_prepared
-        from tfds_fma.representations import demo_representation
-
-        home = Path(saved["data_dir"]).expanduser() / "demo"
-        if find_prepared(home, DEMO_SUBSET, demo_representation(saved["representation"])) is None:
-            return None
-    return open_corpus(ConfigDict(config.default().data.to_dict() | saved))
+    for clip in clips:
+        if clip["track"] in examples:
+            clip["picture"] = charts.spectrogram_picture(examples[clip["track"]])
+    why = "" if examples or not clips else "There are no spectrograms of them: the run has not kept any."
+    return {"view": view, "clips": clips, "wrong": int(np.sum(named != scored.label)), "of": len(scored), "why": why}
 
 
 def changed_options(saved: dict[str, Any]) -> list[tuple[str, Any, Any]]:

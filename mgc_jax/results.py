@@ -12,6 +12,7 @@ from mgc_jax import metrics
 from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.environment import command, describe_environment
 from mgc_jax.errors import UserError
+from mgc_jax.examples import save_examples
 from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
 from mgc_jax.significance import ArtistBootstrap, concentration_warnings, interval
 from mgc_jax.workdir import write_json
@@ -136,7 +137,9 @@ def summaries(predictions: Predictions, rare: Sequence[int] | None = None) -> di
     }
 
 
-def finish(predictions: Predictions, about: dict[str, Any], workdir: Path, headline: str) -> dict[str, Any]:
+def finish(
+    predictions: Predictions, about: dict[str, Any], workdir: Path, headline: str, corpus: Corpus | None = None
+) -> dict[str, Any]:
     """Writes `predictions.parquet` and `results.json`, prints the table, and returns the results.
 
     A test split that the workdir was evaluated on before, at the same step, stays in both. `results.json` counts how
@@ -147,6 +150,7 @@ def finish(predictions: Predictions, about: dict[str, Any], workdir: Path, headl
         about: what `results.json` holds beside the splits.
         workdir: the run's folder.
         headline: what stands above the table.
+        corpus: keeps examples of what is most wrong, for the report.
     """
     before = _results_before(workdir)
     looks = before.get("test_evaluations", 0)
@@ -158,6 +162,8 @@ def finish(predictions: Predictions, about: dict[str, Any], workdir: Path, headl
         except UserError as error:  # the file is gone or damaged
             log.warning("the results on the test split are lost; --test evaluates it again: %s", error)
     predictions.save(workdir / FILE_NAME)
+    if corpus is not None:
+        save_examples(predictions, corpus, workdir)
     splits = summaries(predictions)
     results = about | {
         "test_evaluations": looks,

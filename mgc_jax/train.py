@@ -386,7 +386,7 @@ def evaluate_best(run: Run, checkpoints: Checkpoints, *, test: bool) -> dict[str
         "seconds": checkpoints.meta(latest)["seconds"] if latest is not None else {},
     }
     headline = f"{about['model']} on {run.corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
-    results = finish(concatenate(parts), about, run.workdir, headline)
+    results = finish(concatenate(parts), about, run.workdir, headline, run.corpus)
     log.info("trained for %s; results in %s", clock(sum(about["seconds"].values())), run.workdir / "results.json")
     return results
 

@@ -57,21 +57,6 @@ def test_every_clip_counts_once_whatever_the_batch_size(parts):
         np.testing.assert_allclose(other.clip_scores, reference.clip_scores, atol=1e-5)
 
 
-def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label(parts):
-    scores = scores_with(parts)
-    bags, bag_scores = scores.bags, scores.bag[scores.bags.offsets[:-1]]
-    right = sum(s for s, p, y in zip(bags.sizes, bag_scores.argmax(1), bags.label, strict=True) if p == y)
-    assert scores.metrics()["bag"]["paper_accuracy"] == pytest.approx(right / bags.sizes.sum())
-
-
-def test_majority_is_the_commonest_training_genre(parts):
-    corpus = parts[0]
-    train = corpus.label[corpus.indices("train")]
-    commonest = np.bincount(train).argmax()
-    expected = np.mean(corpus.label[corpus.indices("test")] == commonest)
-    assert majority_accuracy(corpus, "test") == pytest.approx(expected)
-
-
 def test_progress_adds_up_parts_over_runs(capsys):
     progress = Progress(10, 0, {"data": 2.0})
     with progress.timed("data"):

@@ -286,3 +286,8 @@ def test_bag_average_is_the_normalized_geometric_mean():
     np.testing.assert_allclose(mean[0], probability[0])
     geometric = np.sqrt(probability[1] * probability[2])
     np.testing.assert_allclose(mean[1], geometric / geometric.sum())
+
+
+def test_pictures_average_neighbours():
+    np.testing.assert_allclose(metrics.block_means(np.arange(10.0)[:, None], 5), [[0.5], [2.5], [4.5], [6.5], [8.5]])
+    np.testing.assert_array_equal(metrics.block_means(np.eye(3), 5), np.eye(3))

@@ -46,7 +46,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        decimals=decimals, count=count, signed=signed, limits=limits, shade=shade, json=json.dumps
+        decimals=decimals, count=count, signed=signed, limits=limits, p_value=p_value, shade=shade, json=json.dumps
     )
     return environment
 
@@ -73,6 +73,11 @@ def limits(interval: tuple[float, float] | list[float] | None, digits: int = 3) 
         return ""
     low, high = (f"{value:.{digits}f}".replace("-", _MINUS) for value in interval)
     return f"{low} to {high}"
+
+
+def p_value(p: float) -> str:
+    """Writes a p-value."""
+    return "p <0.001" if p < 0.0005 else f"p {decimals(p)}"
 
 
 def shade(share: float) -> str:
