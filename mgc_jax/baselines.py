@@ -28,6 +28,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from mgc_jax import config as config_lib
 from mgc_jax.data.bags import Bags, bags_of
@@ -46,6 +47,7 @@ _ESTIMATORS = {
     "svm": ("SVM", SVC),
     "mlp": ("MLP (scikit-learn)", MLPClassifier),
 }
+_SMALL = 2**20  # below so many numbers BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
 
@@ -184,7 +186,8 @@ def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted
     label = corpus.label[rows]
     scaler = StandardScaler().fit(_vectors(corpus, rows, None)) if standardize else None
     vectors = _vectors(corpus, rows, scaler)
-    with _explained(estimator):
+    threads = 1 if vectors.size < _SMALL else None
+    with _explained(estimator), threadpool_limits(threads, "blas"):
         estimator.fit(vectors, label)
         rater = fit_sigmoids(estimator, vectors, label) if isinstance(estimator, SVC) else estimator
     return Fitted(scaler, estimator, rater)

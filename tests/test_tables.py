@@ -576,5 +576,5 @@ def test_from_the_command_line_to_the_files(tmp_path):
 
     crossed = command(tmp_path, *arguments, "--folds=2", "--only=case_study", "--seeds=1", timeout=300)
     assert crossed.returncode == 0, crossed.stderr
-    assert "2 folds by artist" in (folder / "tables.md").read_text()
+    assert "2 folds, grouped by artist" in (folder / "tables.md").read_text()
     assert (folder / "runs" / "mlp-seed0-2" / "fold-1").is_dir()  # the other runs are kept

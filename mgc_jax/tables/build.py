@@ -167,7 +167,7 @@ def _facts(
     facts = [
         f"Corpus {corpus}, {splits} split{clips}; {_count(max(seeds, default=0), 'seed')}"
         + (" (LR, KNN and SVM do not depend on it: one)" if len(seeds) > 1 else "")
-        + (f"; at most {request.epochs} epochs of neural systems" if request.epochs else "")
+        + (f"; at most {_count(request.epochs, 'epoch')} of neural systems" if request.epochs else "")
         + ".",
         "In a cell: our mean"
         + (" ± its standard deviation over seeds" if seeds and seeds[-1] > 1 else "")
