@@ -50,10 +50,10 @@ def main(argv: list[str]) -> int:
     try:
         log_to_terminal("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
         paper = _paper(argv)
-        parts, tail = _parts(paper), _tail()
+        parts, tail, file = _parts(paper), _tail(), _file()
         if _FOLDS.value == 1:
             raise UserError("--folds 1 is impossible: give at least 2, or 0 for the corpus's own split")
-        return _make(paper, parts, tail)
+        return _make(paper, parts, tail, file)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -62,20 +62,15 @@ def main(argv: list[str]) -> int:
         return 130
 
 
-def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None) -> int:
+def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file: Path | None) -> int:
     """Makes the tables; only now are JAX and scikit-learn imported."""
     from mgc_jax.tables.build import Request, make_tables
     from mgc_jax.tables.runs import use_compilation_cache
     from mgc_jax.tables.sources import FromFile, Prepared, Source, default_corpus
 
     source: Source
-    if _CONFIG.value is not None:
-        if _CORPUS.present:
-            raise UserError("--config and --corpus exclude each other: give one of them")
-        file, colon, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-        if colon:
-            raise UserError(f"--config {file} takes no argument here: the tables give encoder and pooling themselves")
-        source = FromFile(paper, Path(file), config_flags.get_override_values(flags.FLAGS["config"]))
+    if file is not None:
+        source = FromFile(paper, file, config_flags.get_override_values(flags.FLAGS["config"]))
         log.info("corpus of %s", file)
     else:
         corpus, why = _CORPUS.value, f"corpus {_CORPUS.value}, as asked"
@@ -107,6 +102,20 @@ def _parts(paper: str) -> tuple[str, ...]:
         if part not in PARTS[paper]:
             raise UserError(f"--only {part} is impossible: the parts of {paper} are {', '.join(PARTS[paper])}")
     return tuple(_ONLY.value)
+
+
+def _file() -> Path | None:
+    """Returns the configuration file, or None for a corpus by name."""
+    if _CONFIG.value is None:
+        return None
+    if _CORPUS.present:
+        raise UserError("--config and --corpus exclude each other: give one of them")
+    name, colon, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    if colon:
+        raise UserError(f"--config {name} takes no argument here: the tables give encoder and pooling themselves")
+    if not Path(name).is_file():
+        raise UserError(f"--config {name} does not exist; the repository's are in configs/")
+    return Path(name)
 
 
 def _tail() -> tuple[int, int] | None:

@@ -115,8 +115,6 @@ class FromFile:
     overrides: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not self.file.is_file():
-            raise UserError(f"--config {self.file} does not exist; the repository's are in configs/")
         fixed = ("model.encoder", "model.pooling", "baseline", "seed", "data.folds", "data.fold")
         for key in self.overrides:
             if key.startswith(fixed):
