@@ -40,16 +40,16 @@ def trained(tmp_path_factory):
 def test_the_export_scores_as_the_best_checkpoint(trained):
     corpus, config, workdir, folder = trained
     run = Run(config, workdir)
-    expected = run.scores("validation", best(run))
+    expected = run.predict("validation", best(run))
     model = load_export(folder)
     assert model.genres == corpus.genres
-    clips = corpus.clips[expected.rows]
-    segment = np.repeat(np.arange(len(expected.bags)), expected.bags.sizes)
+    clips = corpus.clips[run.bags["validation"].clips]
+    segment = expected.bag
     scores, aux = model(clips, segment)
-    assert scores.shape == (len(expected.bags), 3)
+    assert scores.shape == (len(expected.bag_sizes), 3)
     assert aux["embedding"].shape == (len(clips), 8)
-    np.testing.assert_allclose(np.asarray(scores)[segment], expected.bag, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(model(clips)[0], expected.clip, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(scores)[segment], expected.bag_scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(clips)[0], expected.clip_scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(aux["attention"].sum(-1), 1, rtol=1e-5)
 
 
