@@ -121,7 +121,8 @@ def test_probabilities_of_the_svm_are_calibrated_and_rank_better_than_those_of_v
 def test_genres_without_training_clips_and_two_genres(vectors, name):
     rows = vectors.label != 1
     two = {
-        field: getattr(vectors, field)[rows] for field in ("clips", "track_id", "label", "split", "artist", "album", "subset")
+        field: getattr(vectors, field)[rows]
+        for field in ("clips", "track_id", "label", "split", "artist", "album", "subset")
     }
     corpus = dataclasses.replace(vectors, **two)
     fitted = fit(make_estimator(ConfigDict({"name": name}), seed=0), corpus, standardize=True)
