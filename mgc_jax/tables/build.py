@@ -12,7 +12,7 @@ from mgc_jax.predictions import Predictions
 from mgc_jax.significance import concentration_warnings
 from mgc_jax.tables import pictures, published
 from mgc_jax.tables.measure import measure, rare_genres
-from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers
+from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
 from mgc_jax.tables.runs import Outcome, Settings, run_cells
 from mgc_jax.tables.sources import Source
 from mgc_jax.tables.write import Document, Entry, Section, write
@@ -136,7 +136,11 @@ def describe(
         *([_summary(example, data.splits[0], request)] if example is not None else []),
         f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
         f"{published.CORPUS[request.paper]}."
-        + ("" if corpus == published.CORPUS[request.paper] else " Those are other clips: no differences are given."),
+        + (
+            ""
+            if corpus == published.CORPUS[request.paper]
+            else " Those are other clips: differences, in square brackets, say little."
+        ),
         *lacks,
     ]
     title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
@@ -172,8 +176,7 @@ def _facts(
         "In a cell: our mean"
         + (" ± its standard deviation over seeds" if seeds and seeds[-1] > 1 else "")
         + "; below it the 95 % interval of a bootstrap over artists: what other artists of the same kind would have "
-        "given these models; last the published number"
-        + (", and ours less it." if corpus == published.CORPUS[request.paper] else "."),
+        "given these models; last the published number" + ", and ours less it.",
     ]
     chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
     if chosen:
@@ -211,28 +214,37 @@ def _more(paper: str, part: str, data: Data, example: Predictions | None) -> lis
     if paper == "matt" and data.feature_sets:
         facts.append(
             "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). So MLP+MIL is "
-            "linear, and averaging its clips over the bag gives the very scores of its bags."
+            "linear, and averaging its clips over the bag gives the very scores of its bags. MATT's text has an MLP: "
+            "the systems with a hidden layer."
         )
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
-        for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
-            for name, key in ((f"<{limit}, paper's list", threshold), (f"<{limit}", str(limit))):
-                genres = rare_genres(example, key)
-                clips = int(np.isin(example.label, genres).sum())
-                facts.append(
-                    f"{name}: {', '.join(example.genres[g] for g in genres) or 'no genre'} ({clips} clips; "
-                    f"{published.TABLE2_CLIPS[threshold]} in the paper)."
-                    if key == threshold
-                    else f"{name}, genres with fewer training clips than that: "
-                    f"{', '.join(example.genres[g] for g in genres) or 'none'} ({clips} clips)."
-                )
+        for published_clips, limit in zip(published.TABLE2_CLIPS.values(), data.tail, strict=True):
+            facts.append(
+                f"<{limit}, paper's list: {_genres_and_clips(example, paper_list(limit, data))}; {published_clips} "
+                "clips in the paper."
+            )
+            facts.append(
+                f"<{limit}, genres with fewer training clips than that: {_genres_and_clips(example, f'<{limit}')}."
+            )
+        if example.train_clips_outside_small is None:
+            facts.append(
+                "The paper's lists cannot be told here: which clips are of FMA-small is not known (prepare the corpus "
+                "again, or name the column: --config.data.arrays.columns.subset)."
+            )
         facts.append(published.NOTES["International"])
     return facts
+
+
+def _genres_and_clips(example: Predictions, name: str) -> str:
+    genres = rare_genres(example, name)
+    clips = int(np.isin(example.label, genres).sum())
+    return f"{', '.join(example.genres[genre] for genre in genres) or 'none'} ({_count(clips, 'clip')})"
 
 
 def _warnings(paper: str, part: str, data: Data, example: Predictions | None) -> list[str]:
     """Names the genres that few artists carry, of those that a table is about."""
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
-        keys = (*published.TABLE2_GENRES, *map(str, data.tail))
+        keys = [key for limit in data.tail for key in (paper_list(limit, data), f"<{limit}")]
         return _concentration(example, {genre for key in keys for genre in rare_genres(example, key)})
     return _concentration(example) if part in ("fig2", "fig3") else []
 

@@ -1,9 +1,10 @@
 """One number of a table: of one run's predictions, and with mean, deviation and interval over the runs of a cell.
 
-A metric is named by one word, or by a word and what it is of: `accuracy`, `top_2 100`, `f1 Rock`.
+A metric is named by one word, or by a word and what it is of: `accuracy`, `top_2 <100`, `f1 Rock`.
 """
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ import numpy as np
 from mgc_jax import metrics
 from mgc_jax.predictions import Predictions
 from mgc_jax.significance import ArtistBootstrap, interval
-from mgc_jax.tables.published import TABLE2_GENRES
 
+AVERAGES = ("macro", "weighted")  # over genres
 PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins
 
 
@@ -105,6 +106,9 @@ def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Sta
             len(run),
             lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(label[first], scores[first]),
         )
+    if kind == "support":
+        clips = len(run) if of in AVERAGES else int(np.sum(label == run.genres.index(of)))
+        return _Statistic(float(clips), clips or len(run))
     if kind in ("precision", "recall", "f1"):
         return _of_genres(kind, of, run, view, bootstrap)
     precision, recall = metrics.precision_recall(label, scores)
@@ -136,22 +140,26 @@ def _per_clip(kind: str, of: str, run: Predictions, view: str) -> tuple[np.ndarr
 
 
 def rare_genres(run: Predictions, name: str) -> tuple[int, ...]:
-    """Returns indexes of rare genres: those with fewer training clips than a number, or on a list of the paper's.
+    """Returns indexes of rare genres, found from the training counts; none where these are unknown.
 
     Args:
         run: gives the counts.
-        name: the number, or a key of `TABLE2_GENRES`.
+        name: "<100": fewer training clips than that; "<200 (paper, 100)": the list of the paper whose shortest list is
+            that of 100; see `mgc_jax.metrics.paper_rare_genres`.
     """
-    if name in TABLE2_GENRES:
-        return tuple(run.genres.index(genre) for genre in TABLE2_GENRES[name] if genre in run.genres)
-    assert run.train_clips is not None
-    return metrics.rare_genres(run.train_clips, float(name))
+    limit, paper, smallest = re.fullmatch(r"<(\d+)( \(paper, (\d+)\))?", name).groups()  # type: ignore[union-attr]
+    if run.train_clips is None or (paper and run.train_clips_outside_small is None):
+        return ()
+    if not paper:
+        return metrics.rare_genres(run.train_clips, int(limit))
+    assert run.train_clips_outside_small is not None
+    return metrics.paper_rare_genres(run.train_clips, run.train_clips_outside_small, int(limit), int(smallest))
 
 
 def _of_genres(
     kind: str, of: str, run: Predictions, view: str, bootstrap: Callable[[], ArtistBootstrap]
 ) -> _Statistic:
-    """Precision, recall or F1 of a genre, or their mean over the genres that occur (`macro`)."""
+    """Precision, recall or F1 of a genre, or their mean over the genres that occur, alike or by their clips."""
     predicted, genres = run.predicted(view), run.genres
 
     def rates(counts: np.ndarray) -> np.ndarray:
@@ -159,13 +167,13 @@ def _of_genres(
         support, named = counts.sum(axis=-1), counts.sum(axis=-2)
         below = {"precision": named, "recall": support, "f1": (support + named) / 2}[kind]
         rate = right / np.maximum(below, np.finfo(float).tiny)
-        if of != "macro":
+        if of not in AVERAGES:
             return rate[..., genres.index(of)]
-        occurs = support + named > 0
-        return (rate * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
+        weight = support if of == "weighted" else support + named > 0
+        return (rate * weight).sum(axis=-1) / np.maximum(weight.sum(axis=-1), 1)
 
     value = float(rates(metrics.confusion(run.label, predicted, len(genres))))
-    clips = len(run) if of == "macro" else int(np.sum(run.label == genres.index(of)))
+    clips = len(run) if of in AVERAGES else int(np.sum(run.label == genres.index(of)))
     return _Statistic(
         value, clips, lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)))
     )  # fmt: skip

@@ -131,11 +131,6 @@ TABLE1 = (
 # its second one (notebook fma_version/4.1).
 TABLE2_CLIPS = {"<100": 170, "<200": 188}
 TABLE2_K = (2, 3, 5)
-# Hard-coded in the notebook; 814 training clips are of International.
-TABLE2_GENRES = {
-    "<100": ("Easy Listening", "International", "Blues", "Spoken", "Soul-RnB"),
-    "<200": ("Easy Listening", "International", "Blues", "Spoken", "Soul-RnB", "Country"),
-}
 TABLE2_HITS = {
     "LR": {"<100": (3, 12, 43), "<200": (3, 12, 43)},
     "KNN": {"<100": (29, 44, 77), "<200": (29, 45, 78)},
@@ -177,12 +172,12 @@ class Curve(NamedTuple):
         notes: keys of `NOTES`.
     """
 
-    ap: float
+    ap: float | None
     bag_ap: float | None
-    max_f1: float
-    precision: float
-    recall: float
-    precision_at: tuple[float, ...]
+    max_f1: float | None
+    precision: float | None
+    recall: float | None
+    precision_at: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -227,6 +222,8 @@ FIG4 = {
     ),
 }  # fmt: skip
 
+NO_CURVE = Curve(None, None, None, None, None, (None,) * len(RECALLS))  # of a system that the paper does not have
+
 # MATT's figure 4 c: accuracies in percent, from the names of its result files (notebook fma_version/4.1).
 FIG4C = {
     "LR": Published(61.10, ("fma",)),
@@ -267,10 +264,14 @@ SVC_ON_MFCC = Published(46.38, ("svc",))  # test accuracy on FMA-small
 
 
 class Report(NamedTuple):
-    """A classification report: precision, recall and F1 of each genre and of their mean, and accuracy."""
+    """A classification report: precision, recall and F1 of each genre and of their means, and accuracy.
+
+    Each genre has 100 clips.
+    """
 
     genres: dict[str, tuple[float, float, float]]
-    mean: tuple[float, float, float]
+    macro: tuple[float, float, float]
+    weighted: tuple[float, float, float]
     accuracy: float
 
 
@@ -285,7 +286,8 @@ UBC_FIG2 = Report(
         "Pop": (0.38, 0.21, 0.27),
         "Rock": (0.58, 0.51, 0.54),
     },
-    mean=(0.46, 0.45, 0.44),
+    macro=(0.46, 0.45, 0.44),
+    weighted=(0.46, 0.45, 0.44),
     accuracy=0.45,
 )
 UBC_FIG3 = Report(
@@ -299,6 +301,7 @@ UBC_FIG3 = Report(
         "Pop": (0.21, 0.21, 0.21),
         "Rock": (0.53, 0.40, 0.46),
     },
-    mean=(0.40, 0.40, 0.39),
+    macro=(0.40, 0.40, 0.39),
+    weighted=(0.40, 0.40, 0.39),
     accuracy=0.40,
 )

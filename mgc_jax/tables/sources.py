@@ -15,9 +15,9 @@ from mgc_jax import presets
 from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.systems import SYSTEMS
+from mgc_jax.systems import SYSTEMS, System
 from mgc_jax.tables import published
-from mgc_jax.tables.plan import ALIASES, Cell, Data
+from mgc_jax.tables.plan import ALIASES, HIDDEN, Cell, Data
 
 _SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
 _VECTORS = "features_518"
@@ -78,7 +78,9 @@ class Prepared:
 
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the paper's configuration."""
-        config = _SYSTEM[ALIASES.get(cell.system, cell.system)].config()
+        config = _system(cell).config()
+        if cell.system in HIDDEN:
+            config.model.encoder.hidden = (100,)
         if cell.features:
             config.data.features = cell.features
         config.data.corpus, config.data.data_dir = self.name, self.data_dir
@@ -150,7 +152,7 @@ class FromFile:
 
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the file's configuration with what makes the paper's system another one than its encoder is."""
-        system = _SYSTEM[ALIASES.get(cell.system, cell.system)].config()
+        system = _system(cell).config()
         if system.baseline.name:
             config = self._load("mlp", "none")
             config.baseline.update(system.baseline)
@@ -159,6 +161,8 @@ class FromFile:
             return config
         encoder, pooling = system.model.encoder, system.model.pooling
         config = self._load(encoder.name, pooling.name)
+        if cell.system in HIDDEN:
+            return config
         usual = presets.encoder_options(encoder.name)
         config.model.encoder.update({key: value for key, value in encoder.items() if value != usual[key]})
         return config
@@ -194,6 +198,11 @@ class FromFile:
 
 
 _SYSTEM = {system.name: system for system in SYSTEMS}
+
+
+def _system(cell: Cell) -> System:
+    name = HIDDEN.get(cell.system, cell.system)
+    return _SYSTEM[ALIASES.get(name, name)]
 
 
 def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:

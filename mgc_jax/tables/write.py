@@ -36,9 +36,9 @@ class Entry:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published one; None where they cannot be compared."""
+        """Ours less the published one; None where there is none, or it is invalid."""
         given = self.number.published
-        if self.measured is None or given is None or not self.comparable:
+        if self.measured is None or given is None:
             return None
         if any(NOTES[note].startswith("INVALID") for note in given.notes):
             return None
@@ -62,6 +62,8 @@ class Entry:
     @property
     def digits(self) -> int:
         """Decimals of ours."""
+        if self.number.metric.startswith("support"):
+            return 0
         return 1 if self.number.metric.startswith(PERCENT) else 3
 
 
@@ -168,7 +170,8 @@ def shown(entry: Entry, marks: dict[str, str]) -> Shown:
     if entry.number.published is not None:
         paper = f"paper {_printed(entry.number.published.value, digits)}"
         if entry.difference is not None:
-            paper += f" ({_signed(entry.difference, digits)})"
+            difference = _signed(entry.difference, digits)
+            paper += f" ({difference})" if entry.comparable else f" [{difference}]"
     own, theirs = (",".join(sorted(marks[note] for note in notes)) for notes in (entry.own_notes, entry.paper_notes))
     return Shown(ours, interval, paper, own, theirs)
 
@@ -210,7 +213,7 @@ def markdown(document: Document) -> str:
 
 _CSV_COLUMNS = (
     "corpus_is_synthetic", "paper", "table", "row", "column", "view", "metric", "split", "ours", "deviation", "seeds",
-    "low", "high", "clips", "published", "difference", "note",
+    "low", "high", "clips", "published", "difference", "same_clips", "note",
 )  # fmt: skip
 
 
@@ -227,7 +230,9 @@ def comma_separated(document: Document) -> str:
                 "paper": document.paper, "table": number.part, "row": number.row, "column": number.column,
                 "view": number.view, "metric": number.metric, "split": number.split,
                 "published": number.published.value if number.published else None,
-                "difference": entry.difference, "note": " ".join(entry.notes),
+                "difference": entry.difference,
+                "same_clips": ("yes" if entry.comparable else "no") if number.published else "",
+                "note": " ".join(entry.notes),
             }  # fmt: skip
             if measured is not None:
                 line |= {
