@@ -28,18 +28,20 @@ def view_metrics(predictions: Predictions) -> dict[str, Any]:
 
     Beside them `clips`, `bags`, and `majority_accuracy`, of always naming the commonest training genre.
 
-    The view `bag` also has `paper_accuracy`: a bag counts as right, with all its clips, if its score agrees with its
-    first clip's genre (as MATT's notebooks count); and `bag_micro_ap`, over bags instead of clips.
+    The views that give all clips of a bag the same scores also have metrics over bags, whose genre is that of their
+    first clip: `bag_accuracy` and `bag_micro_ap`, in which every bag counts as one; and `paper_accuracy`, in which it
+    counts as many as its clips (as in MATT's notebooks).
     """
     result: dict[str, Any] = {"clips": len(predictions), "bags": len(predictions.bag_sizes)}
     if predictions.train_clips is not None:
         result["majority_accuracy"] = float(np.mean(predictions.label == predictions.train_clips.argmax()))
     for view, scores in predictions.views.items():
         result[view] = metrics.genre_metrics(predictions.label, scores, predictions.predicted(view))
-    if predictions.bag_scores is not None:
-        given = predictions.label, predictions.bag_scores, predictions.offsets
-        result["bag"]["paper_accuracy"] = metrics.paper_accuracy(*given)
-        result["bag"]["bag_micro_ap"] = metrics.bag_micro_ap(*given)
+        if view != "clip" and len(predictions):
+            given = predictions.label, scores, predictions.offsets
+            result[view]["bag_accuracy"] = metrics.bag_accuracy(*given)
+            result[view]["paper_accuracy"] = metrics.paper_accuracy(*given)
+            result[view]["bag_micro_ap"] = metrics.bag_micro_ap(*given)
     return result
 
 

@@ -232,6 +232,7 @@ def test_paper_accuracy_weighs_bags_and_trusts_the_first_label():
     label, offsets = np.array([0, 1, 1, 1, 2, 0]), np.array([0, 3, 5, 6])
     scores = np.repeat(np.log([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.5, 0.4, 0.1]]), [3, 2, 1], axis=0)
     assert metrics.paper_accuracy(label, scores, offsets) == pytest.approx((3 + 0 + 1) / 6)
+    assert metrics.bag_accuracy(label, scores, offsets) == pytest.approx(2 / 3)
     assert metrics.bag_micro_ap(label, scores, offsets) == pytest.approx(
         sklearn.metrics.average_precision_score(np.eye(3)[[0, 1, 0]].ravel(), scores[[0, 3, 5]].ravel())
     )
