@@ -21,7 +21,10 @@ def command() -> str:
 def describe_environment() -> dict[str, str]:
     """Returns versions, processors and, where JAX is in use, its devices."""
     environment = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    environment["processors"] = f"{len(os.sched_getaffinity(0))} of {_processor()}"
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # not on every system
+    environment["processors"] = f"{usable} of {_processor()}"
     if "jax" in sys.modules:
         devices = sys.modules["jax"].devices()
         environment["devices"] = f"{len(devices)} x {devices[0].device_kind}"
@@ -45,7 +48,9 @@ def _processor() -> str:
 
 def _git_commit() -> str:
     """The commit of the code, with "+" if files differ from it; empty if it is not in a git repository."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():  # installed, maybe into the repository of something else
+        return ""
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=folder, capture_output=True, text=True

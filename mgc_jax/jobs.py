@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
 from mgc_jax.errors import UserError
-from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
+from mgc_jax.predictions import FILE_NAME, VIEWS, Predictions, concatenate, load
 from mgc_jax.results import finish
-from mgc_jax.workdir import claim, write_json
+from mgc_jax.workdir import check_same, claim, read_config, write_json
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +28,31 @@ def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str,
         workdir: the run's folder.
         test: evaluate on the test split, too.
     """
+    _refuse_cross_validation(workdir)
     return _module(config).train_and_evaluate(config, workdir, test=test)
 
 
 def evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
     """Evaluates the model or baseline of a workdir again; the arguments are those of `train`."""
+    _refuse_cross_validation(workdir)
     return _module(config).evaluate_workdir(config, workdir, test=test)
 
 
 def export(config: ConfigDict, workdir: Path) -> Path:
     """Writes the best weights of a workdir as files; returns their folder."""
+    _refuse_cross_validation(workdir)
     if config.baseline.name:
         raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
     return importlib.import_module("mgc_jax.export").export_workdir(config, workdir)
 
 
 def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains once per fold, and evaluates the scores of all folds together: every clip by a model that never saw it.
+    """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
     The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
-    split is left alone.
+    split is left alone. A model's checkpoint is chosen on the very fold that it then scores, which flatters it (not
+    scikit-learn's baselines, which choose nothing); and ranking the scores of several models together, as average
+    precision does, takes them as alike in scale.
 
     Args:
         config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.
@@ -64,8 +69,14 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
     if config.data.fold:
         raise UserError(f"cross-validation goes through all folds; leave out --config.data.fold={config.data.fold}")
+    saved = workdir / "config.json"
+    if saved.exists():
+        if not _is_cross_validation(workdir):
+            raise UserError(f"the workdir {workdir} holds a single run, not a cross-validation; give a new --workdir")
+        check_same(config, read_config(saved), workdir, training=True)
     with claim(workdir, config, create=True):
-        write_json(workdir / "config.json", config_lib.to_json(config))
+        (workdir / "fold-0").mkdir(exist_ok=True)
+        write_json(saved, config_lib.to_json(config))
         parts: list[Predictions] = []
         results: list[dict[str, Any]] = []
         for fold in range(folds):
@@ -81,8 +92,28 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         about["folds"] = folds
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(result["seconds"][part] for result in results) for part in results[0]["seconds"]}
+        about["per_fold"] = {
+            view: {metric: [result["splits"]["validation"][view][metric] for result in results] for metric in METRICS}
+            for view in VIEWS
+            if view in results[0]["splits"]["validation"]
+        }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
         return finish(_pooled(parts), about, workdir, headline)
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
+
+
+def _is_cross_validation(workdir: Path) -> bool:
+    return (workdir / "fold-0").is_dir()
+
+
+def _refuse_cross_validation(workdir: Path) -> None:
+    if _is_cross_validation(workdir):
+        raise UserError(
+            f"the workdir {workdir} holds a cross-validation: give --mode cross_validate, or one of its runs, such as "
+            f"--workdir {workdir / 'fold-0'} --config.data.fold=0"
+        )
 
 
 def _of_fold(predictions: Predictions, fold: int) -> Predictions:

@@ -99,22 +99,33 @@ def _evaluate_predictions(path: Path) -> None:
 
     if _MODE.value != "eval":
         raise UserError("--predictions goes with --mode eval")
-    corpus = None
+    corpus, bags = None, {}
     if _CONFIG.value is not None:
         config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
         log.info(why)
         corpus = open_corpus(config.data)
-    predictions = load(path, corpus)
+        bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
+    predictions = load(path, corpus, **bags)
+    of_test = predictions.split == "test"
+    if of_test.any() and not _TEST.value:
+        log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())
+        predictions = predictions.take(~of_test)
+    if not len(predictions):
+        raise UserError(f"{path} has nothing but the test split; --test evaluates it")
     headline = f"the scores in {path}"
-    if _WORKDIR.value:
-        workdir = Path(_WORKDIR.value)
-        if (workdir / "config.json").exists():
-            raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
-        workdir.mkdir(parents=True, exist_ok=True)
-        results.finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline, corpus)
-        _write_report(workdir)
-    else:
+    if not _WORKDIR.value:
         print(f"\n{headline}\n{results.format_table(results.summaries(predictions))}")
+        return
+    workdir = Path(_WORKDIR.value)
+    if (workdir / "config.json").exists():
+        raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
+    about = {"model": path.stem, **predictions.info}
+    results.finish(predictions, about, workdir, headline, corpus, keep_test=False)
+    _write_report(workdir)
 
 
 def _default_workdir(name: str, config: ConfigDict) -> Path:

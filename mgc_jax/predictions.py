@@ -4,9 +4,11 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
 
 * `track_id`, `split` (train, validation or test) and `genre`, the true one;
 * `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
-  split; without a column `bag`, clips that share an artist and an album form one, and other clips stand alone;
+  split, empty if it is alone; without a column `bag`, the corpus tells the bags if there is one; otherwise clips that
+  share an artist and an album form one, and other clips stand alone;
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
-  one of them. Log probabilities, logits, or probabilities (where none is negative and none above 1).
+  one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
+  logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, genres that are named by something else than
   the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
@@ -25,7 +27,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from mgc_jax.data.bags import Bags
+from mgc_jax.data.bags import Bags, bags_of
 from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.metrics import mean_log_scores
@@ -214,25 +216,33 @@ def of_corpus(
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Joins predictions of one model: those of its splits, or those of the folds of a cross-validation."""
-    first = parts[0]
     per_clip: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in _PER_CLIP
-        if getattr(first, name) is not None
+        if all(getattr(part, name) is not None for part in parts)
     }
     bags = np.cumsum([0] + [len(part.bag_sizes) for part in parts])
     per_clip["bag"] = np.concatenate([part.bag + begin for part, begin in zip(parts, bags, strict=False)])
-    named = {view: np.concatenate([part.named[view] for part in parts]) for view in first.named}
-    return dataclasses.replace(first, **per_clip, named=named)
+    # A part whose names all are those of the highest scores does not list them.
+    named = {
+        view: np.concatenate([part.predicted(view) for part in parts])
+        for view in VIEWS
+        if any(view in part.named for part in parts)
+    }
+    return dataclasses.replace(parts[0], **per_clip, named=named)
 
 
-def load(path: Path, corpus: Corpus | None = None) -> Predictions:
+def load(
+    path: Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
+) -> Predictions:
     """Reads predictions from a file, of ours or of other software; see the head of this module.
 
     Args:
         path: Parquet, or CSV with a header row.
-        corpus: gives, by track id, what the file lacks of genre, split, artist and album, and counts the training
+        corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
             clips; by default all that must be in the file.
+        bag_key: how the corpus makes bags, as `config.data` has it.
+        pseudo_album_gap: the same.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
@@ -240,9 +250,11 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
+    if not len(columns["track_id"]):
+        raise UserError(f"{path} has no rows.")
     track_id = _numbers(path, columns, "track_id", np.int64)
     if corpus is not None:
-        columns = _from_corpus(path, track_id, corpus) | columns
+        columns = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap) | columns
     for name in ("split", "genre"):
         if name not in columns:
             raise UserError(
@@ -254,7 +266,7 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
         raise UserError(f"{path} has no scores: a column clip/<genre> or bag/<genre> for each genre.")
     genres = tuple(about.get("genres") or (corpus.genres if corpus is not None else scored))
     split = np.array([_SPLIT_NAMES.get(name, name) for name in columns["split"].tolist()])
-    if unknown := sorted(set(split.tolist()) - set(SPLITS)):
+    if unknown := sorted(set(map(str, split.tolist())) - set(SPLITS)):
         raise UserError(f"{path}: {unknown[0]!r} in the column split is none of {', '.join(SPLITS)}.")
     if len(np.unique(track_id)) < len(track_id):
         values, counts = np.unique(track_id, return_counts=True)
@@ -269,9 +281,11 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
         for view in VIEWS
         if f"predicted_{view}" in columns
     }
-    train_clips, outside_small = about.get("train_clips"), about.get("train_clips_outside_small")
+    train_clips, outside_small = (
+        _counts(about, name, genres) for name in ("train_clips", "train_clips_outside_small")
+    )
     if corpus is not None:
-        train_clips, outside_small = training_clips(corpus)
+        train_clips, outside_small = (_in_order(counts, corpus.genres, genres) for counts in training_clips(corpus))
     elif train_clips is None and np.any(split == "train"):
         train_clips = np.bincount(label[split == "train"], minlength=len(genres))
     predictions = Predictions(
@@ -287,23 +301,27 @@ def load(path: Path, corpus: Corpus | None = None) -> Predictions:
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
-        train_clips_outside_small=None if outside_small is None else np.asarray(outside_small, float),
+        train_clips_outside_small=outside_small,
         info=about.get("info", {}),
     )
+    _check_bag_scores(path, predictions)
     kept = {view: values for view, values in named.items() if view in predictions.views}
     kept = {view: values for view, values in kept.items() if np.any(values != predictions.predicted(view))}
     return dataclasses.replace(predictions, named=kept)
 
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
-    """Counts the training clips of each genre: all, and those outside FMA-small (None where that is unknown)."""
-    train, known = corpus.split == "train", corpus.subset != ""
+    """Counts the training clips of each genre: all, and those of FMA-medium outside FMA-small.
+
+    The latter is None where the subset of clips is unknown, and in a corpus without clips of both.
+    """
+    train = corpus.split == "train"
 
     def count(clips: np.ndarray) -> np.ndarray:
         return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
 
-    outside_small = count(train & known & (corpus.subset != "small")) if np.any(train & known) else None
-    return count(train), outside_small
+    both = all(np.any(train & (corpus.subset == subset)) for subset in ("small", "medium"))
+    return count(train), count(train & (corpus.subset == "medium")) if both else None
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
@@ -313,17 +331,44 @@ def _is_score(name: str) -> bool:
     return name.partition("/")[0] in ("clip", "bag") and "/" in name
 
 
+def _counts(about: dict[str, Any], name: str, genres: tuple[str, ...]) -> np.ndarray | None:
+    """Returns the training clips that a file tells of, if they are of its genres."""
+    counts = about.get(name)
+    return np.array(counts, float) if isinstance(counts, list) and len(counts) == len(genres) else None
+
+
+def _in_order(counts: np.ndarray | None, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray | None:
+    """Returns counts by genre in the order of other genres; 0 for one that has none."""
+    if counts is None:
+        return None
+    by_name = dict(zip(names, counts.tolist(), strict=True))
+    return np.array([by_name.get(name, 0.0) for name in wanted])
+
+
+def _check_bag_scores(path: Path, predictions: Predictions) -> None:
+    """Raises `UserError` unless the clips of a bag have the same scores of the bag."""
+    scores, first = predictions.bag_scores, np.repeat(predictions.offsets[:-1], predictions.bag_sizes)
+    if scores is not None and not np.allclose(scores, scores[first], rtol=1e-3, atol=1e-3):
+        row = int(np.abs(scores - scores[first]).max(axis=1).argmax())
+        raise UserError(
+            f"{path}: tracks {predictions.track_id[first[row]]} and {predictions.track_id[row]} are in one bag, but "
+            "their columns bag/<genre> differ. Give the bags that were scored in a column bag."
+        )
+
+
 def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"there is no predictions file {path}")
+    kind = "CSV" if path.suffix == ".csv" else "Parquet"
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+    except KeyError as error:
+        raise UserError(f"{path} has several columns {error}; each needs a name of its own.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} cannot be read as {'CSV' if path.suffix == '.csv' else 'Parquet'}: {' '.join(str(error).split())}"
-        ) from error
-    return {name: table[name].to_numpy() for name in table.column_names}, about
+        raise UserError(f"{path} cannot be read as {kind}: {' '.join(str(error).split())}") from error
+    return columns, about if isinstance(about, dict) else {}
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -334,12 +379,19 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) -> np.ndarray:
-    """Returns a column of finite numbers, of a type, or (None) floating-point as it is."""
+    """Returns a column of numbers, of a type, or (None) floating-point as it is; -inf is the log of 0."""
     values = columns[name]
     try:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        numbers = values.astype(values.dtype if values.dtype.kind == "f" else np.float64)
+        if np.isnan(numbers).any() or np.isposinf(numbers).any():
             raise ValueError("a value is missing or not finite")
-        return values.astype(dtype or (values.dtype if values.dtype.kind == "f" else np.float64))
+        if dtype is None:
+            return numbers
+        if np.issubdtype(dtype, np.integer):
+            if np.any(numbers != np.floor(numbers)):
+                raise ValueError("a value is no whole number")
+            return values.astype(dtype)  # not by way of floating point, which has fewer digits
+        return numbers.astype(dtype)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
 
@@ -348,7 +400,12 @@ def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
     values = columns.get(name)
     if values is None:
         return np.full(size, "")
-    return np.array(["" if value is None or value != value else str(value) for value in values.tolist()])
+    return np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+
+
+def _name(value: Any) -> str:
+    """A name as text; a number with missing ones beside it has become a float."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _scores(
@@ -363,15 +420,22 @@ def _scores(
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
     scores = np.stack([_numbers(path, columns, f"{view}/{genre}", None) for genre in genres], axis=1)[order]
-    if scores.min() >= 0 and scores.max() <= 1:  # probabilities
-        return np.log(np.maximum(scores, np.finfo(np.float64).tiny))
-    return scores
+    least = np.finfo(np.float64).tiny
+    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:  # probabilities
+        return np.log(np.clip(scores.astype(np.float64), least, 1))
+    if scores.max() <= _ROUNDING:
+        return np.maximum(scores, np.log(least).astype(scores.dtype))
+    logits = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+
+
+_ROUNDING = 1e-3  # of (log) probabilities in half precision
 
 
 def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str, ...]) -> np.ndarray:
     number = {genre: i for i, genre in enumerate(genres)}
     try:
-        return np.array([number[value] for value in values.tolist()], np.int32)
+        return np.array([number[str(value)] for value in values.tolist()], np.int32)
     except KeyError as error:
         raise UserError(
             f"{path}: {error.args[0]!r} in the column {name} is no genre that has scores: those are "
@@ -383,8 +447,10 @@ def _number_bags(
     split: np.ndarray, columns: dict[str, np.ndarray], track_id: np.ndarray, artist: np.ndarray, album: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
+    keys: list[tuple[Any, ...]]
     if "bag" in columns:
-        keys: list[tuple[Any, ...]] = list(zip(split.tolist(), columns["bag"].tolist(), strict=True))
+        named = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
+        keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in named]
     else:
         keys = [
             (s, a, b) if a and b else (s, t)
@@ -396,7 +462,9 @@ def _number_bags(
     return order, bag[order]
 
 
-def _from_corpus(path: Path, track_id: np.ndarray, corpus: Corpus) -> dict[str, np.ndarray]:
+def _from_corpus(
+    path: Path, track_id: np.ndarray, corpus: Corpus, bag_key: str, pseudo_album_gap: int
+) -> dict[str, np.ndarray]:
     row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
     missing = [track for track in track_id.tolist() if track not in row_of]
     if missing:
@@ -405,9 +473,14 @@ def _from_corpus(path: Path, track_id: np.ndarray, corpus: Corpus) -> dict[str, 
             "right one?"
         )
     rows = np.array([row_of[track] for track in track_id.tolist()], int)
+    bag_of_row = np.zeros(len(corpus), np.int64)  # numbered within the split
+    for split in SPLITS:
+        bags = bags_of(corpus, split, bag_key, pseudo_album_gap)
+        bag_of_row[bags.clips] = np.repeat(np.arange(len(bags)), bags.sizes)
     return {
         "split": corpus.split[rows],
         "genre": np.array(corpus.genres)[corpus.label[rows]],
         "artist": corpus.artist[rows],
         "album": corpus.album[rows],
+        "bag": bag_of_row[rows],
     }

@@ -66,13 +66,12 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
     for view, scores in predictions.views.items():
         predicted = predictions.predicted(view)
         samples = bootstrap.metrics(label, scores, predicted)
-        by_view["intervals"][view] = {
-            name: [_or_none(bound) for bound in interval(values)] for name, values in samples.items()
-        }
+        by_view["intervals"][view] = {name: _interval(values) for name, values in samples.items()}
         by_view["per_genre"][view] = metrics.per_genre(label, predicted, predictions.genres)
         if predictions.train_clips is not None:
             by_view["top_k"][view] = {
-                name: _top_k(predictions, scores, genres) for name, genres in rare_lists(predictions, rare).items()
+                name: _top_k(predictions, scores, genres, bootstrap)
+                for name, genres in rare_lists(predictions, rare).items()
             }
             by_view["frequency"][view] = {
                 name: _part(predictions, predicted, genres)
@@ -107,10 +106,22 @@ def rare_lists(predictions: Predictions, limits: Sequence[int]) -> dict[str, tup
     return lists
 
 
-def _top_k(predictions: Predictions, scores: np.ndarray, genres: tuple[int, ...]) -> dict[str, Any]:
+def _top_k(
+    predictions: Predictions, scores: np.ndarray, genres: tuple[int, ...], bootstrap: ArtistBootstrap
+) -> dict[str, Any]:
     counted = np.isin(predictions.label, genres)
-    rates = {str(k): _or_none(metrics.top_k(predictions.label, scores, genres, k)) for k in (2, 3, 5)}
-    return {"genres": [predictions.genres[g] for g in genres], "clips": int(counted.sum())} | rates
+    highest = np.argsort(scores, axis=1, kind="stable")[:, ::-1]  # as scikit-learn breaks ties
+    result: dict[str, Any] = {"genres": [predictions.genres[g] for g in genres], "clips": int(counted.sum())}
+    result["intervals"] = {}
+    for k in (2, 3, 5):
+        result[str(k)] = _or_none(metrics.top_k(predictions.label, scores, genres, k))
+        right = np.any(highest[:, :k] == predictions.label[:, None], axis=1)
+        result["intervals"][str(k)] = _interval(bootstrap.mean(right, counted))
+    return result
+
+
+def _interval(samples: np.ndarray) -> list[float | None]:
+    return [None, None] if np.isnan(samples).all() else [float(bound) for bound in interval(samples)]
 
 
 def _or_none(value: float) -> float | None:
@@ -140,12 +151,18 @@ def summaries(predictions: Predictions, rare: Sequence[int] | None = None) -> di
 
 
 def finish(
-    predictions: Predictions, about: dict[str, Any], workdir: Path, headline: str, corpus: Corpus | None = None
+    predictions: Predictions,
+    about: dict[str, Any],
+    workdir: Path,
+    headline: str,
+    corpus: Corpus | None = None,
+    *,
+    keep_test: bool = True,
 ) -> dict[str, Any]:
     """Writes `predictions.parquet` and `results.json`, prints the table, and returns the results.
 
-    A test split that the workdir was evaluated on before, at the same step, stays in both. `results.json` counts how
-    often the test split has been looked at.
+    Results on the test split that the same weights had before stay. `results.json` counts how often the test split
+    has been looked at.
 
     Args:
         predictions: of all splits that were evaluated.
@@ -153,20 +170,26 @@ def finish(
         workdir: the run's folder.
         headline: what stands above the table.
         corpus: keeps examples of what is most wrong, for the report.
+        keep_test: whether earlier results on the test split may be of the same scores.
     """
     before = _results_before(workdir)
-    looks = before.get("test_evaluations", 0)
+    test_before = before["splits"].get("test") if keep_test else None
+    looks = before.get("test_evaluations", int("test" in before["splits"]))  # older versions always looked
+    splits_kept: dict[str, Any] = {}
     if "test" in predictions.splits:
         looks += 1
-    elif "test" in before.get("splits", {}) and _same_weights(before, about):
+    elif test_before is not None and not _same_scores(before, about):
+        log.warning("the earlier results on the test split are not of this evaluation and are left out; --test")
+    elif test_before is not None:
         try:
             predictions = concatenate([predictions, load(workdir / FILE_NAME).of_split("test")])
         except UserError as error:  # the file is gone or damaged
-            log.warning("the results on the test split are lost; --test evaluates it again: %s", error)
+            log.warning("the results on the test split are kept without its scores: %s", error)
+        if "test" not in predictions.splits:
+            splits_kept["test"] = test_before
+    predictions = predictions.replace(info=predictions.info | {"model": about["model"]})
     predictions.save(workdir / FILE_NAME)
-    if corpus is not None:
-        save_examples(predictions, corpus, workdir)
-    splits = summaries(predictions)
+    splits = summaries(predictions) | splits_kept
     results = about | {
         "test_evaluations": looks,
         "command": command(),
@@ -175,19 +198,23 @@ def finish(
     }
     write_json(workdir / "results.json", results)
     print(f"\n{headline}\n{format_table(splits)}")
+    if corpus is not None:
+        save_examples(predictions, corpus, workdir)
     return results
 
 
 def _results_before(workdir: Path) -> dict[str, Any]:
+    """Returns what `results.json` held; nothing where there is none, or a damaged one."""
     try:
         results = json.loads((workdir / "results.json").read_text())
     except (OSError, ValueError):
-        return {}
-    return results if isinstance(results, dict) else {}
+        results = None
+    results = results if isinstance(results, dict) else {}
+    return results | {"splits": results.get("splits") or {}}
 
 
-def _same_weights(before: dict[str, Any], about: dict[str, Any]) -> bool:
-    return all(before.get(key) == about.get(key) for key in ("model", "fingerprint", "best_step"))
+def _same_scores(before: dict[str, Any], about: dict[str, Any]) -> bool:
+    return all(before.get(key) == about.get(key) for key in ("model", "fingerprint", "best_step", "logit_adjustment"))
 
 
 def format_table(splits: dict[str, dict[str, Any]]) -> str:

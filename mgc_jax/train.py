@@ -382,6 +382,7 @@ def evaluate_best(run: Run, checkpoints: Checkpoints, *, test: bool) -> dict[str
         "fingerprint": run.corpus.fingerprint,
         "best_step": step,
         "last_step": latest,
+        "logit_adjustment": run.config.eval.logit_adjustment,
         "selected_by": f"validation/{run.config.train.select}" if "validation" in run.bags else "last step",
         "seconds": checkpoints.meta(latest)["seconds"] if latest is not None else {},
     }
