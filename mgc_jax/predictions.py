@@ -221,6 +221,7 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         for name in _PER_CLIP
         if all(getattr(part, name) is not None for part in parts)
     }
+    per_clip |= {name: None for name in _PER_CLIP if name not in per_clip}
     bags = np.cumsum([0] + [len(part.bag_sizes) for part in parts])
     per_clip["bag"] = np.concatenate([part.bag + begin for part, begin in zip(parts, bags, strict=False)])
     # A part whose names all are those of the highest scores does not list them.

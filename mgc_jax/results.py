@@ -1,5 +1,6 @@
 """What predictions are worth: the metrics of every split and view, as `results.json` and the terminal show them."""
 
+import datetime
 import json
 import logging
 from collections.abc import Sequence
@@ -192,6 +193,7 @@ def finish(
     splits = summaries(predictions) | splits_kept
     results = about | {
         "test_evaluations": looks,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "environment": describe_environment(),
         "splits": splits,

@@ -53,3 +53,31 @@ def test_cross_validation_needs_folds_and_takes_them_all(tmp_path, config):
     config.data.fold, config.data.folds = 0, 0
     with pytest.raises(UserError, match=r"--config.data.folds=5, for instance"):
         jobs.cross_validate(config, tmp_path / "run")
+
+
+def test_a_cross_validation_and_a_single_run_do_not_share_a_folder(tmp_path, config):
+    results = jobs.cross_validate(config, tmp_path / "run")
+    for job in (jobs.train, jobs.evaluate):
+        with pytest.raises(UserError, match=r"holds a cross-validation: give --mode cross_validate"):
+            job(config, tmp_path / "run")
+    config.data.folds = 4
+    with pytest.raises(UserError, match=r"data.folds: 3 there, 4 now"):
+        jobs.cross_validate(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["folds"] == 3
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    jobs.train(config, tmp_path / "single")
+    with pytest.raises(UserError, match=r"holds a single run, not a cross-validation"):
+        jobs.cross_validate(config, tmp_path / "single")
+    folds = results["per_fold"]["clip"]["accuracy"]
+    assert len(folds) == 3
+    assert min(folds) <= results["splits"]["validation"]["clip"]["accuracy"] <= max(folds)
+
+
+def test_an_svm_whose_names_agree_with_its_scores_on_some_splits(tmp_path, config):
+    """Regression: the file of such a split lists no names."""
+    config.baseline = type(config)({"name": "svm"})
+    config.data.folds = 0
+    tested = jobs.train(config, tmp_path / "run", test=True)
+    assert jobs.evaluate(config, tmp_path / "run")["splits"] == tested["splits"]
+    config.data.folds = 3
+    assert jobs.cross_validate(config, tmp_path / "folds")["folds"] == 3

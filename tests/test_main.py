@@ -77,6 +77,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
     assert evaluated.stdout == first.stdout
     again = json.loads((workdir / "results.json").read_text())
     assert again.pop("command") == results.pop("command") + " --mode eval"
+    assert again.pop("date") >= results.pop("date")
     assert again == results
     assert set(results["splits"]) == {"train", "validation"}
     assert (workdir / "report.html").stat().st_size > 10_000
@@ -84,8 +85,11 @@ def test_train_then_the_same_command_again_then_eval(folder):
     tested = main(folder, "--config", "small.py", "--mode", "eval", "--test", *ARRAYS)
     assert "\ntest " in tested.stdout
     assert json.loads((workdir / "results.json").read_text())["test_evaluations"] == 1
-    saved = main(folder, "--mode", "eval", "--predictions", str(workdir / "predictions.parquet"))
+    saved = main(folder, "--mode", "eval", "--test", "--predictions", str(workdir / "predictions.parquet"))
     assert saved.stdout.splitlines()[2:] == tested.stdout.splitlines()[2:]
+    without = main(folder, "--mode", "eval", "--predictions", str(workdir / "predictions.parquet"))
+    assert "\ntest " not in without.stdout
+    assert "--test evaluates them" in without.stderr
 
     workdir = workdir.rename(workdir.with_name("small-2020-01-01"))  # a run of another day
     (workdir / "results.json").unlink()  # which was interrupted
@@ -142,6 +146,7 @@ def test_predictions_of_other_software_by_the_command_line(folder):
     files = {path.name for path in (folder / "theirs").iterdir()}
     assert files == {"predictions.parquet", "results.json", "report.html"}
     assert json.loads((folder / "theirs" / "results.json").read_text())["model"] == "theirs"
+    assert_clear_error(main(folder, *given, "--config", "knn.py", *ARRAYS, "--workdir", "knn.py"), "cannot be written")
     assert_clear_error(main(folder, "--predictions", "theirs.csv"), "--predictions goes with --mode eval")
     assert_clear_error(main(folder, "--mode", "eval", "--predictions", "gone.csv"), "no predictions file gone.csv")
 

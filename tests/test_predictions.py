@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from mgc_jax.data.bags import bags_of
 from mgc_jax.errors import UserError
 from mgc_jax.predictions import Predictions, concatenate, load, mean_log_scores, of_corpus
-from mgc_jax.results import summaries
+from mgc_jax.results import summaries, view_metrics
 
 GENRES = ("Old-Time / Historic", "Jazz", "Rock")
 
@@ -63,6 +63,17 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     known = {"info": {}, "train_clips_outside_small": None}
     assert_same(load(tmp_path / "p.csv"), both.replace(**known))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_parts_are_joined_whichever_of_them_name_other_genres(tmp_path):
+    """A file lists the genres that a model names only where they are not those of the highest scores."""
+    alike, other = make_predictions(seed=1), make_predictions("test", seed=2)
+    other = other.replace(named={"clip": (other.clip_scores.argmax(axis=1) + 1) % 3})
+    for parts in ((alike, other), (other, alike)):
+        joined = concatenate(parts)
+        np.testing.assert_array_equal(joined.predicted("clip"), np.concatenate([p.predicted("clip") for p in parts]))
+    partly = concatenate([alike, other.replace(attention=None)])
+    assert partly.attention is None
 
 
 def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):
@@ -134,6 +145,51 @@ def test_logits_and_bags_by_name(tmp_path):
     assert summaries(predictions)["validation"]["bag"]["paper_accuracy"] == 1.0
 
 
+def test_how_scores_are_read(tmp_path):
+    path = tmp_path / "theirs.csv"
+    head = "track_id,split,genre,clip/Jazz,clip/Rock\n"
+
+    def scores(*rows):
+        lines = [f"{i},validation,Jazz,{row[0]},{row[1]}" for i, row in enumerate(rows)]
+        path.write_text(head + "\n".join(lines) + "\n")
+        return load(path).clip_scores
+
+    np.testing.assert_allclose(np.exp(scores((0.25, 0.75), (1.0002, 0))), [[0.25, 0.75], [1, 0]], atol=1e-12)
+    np.testing.assert_allclose(scores((-1, -2), (-3, "-inf")), [[-1, -2], [-3, np.log(np.finfo(float).tiny)]])
+    with_offsets = scores((3, 1), (103, 101), (-7, -9))  # a logit says nothing beside those of another clip
+    np.testing.assert_allclose(with_offsets, np.tile(log_softmax([3.0, 1.0]), (3, 1)))
+    assert np.isfinite(scores((1e308, -1e308))).all()
+
+
+def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        "track_id,split,genre,bag,clip/Jazz,clip/Rock\n1,val,Jazz,,1,0\n2,val,Rock,,1,0\n3,val,Rock,7,1,0\n"
+    )
+    assert load(path).bag_sizes.tolist() == [1, 1, 1]
+    path.write_text("track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,7,0.6,0.4\n2,val,Rock,7,0.5,0.5\n")
+    with pytest.raises(UserError, match=r"tracks 1 and 2 are in one bag, but their columns bag/<genre> differ"):
+        load(path)
+
+
+def test_the_bags_and_counts_of_the_corpus(tmp_path):
+    corpus = dataclasses.replace(make_corpus(), album=np.full(120, ""))  # pseudo-albums
+    bags = bags_of(corpus, "validation", "pair", 5)
+    scores = np.log(np.random.default_rng(0).dirichlet(np.ones(3), len(bags.clips)))
+    whole = of_corpus(corpus, "validation", bags, scores)
+    path = tmp_path / "p.csv"
+    lines = [f"{t},{','.join(map(str, row))}" for t, row in zip(whole.track_id, scores[:, ::-1].tolist(), strict=True)]
+    path.write_text("\n".join(["track_id," + ",".join(f"clip/{g}" for g in corpus.genres[::-1]), *lines]))
+    read = load(path, corpus, bag_key="pair", pseudo_album_gap=5)
+    np.testing.assert_array_equal(np.sort(read.bag_sizes), np.sort(whole.bag_sizes))
+    assert view_metrics(read)["clip_mean"] == pytest.approx(view_metrics(whole)["clip_mean"])
+    whole.replace(genres=corpus.genres[::-1]).save(tmp_path / "p.parquet")  # its genres stand in another order
+    other = load(tmp_path / "p.parquet", corpus)
+    assert dict(zip(other.genres, other.train_clips, strict=True)) == dict(
+        zip(corpus.genres, whole.train_clips, strict=True)
+    )
+
+
 def test_the_corpus_gives_what_the_file_lacks(tmp_path):
     corpus = make_corpus()
     bags = bags_of(corpus, "validation", "pair")
@@ -159,6 +215,10 @@ def test_the_corpus_gives_what_the_file_lacks(tmp_path):
         ("0.7", "", "the column clip/Jazz is not of numbers"),
         ("9,", "5,", "several rows of a track, for instance of 5"),
         ("5,validation,Jazz", "5,validation,Polka", "'Polka' in the column genre is no genre that has scores"),
+        ("clip/Rock", "clip/Jazz", "several columns"),
+        (CSV[CSV.index("5,") :], "", "has no rows"),
+        ("0.7", "inf", "the column clip/Jazz is not of numbers"),
+        ("5,validation", "5.5,validation", "a value is no whole number"),
     ],
 )
 def test_bad_files_are_explained(tmp_path, before, after, message):

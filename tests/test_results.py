@@ -9,6 +9,7 @@ from mgc_jax.predictions import FILE_NAME, concatenate, load
 from mgc_jax.results import finish, format_table, rare_limits, rare_lists, summaries, summary, view_metrics
 
 COUNTS = {"train_clips": np.array([50.0, 150, 5000]), "train_clips_outside_small": np.array([50.0, 90, 4200])}
+METRICS = {"accuracy": 0.5, "macro_f1": 0.5, "micro_ap": 0.5}
 ABOUT = {"model": "M", "fingerprint": "f", "best_step": 3}
 
 
@@ -66,6 +67,8 @@ def test_rare_genres_are_found_from_the_counts():
     order = np.argsort(-predictions.clip_scores[rare], axis=1)
     assert top["clips"] == rare.sum()
     assert top["2"] == pytest.approx(np.mean((order[:, :2] == predictions.label[rare, None]).any(axis=1)))
+    low, high = top["intervals"]["2"]
+    assert 0 <= low <= top["2"] <= high <= 1
     frequency = summary(predictions)["frequency"]["clip"]
     assert {part: values["genres"] for part, values in frequency.items()} == {
         "head": ["Rock"], "mid": [], "tail": ["Old-Time / Historic", "Jazz"]
@@ -85,15 +88,38 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     assert third["splits"] == second["splits"]
     assert load(tmp_path / FILE_NAME).splits == ["validation", "test"]
     assert json.loads((tmp_path / "results.json").read_text()) == third
-    (tmp_path / FILE_NAME).write_bytes(b"PAR1")
-    damaged = finish(validation, ABOUT, tmp_path, "a model")
-    assert set(damaged["splits"]) == {"validation"}
-    assert damaged["test_evaluations"] == 1
-    finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
-    other = finish(validation, ABOUT | {"best_step": 9}, tmp_path, "a model")  # other weights: the scores are void
-    assert set(other["splits"]) == {"validation"}
-    assert other["test_evaluations"] == 2
+    (tmp_path / FILE_NAME).write_bytes(b"PAR1")  # damaged: the results stay, without scores
+    without = finish(validation, ABOUT, tmp_path, "a model")
+    assert without["splits"] == second["splits"]
+    assert without["test_evaluations"] == 1
+    assert load(tmp_path / FILE_NAME).splits == ["validation"]
+    for changed in ({"best_step": 9}, {"fingerprint": "other"}, {"logit_adjustment": 1.0}):  # not the same scores
+        again = finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
+        other = finish(validation, ABOUT | changed, tmp_path, "a model")
+        assert set(other["splits"]) == {"validation"}
+        assert other["test_evaluations"] == again["test_evaluations"]
+    assert other["test_evaluations"] == 4
+    finish(test, ABOUT, tmp_path, "a model")
+    assert set(finish(validation, ABOUT, tmp_path, "a model", keep_test=False)["splits"]) == {"validation"}
     assert "clip, bag average" in capsys.readouterr().out
+
+
+def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):
+    old = ABOUT | {"splits": {"validation": {}, "test": {"clips": 30, "bags": 10, "clip": METRICS}}}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    results = finish(make_predictions(**COUNTS), ABOUT, tmp_path, "a model")
+    assert results["test_evaluations"] == 1
+    assert results["splits"]["test"] == old["splits"]["test"]
+    (tmp_path / "results.json").write_text(json.dumps(ABOUT | {"splits": None}))
+    assert finish(make_predictions(**COUNTS), ABOUT, tmp_path, "a model")["test_evaluations"] == 0
+
+
+def test_intervals_and_parts_are_of_the_genres_that_the_model_names():
+    predictions = make_predictions(**COUNTS)
+    right = summary(predictions.replace(named={"clip": predictions.label}))
+    assert right["intervals"]["clip"]["accuracy"] == [1.0, 1.0]
+    assert right["frequency"]["clip"]["head"]["accuracy"] == 1.0
+    assert summary(predictions)["frequency"]["clip"]["head"]["accuracy"] < 1
 
 
 def test_the_table_warns_of_genres_that_one_artist_carries():
