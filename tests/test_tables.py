@@ -211,25 +211,27 @@ def test_the_data_decide_what_is_left_out(tmp_path):
     (tmp_path / "small.py").write_text(CONFIG)
     overrides = {"data.arrays.clips": str(tmp_path / "clips.npz"), "data.arrays.table": str(tmp_path / "tracks.csv")}
     source = FromFile("matt", tmp_path / "small.py", overrides)
-    data, lacks = source.data(0, "", None)
+    data, lacks = source.data(0, "", None, ())
     assert data.feature_sets == (("small", ""),)
     assert not data.spectrograms
     assert data.splits == ("test", "validation")
     assert "CRNN" in lacks[0]
     assert "6 features of small" in lacks[1]
-    assert source.data(0, "validation", (3, 5))[0] == dataclasses.replace(data, splits=("validation",), tail=(3, 5))
-    assert source.data(3, "", None)[0].splits == ("validation",)
+    assert source.data(0, "validation", (3, 5), ())[0] == dataclasses.replace(
+        data, splits=("validation",), tail=(3, 5)
+    )
+    assert source.data(3, "", None, ())[0].splits == ("validation",)
     with pytest.raises(UserError, match="--split test is impossible: cross-validation"):
-        source.data(3, "test", None)
+        source.data(3, "test", None, ())
     with pytest.raises(UserError, match="need spectrograms"):
-        FromFile("ubc", tmp_path / "small.py", overrides).data(0, "", None)
+        FromFile("ubc", tmp_path / "small.py", overrides).data(0, "", None, ())
     with pytest.raises(UserError, match=r"--config\.model\.pooling\.name is for the tables"):
         FromFile("matt", tmp_path / "small.py", {"model.pooling.name": "max"})
     (tmp_path / "other.py").write_text(
         "from mgc_jax.config import default\ndef get_config(x=''):\n    return default()"
     )
     with pytest.raises(UserError, match=r"must be encoder and pooling, such as 'mlp[+]none'"):
-        FromFile("matt", tmp_path / "other.py", {}).data(0, "", None)
+        FromFile("matt", tmp_path / "other.py", {}).data(0, "", None, ())
 
 
 # What is run.
@@ -326,7 +328,7 @@ class FakeSource:
 
     name = "fma_medium"
 
-    def data(self, folds, split, tail):
+    def data(self, folds, split, tail, parts):
         return Data(
             (("1 to 9", "all"),), False, ("Rock", "Folk", "Jazz"), ("test", "validation"), tail or (10, 30)
         ), []

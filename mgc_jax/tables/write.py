@@ -171,7 +171,7 @@ def shown(entry: Entry, marks: dict[str, str]) -> Shown:
         if measured.low is not None and measured.high is not None:
             interval = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
     if entry.per_clip is not None:
-        interval += f"; per clip {entry.per_clip.mean:.{digits}f}"
+        interval = "; ".join(filter(None, [interval, f"per clip {entry.per_clip.mean:.{digits}f}"]))
     if entry.number.published is not None:
         paper = f"paper {_printed(entry.number.published.value, digits)}"
         if entry.difference is not None:
