@@ -29,8 +29,8 @@ NOTES = {
         "precision-recall curve) and 69.06 % (the checkpoint of Table II)."
     ),
     "no count": (
-        "47.74 % of 2,573 clips is no whole number of them. 1,228 of 2,572 would be 47.74 %: so many clips had the test "
-        "set of MATT's CRNN runs."
+        "47.74 % of 2,573 clips is no whole number of them. It is 1,228 of 2,572, the number of test clips of "
+        "MATT's CRNN runs."
     ),
     "unscaled": (
         "INVALID as a baseline: fitted on features that were not standardized, KNN with k = 5; LR and MLP had not "
