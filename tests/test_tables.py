@@ -597,7 +597,7 @@ def test_bags_are_counted_as_the_paper_counts_them_beside_its_figure(tmp_path):
     assert rows["1 to 9", "LR"]["ours_per_clip"] == ""
     assert rows["MLP+MATT, all clips, as bags of one", "accuracy"]["difference"] == ""
     assert rows["MLP+MATT, clips that are alone in their bag", "accuracy"]["difference"] != ""
-    assert f"; per clip {per_clip:.1f}" in page(made)
+    assert f"<small>per clip {per_clip:.1f}</small>" in page(made)
     assert "counted as in MATT's notebooks" in html.unescape(page(made))
 
 

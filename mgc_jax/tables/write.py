@@ -124,7 +124,8 @@ class Shown:
 
     Attributes:
         ours: mean, and deviation if there are several seeds.
-        interval: its interval, and ours per clip if it is of bags; or empty.
+        interval: its interval, or empty.
+        per_clip: ours per clip, where bags are counted as in the paper, or empty.
         paper: the published number and the difference, or empty.
         marks: of the notes on ours.
         paper_marks: of the notes on the published number.
@@ -132,6 +133,7 @@ class Shown:
 
     ours: str
     interval: str
+    per_clip: str
     paper: str
     marks: str
     paper_marks: str
@@ -170,15 +172,14 @@ def shown(entry: Entry, marks: dict[str, str]) -> Shown:
             ours += f" ± {measured.deviation:.{digits}f}"
         if measured.low is not None and measured.high is not None:
             interval = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
-    if entry.per_clip is not None:
-        interval = "; ".join(filter(None, [interval, f"per clip {entry.per_clip.mean:.{digits}f}"]))
+    per_clip = f"per clip {entry.per_clip.mean:.{digits}f}" if entry.per_clip is not None else ""
     if entry.number.published is not None:
         paper = f"paper {_printed(entry.number.published.value, digits)}"
         if entry.difference is not None:
             difference = _signed(entry.difference, digits)
             paper += f" ({difference})" if entry.comparable else f" [{difference}]"
     own, theirs = (",".join(sorted(marks[note] for note in notes)) for notes in (entry.own_notes, entry.paper_notes))
-    return Shown(ours, interval, paper, own, theirs)
+    return Shown(ours, interval, per_clip, paper, own, theirs)
 
 
 def write(document: Document, folder: Path) -> list[Path]:
@@ -267,7 +268,7 @@ def _md_cell(cell: Shown | None) -> str:
     if cell is None:
         return ""
     marks, paper_marks = (f"<sup>{marks}</sup>" if marks else "" for marks in (cell.marks, cell.paper_marks))
-    lines = [f"**{_md(cell.ours)}**{marks}", _md(cell.interval), _md(cell.paper) + paper_marks]
+    lines = [f"**{_md(cell.ours)}**{marks}", _md(cell.interval), _md(cell.per_clip), _md(cell.paper) + paper_marks]
     return "<br>".join(filter(None, lines))
 
 
