@@ -763,9 +763,9 @@ def test_from_the_command_line_to_the_files(tmp_path):
     first = command(tmp_path, *arguments, timeout=300)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "tables" / "matt-small"
-    assert len(list((folder / "runs").iterdir())) == 3 + 3 * 2
+    assert len(list((folder / "runs").iterdir())) == 3 + 5 * 2
     rows = list(csv.DictReader((folder / "tables.csv").open()))
-    assert {row["table"] for row in rows} == {"table1", "table2", "fig4", "fig4c", "case_study"}
+    assert {row["table"] for row in rows} == {"table1", "table1_hidden", "table2", "fig4", "fig4c", "case_study"}
     results = json.loads((folder / "runs" / "lr-seed0" / "results.json").read_text())
     (lr,) = [row for row in rows if row["table"] == "table1" and row["column"] == "LR"]
     assert float(lr["ours"]) == pytest.approx(100 * results["splits"]["test"]["clip"]["accuracy"])
@@ -776,7 +776,7 @@ def test_from_the_command_line_to_the_files(tmp_path):
     assert matt[0]["seeds"] == "2"
     again = command(tmp_path, *arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count(": there, ") == 9
+    assert again.stderr.count(": there, ") == 13
     assert list(csv.DictReader((folder / "tables.csv").open())) == rows
 
     crossed = command(tmp_path, *arguments, "--folds=2", "--only=case_study", "--seeds=1", timeout=300)
