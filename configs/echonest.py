@@ -2,10 +2,10 @@
 
     python -m mgc_jax.main --config configs/echonest.py:matt --config.data.arrays.table=echonest.csv
 
-The argument is the pooling, any of mgc_jax/models/pooling, or encoder and pooling: "mlp+matt". The table has one row
-per track with the columns below. Cross-validation grouped by artist: --mode cross_validate --config.data.folds=5. On
-4,752 tracks of FMA-medium (12 genres) a run takes about ten seconds on one CPU core; docs/results.md has the results
-of every pooling.
+The argument is the pooling, any of mgc_jax/models/pooling, or that after "mlp+" ("mlp+matt"): no other encoder takes
+vectors. The table has one row per track with the columns below. Cross-validation grouped by artist: --mode
+cross_validate --config.data.folds=5. On 4,752 tracks of FMA-medium (12 genres) a run takes about ten seconds on one
+CPU core; docs/results.md has the results of every pooling.
 """
 
 from mgc_jax import presets

@@ -22,6 +22,7 @@ TRAIN_COLOUR = "#8A8A8A"
 _SIZE = (5.2, 3.3)  # inches: on a phone, a chart is shrunk little
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.hashsalt": "mgc-jax",  # the same chart is the same text
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -36,6 +37,7 @@ _STYLE: Any = {
     "legend.fontsize": 9,
 }
 _MOST_POINTS = 300
+_MOST_MARKERS = 12
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 _SPECTROGRAM_COLOURS = "magma"
@@ -66,7 +68,7 @@ class Line:
         colour: of the line.
         dash: 0 to 3: solid, dashed, dotted, both; tells lines apart without colour.
         width: in points.
-        marker: of Matplotlib, at each point.
+        marker: of Matplotlib, at each point; at some where there are many.
         sizes: areas of the markers; empty: all alike.
     """
 
@@ -108,25 +110,33 @@ def line_chart(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if diagonal:
             axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        named: dict[str, list[Any]] = {"handles": [], "labels": []}  # given one by one: none is hidden by its name
+
+        def name(handle: Any, label: str) -> None:
+            named["handles"].append(handle)
+            named["labels"].append(label)
+
         if mark is not None:
-            axes.axvline(mark[0], color="0.35", linewidth=1.2, linestyle=(0, (3, 2)), label=mark[1])
+            name(axes.axvline(mark[0], color="0.35", linewidth=1.2, linestyle=(0, (3, 2))), mark[1])
         for line in lines:
             keep = thinned(len(line.x))
             x, y = np.asarray(line.x)[keep], np.asarray(line.y)[keep]
             style = {"color": line.colour, "linewidth": line.width, "linestyle": _DASHES[line.dash % len(_DASHES)]}
-            alone = "o" if len(x) == 1 and not line.marker else ""
-            axes.plot(x, y, label=line.name or None, marker=alone, **style)
-            if line.marker:
-                sizes = np.asarray(line.sizes)[keep] if len(line.sizes) else 20
+            marker = "" if len(line.sizes) else line.marker or ("o" if len(x) == 1 else "")
+            every = max(1, len(x) // _MOST_MARKERS)
+            (handle,) = axes.plot(x, y, marker=marker, markersize=4.5, markevery=every, **style)
+            if line.name:
+                name(handle, line.name)
+            if len(line.sizes):
+                sizes = np.asarray(line.sizes)[keep]
                 axes.scatter(x, y, sizes, color=line.colour, marker=line.marker, zorder=3)
         if x_label == "epoch":
             axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
-        named = sum(bool(line.name) for line in lines) + (mark is not None)
-        if named:
+        if named["labels"]:
             columns = 1 if max(len(line.name) for line in lines) > 24 else 2
-            axes.figure.legend(loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
+            axes.figure.legend(**named, loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
 
     return _chart(draw, title, caption, extra=0.2 * len(lines))
 
@@ -216,21 +226,24 @@ def dot_chart(title: str, rows: Sequence[str], series: Sequence[Dots], *, x_labe
     """
 
     def draw(axes: Any) -> None:
+        handles = []
         for dots in series:
             places = [place for place, row in enumerate(rows) if row in dots.values]
             values = [dots.values[rows[place]] for place in places]
-            axes.scatter(values, places, 28, color=dots.colour, marker=dots.marker, label=dots.name, zorder=3)
+            handles.append(axes.scatter(values, places, 28, color=dots.colour, marker=dots.marker, zorder=3))
             for place in places:
                 if rows[place] in dots.intervals:
                     axes.plot(dots.intervals[rows[place]], (place, place), color=dots.colour, linewidth=1.2)
         axes.set(xlabel=x_label, ylim=(len(rows) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(rows)), rows)
-        axes.figure.legend(loc="outside lower left", ncols=2, borderpad=0.1)
+        names = [dots.name for dots in series]
+        axes.figure.legend(handles, names, loc="outside lower left", ncols=2, borderpad=0.1)
 
     return _chart(draw, title, caption, extra=max(0.0, 0.24 * len(rows) - 1.6))
 
 
 def standalone(chart: Chart) -> str:
-    """Returns the text of an SVG file of a chart."""
+    """Returns the text of an SVG file of a chart, on white: a viewer may be dark."""
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return str(chart.svg).replace("<svg ", f"<svg {spaces} ", 1) + "\n"
+    head, rest = str(chart.svg).replace("<svg ", f"<svg {spaces} ", 1).split(">", 1)
+    return f'{head}>\n<rect width="100%" height="100%" fill="#fff"/>{rest}\n'

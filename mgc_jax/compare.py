@@ -30,7 +30,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     runs = [read_run(folder) for folder in folders]
     names = run_names(runs)
-    split = "test" if all("test" in run.splits for run in runs) else "validation"
+    # The split that most of them have; of two that as many have, test.
+    split = max(("test", "validation"), key=lambda name: sum(name in run.splits for run in runs))
     results = [run.results["splits"].get(split, {}) for run in runs]
     own = compared_views([views_of(result) for result in results])
     pairs = [_pair(names[i], run, runs[0], split) for i, run in enumerate(runs) if i]
@@ -38,6 +39,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         "compare.html",
         runs=list(zip(names, runs, results, own, strict=True)),
         split=split,
+        lacking=[name for name, run in zip(names, runs, strict=True) if split not in run.splits],
         views=[view for view in VIEWS if any(view in result for result in results)],
         synthetic_music=any(run.synthetic for run in runs),
         first=names[0],

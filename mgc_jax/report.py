@@ -5,6 +5,7 @@ need no JavaScript. What a run lacks leaves out its section, with a sentence.
 """
 
 import argparse
+import contextlib
 import datetime
 import logging
 import sys
@@ -38,7 +39,7 @@ def write_report(workdir: Path) -> Path:
         workdir: the run's folder.
 
     Raises:
-        UserError: the folder holds no finished run, or a damaged one.
+        UserError: the folder holds no finished run, or a damaged one, or cannot be written.
     """
     run = read_run(workdir)
     split = "test" if "test" in run.splits and run.scored("test") is not None else "validation"
@@ -65,7 +66,10 @@ def write_report(workdir: Path) -> Path:
         options=dict(config.leaves(run.config)),
     )
     path = Path(workdir) / FILE_NAME
-    write_text(path, page)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); copy the run to where you may write") from error
     return path
 
 
@@ -76,6 +80,9 @@ def _views(run: RunFiles) -> list[str]:
 
 
 def _date(run: RunFiles) -> str:
+    """When it was evaluated; of runs of early versions, when the file of the results was written."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return datetime.datetime.fromisoformat(run.results["date"]).strftime("%Y-%m-%d %H:%M UTC")
     changed = datetime.datetime.fromtimestamp((run.folder / "results.json").stat().st_mtime)
     return changed.strftime("%Y-%m-%d %H:%M")
 

@@ -73,6 +73,11 @@ def read_run(folder: Path) -> RunFiles:
     results = _read_json(folder / "results.json")
     if not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results (splits); evaluate the run again: --mode eval")
+    for split, result in results["splits"].items():
+        if not _is_result(result):
+            raise UserError(
+                f"{folder / 'results.json'} is damaged: {split!r} is no result; evaluate the run again: --mode eval"
+            )
     path = folder / FILE_NAME
     return RunFiles(
         folder=folder,
@@ -91,6 +96,18 @@ def views_of(result: dict[str, Any]) -> list[str]:
 def own_view(views: list[str]) -> str:
     """Returns the view that a system is about: the bag model; without one, each clip."""
     return "bag" if "bag" in views else views[0]
+
+
+def _is_result(result: Any) -> bool:
+    """Whether it has what every version writes for a split: its size, and numbers by view."""
+    if not isinstance(result, dict):
+        return False
+    sizes = [result.get(name) for name in ("clips", "bags")]
+    values = [result[view].get(metric) for view in views_of(result) for metric in ("accuracy", "micro_ap")]
+    parts = [result.get(name, {}) for name in ("intervals", "top_k", "frequency", "per_genre", "alone")]
+    return all(isinstance(number, int | float) for number in sizes + values) and all(
+        isinstance(part, dict) for part in parts
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ clips would. The intervals are about other music of the same sort, scored by the
 the training would change is not in them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +73,45 @@ class ArtistBootstrap:
 
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]."""
+        result = np.full(len(self.draws), np.nan)
+        for i, (found, above) in enumerate(self._curves(label, log_scores)):
+            if found.any():
+                result[i] = np.diff(found, prepend=0) @ (found / np.maximum(above, 1)) / found[-1]
+        return result
+
+    def curve_metrics(
+        self, label: np.ndarray, log_scores: np.ndarray, levels: Sequence[float]
+    ) -> dict[str, np.ndarray]:
+        """What the micro-averaged precision-recall curve of each resample looks like; NaN where no clip counts.
+
+        Args:
+            label: int [clip].
+            log_scores: [clip, genre].
+            levels: of recall.
+
+        Returns:
+            `max_f1`, the highest F1, and `precision_at_max_f1` and `recall_at_max_f1`: float64 [resample];
+            `precision_at`, as `mgc_jax.metrics.precision_at`: float64 [resample, level].
+        """
+        at_best = np.full((3, len(self.draws)), np.nan)
+        at_levels = np.full((len(self.draws), len(levels)), np.nan)
+        for i, (found, above) in enumerate(self._curves(label, log_scores)):
+            if found.any():
+                precision, recall = found / np.maximum(above, 1), found / found[-1]
+                f1 = 2 * found / (above + found[-1])
+                best = f1.argmax()
+                at_best[:, i] = f1[best], precision[best], recall[best]
+                # A hair below the level, as in `mgc_jax.metrics.precision_at`.
+                at_levels[i] = precision[np.searchsorted(recall, np.asarray(levels) - 1e-12)]
+        names = ("max_f1", "precision_at_max_f1", "recall_at_max_f1")
+        return dict(zip(names, at_best, strict=True)) | {"precision_at": at_levels}
+
+    def _curves(self, label: np.ndarray, log_scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each resample, of one ranking of all scores: (true genres found, scores) at or above each threshold.
+
+        The thresholds fall, float64 [threshold] each, and are those at which a true genre is found; elsewhere neither
+        recall nor F1 nor average precision can grow.
+        """
         positive, score = one_against_rest(label, log_scores)
         order = np.argsort(-score, kind="stable")
         artist = np.repeat(self._artist, log_scores.shape[1])[order]
@@ -81,13 +120,8 @@ class ArtistBootstrap:
         threshold = np.searchsorted(last, np.flatnonzero(positive[order]))
         last, threshold = last[np.unique(threshold)], np.unique(threshold, return_inverse=True)[1]
         positive_artist = artist[positive[order]]
-        result = np.full(len(self.draws), np.nan)
-        for i, draw in enumerate(self.draws):
-            above = np.cumsum(draw[artist])[last]
-            found = np.bincount(threshold, draw[positive_artist], len(last))
-            if (clips := found.sum()) > 0:
-                result[i] = found @ (np.cumsum(found) / np.maximum(above, 1)) / clips
-        return result
+        for draw in self.draws:
+            yield np.cumsum(np.bincount(threshold, draw[positive_artist], len(last))), np.cumsum(draw[artist])[last]
 
     def expected_calibration_error(self, label: np.ndarray, log_scores: np.ndarray, bins: int = 15) -> np.ndarray:
         """Expected calibration error of each resample: float64 [resample].

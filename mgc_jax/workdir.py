@@ -98,10 +98,14 @@ def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path, *, tra
         )
 
 
+class OtherCorpusError(UserError):
+    """A folder holds a run on another corpus."""
+
+
 def check_same_corpus(corpus: Any, before: dict[str, Any], workdir: Path) -> None:
-    """Raises `UserError` if the corpus is not the one that a checkpoint or `results.json` names."""
+    """Raises `OtherCorpusError` if the corpus is not the one that a checkpoint or `results.json` names."""
     if before["fingerprint"] != corpus.fingerprint:
-        raise UserError(
+        raise OtherCorpusError(
             f"the run in {workdir} was trained on corpus {before['corpus']} (fingerprint {before['fingerprint']}), "
             f"but this one is {corpus.name} ({corpus.fingerprint}): its tracks, splits or clips differ. Give a new "
             "--workdir, or the corpus of that run."

@@ -385,6 +385,13 @@ def test_comparison_shows_what_differs(tmp_path):
         (lambda run: (run / "results.json").unlink(), "has no results.json"),
         (lambda run: (run / "results.json").write_text('{"splits": {"vali'), "is it cut off"),
         (lambda run: (run / "results.json").write_text("{}"), "has no results"),
+        (lambda run: (run / "results.json").write_text('{"splits": {"test": 3}}'), "'test' is no result"),
+        (lambda run: (run / "results.json").write_text('{"splits": {"test": {"clips": 3}}}'), "'test' is no result"),
+        (
+            lambda run: (run / "results.json").write_text('{"splits": {"test": {"clips": 1, "bags": 1, "clip": {}}}}'),
+            "'test' is no result",
+        ),
+        (lambda run: (run / "report.tmp").mkdir(), "cannot be written"),
         (lambda run: (run / "predictions.parquet").write_bytes(b"PAR1 cut"), "cannot be read as Parquet"),
         (lambda run: (run / "config.json").write_text("[]"), "not a JSON object"),
     ],
@@ -443,6 +450,48 @@ def test_charts():
     assert (kept[0], kept[-1]) == (0, 19_999)
     assert len(kept) <= 300
     np.testing.assert_array_equal(charts.thinned(5), np.arange(5))
+
+
+def test_names_in_charts_are_only_names():
+    """Dollar signs are no formula, and a name that begins with _ is in the legend."""
+    names = ["$HOME", "cost $5 and $6", "_hidden", "a$"]
+    x = np.linspace(0, 1, 5)
+    lines = [charts.Line(name, x, x, charts.COLOURS[0]) for name in names]
+    drawn = charts.line_chart("$x", lines, x_label="$", y_label="y", caption="", mark=(0.5, "_$"))
+    for name in [*names, "_$", "$x"]:
+        assert f">{name}<" in drawn.svg
+    series = [charts.Dots(name, {"$a $b": 1.0, "_c": 2.0}, {}, charts.COLOURS[0]) for name in names]
+    drawn = charts.dot_chart("dots", ["$a $b", "_c"], series, x_label="x", caption="")
+    for name in [*names, "$a $b", "_c"]:
+        assert f">{name}<" in drawn.svg
+    assert '<rect width="100%" height="100%" fill="#fff"/>' in charts.standalone(drawn)
+
+
+def test_date_is_that_of_the_results(tmp_path):
+    folder = make_run(tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"date": "2024-02-29T12:34:56+00:00"}))
+    assert "2024-02-29 12:34 UTC" in write_report(folder).read_text()
+    (folder / "results.json").write_text(json.dumps(results | {"date": "some day"}))
+    assert "UTC" not in check_page(write_report(folder).read_text()).sections["head"]
+
+
+def test_top_k_has_its_intervals(run, page):
+    row = json.loads((run / "results.json").read_text())["splits"]["test"]["top_k"]["bag"]["<200"]
+    assert f"{decimals(row['2'])} {limits(row['intervals']['2'])}" in check_page(page).sections["genres"]
+
+
+def test_comparison_is_on_the_split_that_most_runs_have(tmp_path):
+    both = [make_run(tmp_path / name, seed=i, test=True) for i, name in enumerate(("first", "second"))]
+    third = make_run(tmp_path / "third")
+    head = check_page(write_comparison([*both, third], tmp_path).read_text()).sections["head"]
+    assert "On the validation split, which all of them were evaluated on" in head
+    for folder in both:
+        results = json.loads((folder / "results.json").read_text())
+        del results["splits"]["validation"]
+        (folder / "results.json").write_text(json.dumps(results))
+    head = check_page(write_comparison([*both, third], tmp_path).read_text()).sections["head"]
+    assert "On the test split, which 2 of 3 runs were evaluated on. Not: third" in head
 
 
 def test_numbers():

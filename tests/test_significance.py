@@ -74,6 +74,21 @@ def test_average_precision_is_scikit_learns_weighted_by_the_draws(case):
         )
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_curves_are_those_of_the_resampled_clips(case):
+    label, scores, artists = CASES[case]
+    bootstrap = ArtistBootstrap(artists, resamples=20)
+    levels = (0.1, 0.5, 0.9)
+    ours = bootstrap.curve_metrics(label, scores, levels)
+    for i, rows in enumerate(resampled_rows(bootstrap, artists)):
+        precision, recall = metrics.precision_recall(label[rows], scores[rows])
+        np.testing.assert_allclose(ours["precision_at"][i], metrics.precision_at(precision, recall, levels))
+        assert ours["max_f1"][i] == pytest.approx(metrics.max_f1(precision, recall))
+        there = ours["precision_at_max_f1"][i], ours["recall_at_max_f1"][i]  # of several with this F1, any
+        assert 2 * there[0] * there[1] / sum(there) == pytest.approx(ours["max_f1"][i])
+        assert np.abs(np.stack([precision, recall], axis=1) - there).sum(axis=1).min() < 1e-9
+
+
 def test_mean_of_a_subset_is_that_of_the_resampled_clips():
     label, scores, artists = make_clips(6)
     right, subset = scores.argmax(axis=1) == label, label == 2

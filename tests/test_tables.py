@@ -25,14 +25,14 @@ from mgc_jax import config as config_lib
 from mgc_jax import metrics
 from mgc_jax.errors import UserError
 from mgc_jax.predictions import FILE_NAME, Predictions, concatenate
-from mgc_jax.tables import published, runs
+from mgc_jax.tables import published, runs, sources
 from mgc_jax.tables.build import Request, describe, make_tables
 from mgc_jax.tables.measure import measure, rare_genres
 from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers
 from mgc_jax.tables.runs import Outcome, Settings, limited, run_cells
 from mgc_jax.tables.sources import FromFile, Prepared
-from mgc_jax.tables.write import Document, Entry, Section, comma_separated, markdown, page
-from mgc_jax.workdir import write_json
+from mgc_jax.tables.write import Document, Entry, Section, comma_separated, markdown, page, shown
+from mgc_jax.workdir import OtherCorpusError, write_json
 from tfds_fma.features import FEATURE_SETS
 
 ROOT = Path(__file__).parents[1]
@@ -211,25 +211,27 @@ def test_the_data_decide_what_is_left_out(tmp_path):
     (tmp_path / "small.py").write_text(CONFIG)
     overrides = {"data.arrays.clips": str(tmp_path / "clips.npz"), "data.arrays.table": str(tmp_path / "tracks.csv")}
     source = FromFile("matt", tmp_path / "small.py", overrides)
-    data, lacks = source.data(0, "", None)
+    data, lacks = source.data(0, "", None, ())
     assert data.feature_sets == (("small", ""),)
     assert not data.spectrograms
     assert data.splits == ("test", "validation")
     assert "CRNN" in lacks[0]
     assert "6 features of small" in lacks[1]
-    assert source.data(0, "validation", (3, 5))[0] == dataclasses.replace(data, splits=("validation",), tail=(3, 5))
-    assert source.data(3, "", None)[0].splits == ("validation",)
+    assert source.data(0, "validation", (3, 5), ())[0] == dataclasses.replace(
+        data, splits=("validation",), tail=(3, 5)
+    )
+    assert source.data(3, "", None, ())[0].splits == ("validation",)
     with pytest.raises(UserError, match="--split test is impossible: cross-validation"):
-        source.data(3, "test", None)
+        source.data(3, "test", None, ())
     with pytest.raises(UserError, match="need spectrograms"):
-        FromFile("ubc", tmp_path / "small.py", overrides).data(0, "", None)
+        FromFile("ubc", tmp_path / "small.py", overrides).data(0, "", None, ())
     with pytest.raises(UserError, match=r"--config\.model\.pooling\.name is for the tables"):
         FromFile("matt", tmp_path / "small.py", {"model.pooling.name": "max"})
     (tmp_path / "other.py").write_text(
         "from mgc_jax.config import default\ndef get_config(x=''):\n    return default()"
     )
     with pytest.raises(UserError, match=r"must be encoder and pooling, such as 'mlp[+]none'"):
-        FromFile("matt", tmp_path / "other.py", {}).data(0, "", None)
+        FromFile("matt", tmp_path / "other.py", {}).data(0, "", None, ())
 
 
 # What is run.
@@ -326,7 +328,7 @@ class FakeSource:
 
     name = "fma_medium"
 
-    def data(self, folds, split, tail):
+    def data(self, folds, split, tail, parts):
         return Data(
             (("1 to 9", "all"),), False, ("Rock", "Folk", "Jazz"), ("test", "validation"), tail or (10, 30)
         ), []
@@ -354,7 +356,167 @@ def test_a_failed_cell_stops_nothing_and_is_marked(fake_runs, tmp_path, caplog):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<svg xmlns=")
 
 
+@pytest.mark.parametrize("failure", [UserError("another process works in it"), MemoryError("9 GiB\nof memory")])
+def test_a_failed_seed_leaves_the_others(fake_runs, tmp_path, monkeypatch, failure):
+    train, fails = runs.jobs.train, [True]
+
+    def sometimes(config, workdir, *, test):
+        if config.seed == 1 and fails[0]:
+            raise failure
+        train(config, workdir, test=test)
+
+    monkeypatch.setattr(runs.jobs, "train", sometimes)
+    cell, settings = Cell("MLP+MATT", "mfcc"), Settings(tmp_path, seeds=3)
+    outcome = run_cells([cell], configure, settings)[cell]
+    assert len(outcome.runs) == 2
+    assert outcome.error.startswith("seed 1: ")
+    if isinstance(failure, MemoryError):
+        assert "MemoryError: 9 GiB (see " in outcome.error
+        assert "Traceback" in (tmp_path / "mlp_matt-mfcc-seed1" / "train.log").read_text()
+    number = Number("table1", "row", "column", cell, "bag", "accuracy", "test")
+    entry = Entry(number, measure("accuracy", [run.of_split("test") for run in outcome.runs], "bag"), outcome.error)
+    section = Section("table1", "A table", [entry])
+    assert shown(entry, section.notes).ours != "failed"
+    assert next(iter(section.notes)).startswith("FAILED: seed 1: ")
+    fails[0] = False
+    outcome = run_cells([cell], configure, settings)[cell]
+    assert (len(outcome.runs), outcome.error) == (3, "")
+    assert [name for name, *_ in fake_runs].count("mlp_matt-mfcc-seed1") == 1
+
+
+def test_an_interruption_ends_the_command(fake_runs, tmp_path, monkeypatch):
+    def interrupted(config, workdir, *, test):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.jobs, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_cells([Cell("LR", "mfcc")], configure, Settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / FILE_NAME).write_bytes(b"PAR1 cut"),
+        lambda run: (run / "results.json").write_text("[]"),
+        lambda run: (run / "results.json").write_text('{"splits": 3}'),
+    ],
+)
+def test_a_damaged_run_is_evaluated_again(fake_runs, tmp_path, damage):
+    cell = Cell("LR", "mfcc")
+    run_cells([cell], configure, Settings(tmp_path))
+    damage(tmp_path / "lr-mfcc-seed0")
+    outcome = run_cells([cell], configure, Settings(tmp_path))[cell]
+    assert (len(outcome.runs), outcome.error) == (1, "")
+    assert [name for name, *_ in fake_runs] == ["lr-mfcc-seed0"] * 2
+
+
+def test_an_interrupted_run_on_another_corpus_is_left_as_it_is(fake_runs, tmp_path, monkeypatch):
+    train, cell = runs.jobs.train, Cell("LR", "mfcc")
+    run_cells([cell], configure, Settings(tmp_path))
+    (tmp_path / "lr-mfcc-seed0" / "results.json").unlink()
+
+    def changed(config, workdir, *, test):
+        if (workdir / "config.json").exists():
+            raise OtherCorpusError("the run was trained on another corpus")
+        train(config, workdir, test=test)
+
+    monkeypatch.setattr(runs.jobs, "train", changed)
+    outcome = run_cells([cell], configure, Settings(tmp_path))[cell]
+    assert (len(outcome.runs), outcome.error) == (1, "")
+    assert [name for name, *_ in fake_runs] == ["lr-mfcc-seed0", "lr-mfcc-seed0-2"]
+
+
+def test_a_part_alone_takes_nothing_away(fake_runs, tmp_path):
+    def tables():
+        return {row["table"] for row in csv.DictReader((tmp_path / "tables.csv").open())}
+
+    class WithoutSVM(FakeSource):
+        def config(self, cell):
+            return configure(Cell("LR", cell.features) if cell.system == "SVM" else cell)
+
+    (tmp_path / "fig2.svg").write_text("stale")
+    make_tables(Request("matt", tmp_path, resamples=20, parts=("case_study",)), WithoutSVM())
+    assert tables() == {"case_study"}
+    assert "left out" in (tmp_path / "tables.md").read_text()
+    assert not list(tmp_path.glob("*.svg"))
+    assert make_tables(Request("matt", tmp_path, resamples=20), WithoutSVM())
+    everything, trained = tables(), len(fake_runs)
+    assert everything == {"case_study", "table1", "table1_hidden", "table2", "fig4", "fig4c"}
+    assert make_tables(Request("matt", tmp_path, resamples=20, parts=("case_study",)), WithoutSVM())
+    assert tables() == everything
+    assert len(fake_runs) == trained
+    assert (tmp_path / "fig4a.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("paper", "corpus", "split", "folds", "same"),
+    [
+        ("matt", "fma_medium", "test", 0, True),
+        ("matt", "fma_medium", "validation", 0, False),
+        ("matt", "fma_medium", "test", 5, False),
+        ("matt", "demo", "test", 0, False),
+        ("ubc", "fma_small", "test", 0, True),
+        ("ubc", "fma_small", "validation", 0, True),  # Table 2 has a column of its own for it
+    ],
+)
+def test_published_figures_are_of_the_same_clips_only_on_their_split(tmp_path, paper, corpus, split, folds, same):
+    part = "table2" if paper == "ubc" else "table1"
+    genres = ("Rock", "Folk", "Jazz")
+    data = Data(SETS[:1], paper == "ubc", genres, (split,), (10, 30))
+    plan = numbers(paper, data, (part,))
+    outcomes = {cell: Outcome((predictions(split=split, pooled="+" in cell.system),)) for cell in cells(plan)}
+    made = describe(Request(paper, tmp_path, folds=folds, resamples=20), corpus, data, plan, outcomes, [])
+    rows = [row for row in csv.DictReader(io.StringIO(comma_separated(made))) if row["published"]]
+    assert rows
+    assert {row["same_clips"] for row in rows} == {"yes" if same else "no"}
+    assert any("other clips" in fact for fact in made.facts) != same
+    assert (" [+" in page(made) or " [-" in page(made)) != same
+
+
+def test_validation_figures_of_the_report_are_not_those_of_test(tmp_path):
+    data = dataclasses.replace(UBC_DATA, splits=("validation",))
+    for number in numbers("ubc", data, ("fig2", "table2")):
+        if number.published:
+            assert number.published.split == ("validation" if number.part == "table2" else "test")
+
+
+def test_only_what_is_wanted_of_the_demo_is_made(tmp_path, monkeypatch):
+    opened = []
+
+    def open_corpus(data):
+        opened.append(data.representation)
+        return make_corpus()
+
+    monkeypatch.setattr(sources, "open_corpus", open_corpus)
+    for paper, parts in (("ubc", ("fig2",)), ("ubc", ("fig2", "table2")), ("matt", ("table1",))):
+        Prepared(paper, "demo", str(tmp_path)).data(0, "", None, parts)
+    assert opened == ["mel_120x128", "features_518", "features_518"]
+
+
 # What is measured.
+
+
+def test_a_resample_without_a_genre_says_nothing_about_it():
+    """Folk has one artist, who is not drawn in about a third of the resamples; and is always named right."""
+    rare = np.arange(60) < 3
+    label = np.where(rare, 1, 0).astype(np.int32)
+    artist = np.where(rare, "folk", np.arange(60).astype(str))
+    scores = np.log(np.full((60, 3), 0.05) + 0.85 * np.eye(3)[label])
+    run = predictions().replace(label=label, artist=artist, clip_scores=scores, bag_scores=None, bag=np.arange(60))
+    for metric in ("precision", "recall", "f1"):
+        folk = measure(f"{metric} Folk", [run], "clip")
+        assert (folk.mean, folk.low, folk.high) == (1, 1, 1)
+    never = measure("precision Jazz", [run.replace(label=np.where(rare, 2, 0).astype(np.int32))], "clip")
+    assert never.mean == 0  # as scikit-learn has it
+    assert never.high == 0
+
+
+def test_every_number_of_a_curve_has_an_interval():
+    several = [predictions(seed=seed, clips=200) for seed in range(2)]
+    names = ("max_f1", "precision_at_max_f1", "recall_at_max_f1", "precision_at 0.1", "precision_at 0.9")
+    for metric in names:
+        found = measure(metric, several, "bag", resamples=200)
+        assert found.low < found.mean < found.high or found.low <= found.mean == 1, metric
 
 
 def test_numbers_are_those_of_scikit_learn():
@@ -405,6 +567,38 @@ def test_seeds_and_intervals():
 
 
 # How it is written.
+
+
+def test_support_is_a_whole_number_without_a_difference():
+    (number,) = [
+        n for n in numbers("ubc", UBC_DATA, ("fig2",)) if (n.row, n.column) == ("Rock", "support")
+    ]  # fmt: skip
+    entry = Entry(number, measure("support Rock", [predictions()], "clip"), comparable=True)
+    written = shown(entry, {})
+    assert written.ours == str(int(np.sum(predictions().label == 0)))
+    assert written.paper == "paper 100"
+    assert entry.difference is None
+
+
+def test_bags_are_counted_as_the_paper_counts_them_beside_its_figure(tmp_path):
+    data = Data((("1 to 9", "all"),), False, ("Rock", "Folk", "Jazz"), ("test",), (10, 30))
+    plan = numbers("matt", data, ("table1", "case_study"))
+    run = predictions()
+    outcomes = {cell: Outcome((run if "+" in cell.system else run.replace(bag_scores=None),)) for cell in cells(plan)}
+    made = describe(Request("matt", tmp_path, resamples=20), "fma_medium", data, plan, outcomes, [])
+    paper = 100 * metrics.paper_accuracy(run.label, run.bag_scores, run.offsets)
+    per_clip = 100 * accuracy_score(run.label, run.predicted("bag"))
+    assert paper != pytest.approx(per_clip)
+    rows = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(comma_separated(made)))}
+    for place in (("1 to 9", "MLP+MATT"), ("1 to 9", "MLP+MIL"), ("MLP+MATT, bags", "accuracy")):
+        assert float(rows[place]["ours"]) == pytest.approx(paper)
+        assert float(rows[place]["ours_per_clip"]) == pytest.approx(per_clip)
+        assert float(rows[place]["difference"]) == pytest.approx(paper - float(rows[place]["published"]))
+    assert rows["1 to 9", "LR"]["ours_per_clip"] == ""
+    assert rows["MLP+MATT, all clips, as bags of one", "accuracy"]["difference"] == ""
+    assert rows["MLP+MATT, clips that are alone in their bag", "accuracy"]["difference"] != ""
+    assert f"<small>per clip {per_clip:.1f}</small>" in page(made)
+    assert "counted as in MATT's notebooks" in html.unescape(page(made))
 
 
 def document(row="MLP+MATT", genres=("Rock", "Folk", "Jazz")):
@@ -569,9 +763,9 @@ def test_from_the_command_line_to_the_files(tmp_path):
     first = command(tmp_path, *arguments, timeout=300)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "tables" / "matt-small"
-    assert len(list((folder / "runs").iterdir())) == 3 + 3 * 2
+    assert len(list((folder / "runs").iterdir())) == 3 + 5 * 2
     rows = list(csv.DictReader((folder / "tables.csv").open()))
-    assert {row["table"] for row in rows} == {"table1", "table2", "fig4", "fig4c", "case_study"}
+    assert {row["table"] for row in rows} == {"table1", "table1_hidden", "table2", "fig4", "fig4c", "case_study"}
     results = json.loads((folder / "runs" / "lr-seed0" / "results.json").read_text())
     (lr,) = [row for row in rows if row["table"] == "table1" and row["column"] == "LR"]
     assert float(lr["ours"]) == pytest.approx(100 * results["splits"]["test"]["clip"]["accuracy"])
@@ -582,7 +776,7 @@ def test_from_the_command_line_to_the_files(tmp_path):
     assert matt[0]["seeds"] == "2"
     again = command(tmp_path, *arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count(": there, ") == 9
+    assert again.stderr.count(": there, ") == 13
     assert list(csv.DictReader((folder / "tables.csv").open())) == rows
 
     crossed = command(tmp_path, *arguments, "--folds=2", "--only=case_study", "--seeds=1", timeout=300)

@@ -6,6 +6,7 @@ A page is one file that loads nothing and runs nothing: the stylesheet and the c
 import functools
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -67,11 +68,12 @@ def signed(value: float, digits: int = 3) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", _MINUS)
 
 
-def limits(interval: tuple[float, float] | list[float] | None, digits: int = 3) -> str:
+def limits(interval: Sequence[float | None] | None, digits: int = 3) -> str:
     """Writes the limits of an interval; nothing where there is none."""
-    if interval is None or any(map(math.isnan, interval)):
+    there = [bound for bound in interval or () if bound is not None and not math.isnan(bound)]
+    if len(there) < 2:
         return ""
-    low, high = (f"{value:.{digits}f}".replace("-", _MINUS) for value in interval)
+    low, high = (f"{bound:.{digits}f}".replace("-", _MINUS) for bound in there)
     return f"{low} to {high}"
 
 

@@ -13,7 +13,7 @@ from mgc_jax.significance import concentration_warnings
 from mgc_jax.tables import pictures, published
 from mgc_jax.tables.measure import measure, rare_genres
 from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
-from mgc_jax.tables.runs import Outcome, Settings, run_cells
+from mgc_jax.tables.runs import Outcome, Settings, finished_cells, run_cells
 from mgc_jax.tables.sources import Source
 from mgc_jax.tables.write import Document, Entry, Section, write
 
@@ -53,8 +53,9 @@ def make_tables(request: Request, source: Source) -> bool:
     Raises:
         UserError: the data cannot be used, or none of the tables can be made of it.
     """
-    data, lacks = source.data(request.folds, request.split, request.tail)
-    plan = numbers(request.paper, data, request.parts or PARTS[request.paper])
+    parts = request.parts or PARTS[request.paper]
+    data, lacks = source.data(request.folds, request.split, request.tail, parts)
+    plan = numbers(request.paper, data, parts)
     for sentence in lacks:
         log.info(sentence)
     if not plan:
@@ -67,10 +68,32 @@ def make_tables(request: Request, source: Source) -> bool:
     except OSError as error:
         raise UserError(f"the folder {request.folder} cannot be written: {error}") from error
     outcomes = run_cells(cells(plan), source.config, settings)
+    plan, more = _with_finished_parts(request, source, data, plan, settings)
+    outcomes = more | outcomes
+    left_out = [part for part in PARTS[request.paper] if part not in {number.part for number in plan}]
+    if request.parts and left_out:
+        lacks = [*lacks, f"Not asked for, and left out since not all of their runs are there: {', '.join(left_out)}."]
     document = describe(request, source.name, data, plan, outcomes, lacks)
     for path in write(document, request.folder):
         log.info("wrote %s", path)
     return not any(outcome.error for outcome in outcomes.values())
+
+
+def _with_finished_parts(
+    request: Request, source: Source, data: Data, plan: Sequence[Number], settings: Settings
+) -> tuple[list[Number], dict[Cell, Outcome]]:
+    """Adds the parts that were not asked for but whose runs are all there: the files hold all that can be shown."""
+    parts, outcomes = list(request.parts or PARTS[request.paper]), {}
+    known = {*cells(plan)}
+    for part in PARTS[request.paper]:
+        wanted = cells(numbers(request.paper, data, [part])) if part not in parts else []
+        others = [cell for cell in wanted if cell not in known]
+        finished = finished_cells(others, source.config, settings)
+        if wanted and len(finished) == len(others):
+            parts.append(part)
+            outcomes.update(finished)
+            log.info("with %s, whose runs are all there", part)
+    return numbers(request.paper, data, parts), outcomes
 
 
 def describe(
@@ -102,7 +125,10 @@ def describe(
             number,
             measure(number.metric, of_split[number.cell, number.split], number.view, request.resamples),
             outcomes[number.cell].error,
-            comparable=corpus == published.CORPUS[request.paper],
+            comparable=_same_clips(request, corpus, number),
+            per_clip=measure("accuracy", of_split[number.cell, number.split], number.view, request.resamples)
+            if number.metric == "paper_accuracy" and number.part != "fig4c"  # which has a column for it
+            else None,
         )
         for number in plan
     ]
@@ -121,11 +147,11 @@ def describe(
                 TITLES[request.paper, part],
                 of_part,
                 facts=[
-                    *_facts(request, corpus, outcomes, of_part, example),
-                    *_more(request.paper, part, data, example),
+                    *_facts(request, corpus, outcomes, of_part, of_split),
+                    *_more(request.paper, part, data, of_part, example),
                 ],
                 warnings=_warnings(request.paper, part, data, example),
-                charts=_charts(part, of_part, first_runs, synthetic),
+                charts=_charts(request.paper, part, of_part, first_runs, synthetic),
             )
         )
     facts = [
@@ -134,13 +160,10 @@ def describe(
             ": SYNTHETIC MUSIC. That every place is filled shows that everything works, no more." if synthetic else "."
         ),
         *([_summary(example, data.splits[0], request)] if example is not None else []),
+        *_looks(outcomes, data),
         f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
-        f"{published.CORPUS[request.paper]}."
-        + (
-            ""
-            if corpus == published.CORPUS[request.paper]
-            else " Those are other clips: differences, in square brackets, say little."
-        ),
+        f"{published.CORPUS[request.paper]}{', Table 2 also on its validation clips' * (request.paper == 'ubc')}."
+        + _other_clips(entries),
         *lacks,
     ]
     title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
@@ -153,8 +176,32 @@ def _summary(run: Predictions, split: str, request: Request) -> str:
     )
     return (
         f"Ours: {how}, {len(run):,} clips by {len(np.unique(run.artists)):,} artists in {len(run.bag_sizes):,} bags, "
-        f"{len(run.genres)} genres; fingerprint {run.info.get('fingerprint', 'unknown')}."
+        f"{len(run.genres)} genres."
     )
+
+
+def _same_clips(request: Request, corpus: str, number: Number) -> bool:
+    """Whether our number is of the clips that the published one is of."""
+    given = number.published
+    same = corpus == published.CORPUS[request.paper] and not request.folds
+    return same and given is not None and number.split == given.split
+
+
+def _other_clips(entries: Sequence[Entry]) -> str:
+    """Says which differences are of other clips; nothing where none is."""
+    same = {entry.comparable for entry in entries if entry.number.published is not None}
+    if same == {True, False}:
+        return " Differences in square brackets are of other clips and say little."
+    return " Those are other clips: differences, in square brackets, say little." if same == {False} else ""
+
+
+def _looks(outcomes: Mapping[Cell, Outcome], data: Data) -> list[str]:
+    """Says how often the test split has been looked at, if it has."""
+    looks = max((outcome.test_evaluations for outcome in outcomes.values()), default=0)
+    if "test" not in data.splits or not looks:
+        return []
+    times = "once" if looks == 1 else f"up to {looks} times"
+    return [f"The test split was evaluated {times} with each of these runs (test_evaluations in results.json)."]
 
 
 def _facts(
@@ -162,14 +209,15 @@ def _facts(
     corpus: str,
     outcomes: Mapping[Cell, Outcome],
     entries: Sequence[Entry],
-    example: Predictions | None,
+    of_split: Mapping[tuple[Cell, str], Sequence[Predictions]],
 ) -> list[str]:
     """Says of a table what its numbers are of."""
     seeds = sorted({entry.measured.seeds for entry in entries if entry.measured is not None})
-    clips = f", {len(example):,} clips" if example is not None else ""
-    splits = " and ".join(dict.fromkeys(entry.number.split for entry in entries))
+    splits = dict.fromkeys(entry.number.split for entry in entries)
+    clips = {split: _clips(entries, split, of_split) for split in splits}
     facts = [
-        f"Corpus {corpus}, {splits} split{clips}; {_count(max(seeds, default=0), 'seed')}"
+        f"Corpus {corpus}, {' and '.join(f'{split} split{clips[split]}' for split in splits)}; "
+        f"{_count(max(seeds, default=0), 'seed')}"
         + (" (LR, KNN and SVM do not depend on it: one)" if len(seeds) > 1 else "")
         + (f"; at most {_count(request.epochs, 'epoch')} of neural systems" if request.epochs else "")
         + ".",
@@ -191,19 +239,36 @@ def _facts(
     return facts
 
 
+def _clips(entries: Sequence[Entry], split: str, of_split: Mapping[tuple[Cell, str], Sequence[Predictions]]) -> str:
+    """Says how many clips a table's runs have of a split; nothing where there is none."""
+    sizes = sorted({len(run) for entry in entries for run in of_split[entry.number.cell, split]})
+    return f" ({' or '.join(f'{size:,}' for size in sizes)} clips)" if sizes else ""
+
+
 def _selection(request: Request) -> str:
     if request.paper == "matt":
         return (
-            "MATT's were chosen on the test split: the names of its result files hold test metrics, its training "
-            "framework (that of JohannesLiu/HNRE-Pytorch) keeps the checkpoint of the best test score, and each of "
-            "its tables is of another checkpoint."
+            "Those of the paper's MIL, MATT and CRNN systems were apparently chosen on the test split: the names of "
+            "its result files hold test metrics, and its training framework (that of JohannesLiu/HNRE-Pytorch) keeps "
+            "the checkpoint of the best test score."
         )
-    return "The report does not say how its checkpoints were chosen; its validation figures are the best epoch's."
+    return "The report does not say how its checkpoints were chosen."
 
 
-def _more(paper: str, part: str, data: Data, example: Predictions | None) -> list[str]:
+def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: Predictions | None) -> list[str]:
     """What only one table needs said."""
     facts = []
+    if any(entry.per_clip is not None for entry in entries):
+        facts.append(
+            "The accuracies of bag models that have a published one are counted as in MATT's notebooks: a bag, with "
+            "all its clips, is right if its first clip's genre is named. “Per clip”: the share of clips whose own "
+            "genre is named, as all other accuracies here are."
+        )
+    if part == "fig4" and any(entry.number.column == "AP of bags" for entry in entries):
+        facts.append(
+            "AP of bags: in the published ones all genres of a test bag's clips are right, in ours that of its first "
+            "clip."
+        )
     if part == "fig3":
         facts.append(published.NOTES["no attention"])
     if paper == "matt" or part == "table2":
@@ -213,9 +278,18 @@ def _more(paper: str, part: str, data: Data, example: Predictions | None) -> lis
         )
     if paper == "matt" and data.feature_sets:
         facts.append(
-            "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). So MLP+MIL is "
-            "linear, and averaging its clips over the bag gives the very scores of its bags. MATT's text has an MLP: "
-            "the systems with a hidden layer."
+            "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). MATT's text has "
+            "an MLP: the systems with a hidden layer."
+        )
+    if any("+MIL" in entry.number.cell.system for entry in entries):
+        facts.append(
+            "MIL averages the clips of a bag and then has a linear layer, so averaging the log scores of its clips "
+            "over the bag gives the very scores of its bags."
+        )
+    if (paper, part) == ("matt", "table2"):
+        facts.append(
+            "Published: from the hits in the notebook (fma_version/4.1). So 40.43 and 28.24 stand here for the "
+            "paper's 40.42 and 28.23."
         )
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
         for published_clips, limit in zip(published.TABLE2_CLIPS.values(), data.tail, strict=True):
@@ -261,17 +335,21 @@ def _count(number: int, what: str) -> str:
 
 
 def _charts(
-    part: str, entries: Sequence[Entry], runs: Mapping[str, Predictions], synthetic: bool
+    paper: str, part: str, entries: Sequence[Entry], runs: Mapping[str, Predictions], synthetic: bool
 ) -> list[tuple[str, pictures.Chart]]:
     charts = []
+    # What the published values are of, for the captions.
+    clips = f"on {published.CORPUS[paper]}'s test split"
+    if not any(entry.comparable for entry in entries):
+        clips += ": other clips than ours"
     if part == "fig4":
-        charts = [(name, pictures.curves(name, runs, synthetic)) for name in ("fig4a", "fig4b")]
+        charts = [(name, pictures.curves(name, runs, clips, synthetic)) for name in ("fig4a", "fig4b")]
     elif part == "fig4c":
         chosen: dict[str, Entry] = {}
         for entry in entries:  # beside the published number, what is counted as it is
             chosen[entry.number.row] = entry
-        charts = [("fig4c", pictures.dots("Accuracy", list(chosen.values()), "accuracy (%)", synthetic))]
+        charts = [("fig4c", pictures.dots("Accuracy", list(chosen.values()), "accuracy (%)", clips, synthetic))]
     elif part in ("fig2", "fig3"):
         f1 = [entry for entry in entries if entry.number.column == "f1" and entry.number.metric != "accuracy"]
-        charts = [(part, pictures.dots("F1 of each genre", f1, "F1", synthetic))]
+        charts = [(part, pictures.dots("F1 of each genre", f1, "F1", clips, synthetic))]
     return [(name, chart) for name, chart in charts if chart is not None]

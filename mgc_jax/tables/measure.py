@@ -13,6 +13,7 @@ import numpy as np
 from mgc_jax import metrics
 from mgc_jax.predictions import Predictions
 from mgc_jax.significance import ArtistBootstrap, interval
+from mgc_jax.tables.published import RECALLS
 
 AVERAGES = ("macro", "weighted")  # over genres
 PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins
@@ -63,7 +64,8 @@ def measure(metric: str, runs: Sequence[Predictions], view: str, resamples: int 
     low, high = None, None
     if of_run[0].resampled is not None:
         samples = np.mean([statistic.resampled() for statistic in of_run if statistic.resampled], axis=0)
-        low, high = (scale * bound for bound in interval(samples))
+        if not np.isnan(samples).all():
+            low, high = (scale * bound for bound in interval(samples))
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
     return Measured(float(values.mean()), deviation, len(runs), low, high, of_run[0].clips)
 
@@ -111,13 +113,41 @@ def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Sta
         return _Statistic(float(clips), clips or len(run))
     if kind in ("precision", "recall", "f1"):
         return _of_genres(kind, of, run, view, bootstrap)
+    value = float(_of_curve(metric, label, scores))
+    return _Statistic(value, len(run), lambda: _curves(_ById(run), view, resamples)[metric])
+
+
+def _of_curve(metric: str, label: np.ndarray, scores: np.ndarray) -> float:
+    """One number of a precision-recall curve."""
+    kind, _, of = metric.partition(" ")
     precision, recall = metrics.precision_recall(label, scores)
     if kind == "precision_at":
-        return _Statistic(metrics.precision_at(precision, recall, [float(of)])[0], len(run))
+        return metrics.precision_at(precision, recall, [float(of)])[0]
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     best = int(f1.argmax())
-    values = {"max_f1": f1[best], "precision_at_max_f1": precision[best], "recall_at_max_f1": recall[best]}
-    return _Statistic(float(values[kind]), len(run))
+    return {"max_f1": f1, "precision_at_max_f1": precision, "recall_at_max_f1": recall}[kind][best]
+
+
+@dataclass(frozen=True, eq=False)
+class _ById:
+    """Stands for predictions, whose arrays cannot be compared, among the keys of a cache."""
+
+    run: Predictions
+
+    def __hash__(self) -> int:
+        return id(self.run)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.run is self.run
+
+
+@functools.lru_cache(maxsize=32)
+def _curves(key: _ById, view: str, resamples: int) -> dict[str, np.ndarray]:
+    """All numbers of the curves of the resamples, by metric: one sort serves them all."""
+    run = key.run
+    found = _bootstrap(tuple(run.artists.tolist()), resamples).curve_metrics(run.label, run.views[view], RECALLS)
+    at = {f"precision_at {level}": found["precision_at"][:, i] for i, level in enumerate(RECALLS)}
+    return {name: values for name, values in found.items() if name != "precision_at"} | at
 
 
 def _per_clip(kind: str, of: str, run: Predictions, view: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -162,18 +192,19 @@ def _of_genres(
     """Precision, recall or F1 of a genre, or their mean over the genres that occur, alike or by their clips."""
     predicted, genres = run.predicted(view), run.genres
 
-    def rates(counts: np.ndarray) -> np.ndarray:
+    def rates(counts: np.ndarray, nothing: float = 0.0) -> np.ndarray:
         right = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
         support, named = counts.sum(axis=-1), counts.sum(axis=-2)
         below = {"precision": named, "recall": support, "f1": (support + named) / 2}[kind]
         rate = right / np.maximum(below, np.finfo(float).tiny)
-        if of not in AVERAGES:
-            return rate[..., genres.index(of)]
+        if of not in AVERAGES:  # of a genre that does not occur, a resample says nothing
+            occurs = support > 0 if kind == "recall" else support + named > 0
+            return np.where(occurs, rate, nothing)[..., genres.index(of)]
         weight = support if of == "weighted" else support + named > 0
         return (rate * weight).sum(axis=-1) / np.maximum(weight.sum(axis=-1), 1)
 
     value = float(rates(metrics.confusion(run.label, predicted, len(genres))))
     clips = len(run) if of in AVERAGES else int(np.sum(run.label == genres.index(of)))
     return _Statistic(
-        value, clips, lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)))
+        value, clips, lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)), np.nan)
     )  # fmt: skip

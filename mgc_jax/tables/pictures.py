@@ -15,48 +15,52 @@ _FAMILIES = {
     "fig4a": ("Precision and recall: features", (*CLASSICAL, *MLP_FAMILY)),
     "fig4b": ("Precision and recall: spectrograms", CRNN_FAMILIES),
 }
+_MARKERS = "os^Dv*"  # tell the systems apart without colour
 
 
-def curves(part: str, runs: Mapping[str, Predictions], synthetic: bool) -> Chart | None:
+def curves(part: str, runs: Mapping[str, Predictions], clips: str, synthetic: bool) -> Chart | None:
     """Draws figure 4 a or b of MATT: the curve of each system's first seed, and what can be compared with it.
 
     Args:
         part: fig4a or fig4b.
         runs: predictions of the split, by system.
+        clips: what the published curves are of, in words.
         synthetic: whether the corpus is the demo.
     """
     title, systems = _FAMILIES[part]
     lines = []
     for number, system in enumerate(system for system in systems if system in runs):
-        run, colour = runs[system], COLOURS[number % len(COLOURS)]
+        run, colour, marker = runs[system], COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
         view = "bag" if "bag" in run.views else "clip"
         precision, recall = metrics.thin_curve(*metrics.precision_recall(run.label, run.views[view]))
-        lines.append(Line(system, recall, precision, colour))
+        lines.append(Line(system, recall, precision, colour, marker=marker))
         printed = published.FIG4[system]
         if not is_invalid(printed.notes):
             levels = np.array(published.RECALLS)
             lines.append(
-                Line(f"{system}, published", levels, np.array(printed.precision_at), colour, dash=2, marker="o")
+                Line(f"{system}, published", levels, np.array(printed.precision_at), colour, dash=2, marker=marker)
             )
     if not lines:
         return None
     caption = (
         "Micro-averaged over all scores of all clips; the scores of bags are copied to their clips. Solid: ours, the "
-        "first seed. Dots: published, on FMA-medium's test split; the published curves of LR, KNN, SVM and MLP are "
-        "invalid and left out."
+        f"first seed. Dotted, with the same marker: published, {clips}."
     )
+    if any(is_invalid(published.FIG4[system].notes) for system in systems):
+        caption += " The published curves of LR, KNN, SVM and MLP are invalid and left out."
     if synthetic:
         title += " (SYNTHETIC MUSIC)"
     return line_chart(title, lines, x_label="recall", y_label="precision", caption=caption, unit_square=True)
 
 
-def dots(title: str, entries: Sequence[Entry], x_label: str, synthetic: bool) -> Chart | None:
+def dots(title: str, entries: Sequence[Entry], x_label: str, clips: str, synthetic: bool) -> Chart | None:
     """Draws one number per row, ours with its interval and the published one.
 
     Args:
         title: above the chart.
         entries: one per row.
         x_label: of the axis.
+        clips: what the published values are of, in words.
         synthetic: whether the corpus is the demo.
     """
     ours, intervals, theirs = {}, {}, {}
@@ -73,7 +77,8 @@ def dots(title: str, entries: Sequence[Entry], x_label: str, synthetic: bool) ->
     series = [Dots("ours, 95 % interval", ours, intervals, COLOURS[0])]
     if theirs:
         series.append(Dots("published", theirs, {}, COLOURS[3], marker="x"))
-    caption = f"{title}: ours with the 95 % interval of a bootstrap over artists, and the published values."
+    caption = f"{title}: ours with the 95 % interval of a bootstrap over artists"
+    caption += f", and the published values, {clips}." if theirs else "."
     return dot_chart(
         title + (" (SYNTHETIC MUSIC)" if synthetic else ""), rows, series, x_label=x_label, caption=caption
     )

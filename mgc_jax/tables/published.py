@@ -15,7 +15,7 @@ PAPERS = {
     "matt": "MATT (Liu and Zhang, SMC 2022)",
     "ubc": "PRCNN at UBC (Fadaviardakani, Chow and Goh, 2020)",
 }
-CORPUS = {"matt": "fma_medium", "ubc": "fma_small"}  # of the published figures, all on its test split
+CORPUS = {"matt": "fma_medium", "ubc": "fma_small"}  # of the published figures
 TEST_CLIPS = {"matt": 2573, "ubc": 800}
 
 # Why a figure is not what it seems; the tables number these and print them below.
@@ -28,7 +28,10 @@ NOTES = {
         "MATT gives three accuracies of this system: 68.40 % (Table I), 68.83 % (section IV-D, and the "
         "precision-recall curve) and 69.06 % (the checkpoint of Table II)."
     ),
-    "no count": "47.74 % of 2,573 clips is no whole number of them: a misprint, or a mean of batches.",
+    "no count": (
+        "47.74 % of 2,573 clips is no whole number of them. It is 1,228 of 2,572, the number of test clips of "
+        "MATT's CRNN runs."
+    ),
     "unscaled": (
         "INVALID as a baseline: fitted on features that were not standardized, KNN with k = 5; LR and MLP had not "
         "converged. The notebook (fma_version/4.1) prints accuracies of 47.69, 44.81, 45.94 and 54.57 % for these LR, "
@@ -58,6 +61,10 @@ NOTES = {
         "63.69 % is the accuracy on the test bags of a single clip (notebook fma_version/4.1, start == end), not "
         "on all clips without their bags, as section IV-D has it."
     ),
+    "not all clips": (
+        "INVALID for all clips: section IV-D gives 63.69 % for them without their bags, but it is the accuracy on the "
+        "test bags of a single clip (notebook fma_version/4.1, start == end)."
+    ),
     "FMA's MLP": "58 % is FMA's MLP (58.14 %), not a model that MATT trained.",
     "no attention": (
         "The attention of the report's figure 4 cannot act: its weights sum to 1 over an axis along which what they "
@@ -73,8 +80,7 @@ NOTES = {
         "deep model of the report on the test split."
     ),
     "attention's validation": (
-        "Of an earlier run than Table 2: 40 % test accuracy in figure 3, 26.25 % in Table 2; 41.625 % validation "
-        "in both."
+        "40 % test accuracy in figure 3 (local machine), 26.25 % in Table 2 (GPU); 41.625 % validation in both."
     ),
 }  # fmt: skip
 
@@ -86,10 +92,12 @@ class Published:
     Attributes:
         value: in percent for accuracies, else as it is.
         notes: keys of `NOTES`.
+        split: test or validation.
     """
 
     value: float
     notes: tuple[str, ...] = ()
+    split: str = "test"
 
 
 class FeatureSet(NamedTuple):
@@ -243,20 +251,20 @@ FIG4C = {
 # MATT's section IV-D: accuracies in percent.
 CASE_STUDY = {
     "bags": Published(68.83),
-    "clips": Published(63.69, ("singletons",)),
+    "clips": Published(63.69, ("not all clips",)),
     "singletons": Published(63.69, ("singletons",)),
     "trained on clips": Published(58.0, ("FMA's MLP",)),
 }
 
 # The UBC report's Table 2: validation and test accuracy in percent.
 UBC_TABLE2 = {
-    "RNN": (Published(40.375), Published(29.5)),
-    "5-layer CNN": (Published(51.25), Published(44.125)),
-    "3-layer CNN": (Published(39.375, ("rounded",)), Published(26.0)),
-    "PRCNN: CNN and RNN": (Published(45.0, ("two places",)), Published(36.375, ("two places",))),
-    "CNN and 2-layer RNN": (Published(46.25), Published(35.5)),
+    "RNN": (Published(40.375, split="validation"), Published(29.5)),
+    "5-layer CNN": (Published(51.25, split="validation"), Published(44.125)),
+    "3-layer CNN": (Published(39.375, ("rounded",), "validation"), Published(26.0)),
+    "PRCNN: CNN and RNN": (Published(45.0, ("two places",), "validation"), Published(36.375, ("two places",))),
+    "CNN and 2-layer RNN": (Published(46.25, split="validation"), Published(35.5)),
     "... and attention, as drawn": (
-        Published(41.625, ("no attention",)),
+        Published(41.625, ("no attention",), "validation"),
         Published(26.25, ("no attention", "attention's validation")),
     ),
 }

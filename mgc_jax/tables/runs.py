@@ -1,13 +1,15 @@
 """The runs that the tables are made of: those that are missing are trained, finished ones are read."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.predictions import FILE_NAME, Predictions, load
 from mgc_jax.progress import clock
 from mgc_jax.tables.plan import Cell
-from mgc_jax.workdir import read_config
+from mgc_jax.workdir import OtherCorpusError, read_config
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +37,32 @@ class Outcome:
 
     Attributes:
         runs: predictions of all splits, one per seed.
-        error: why there are none; empty: there are.
+        error: why there are none, or not of all seeds; empty: there are.
         selected_by: what chose the checkpoints; empty for baselines.
+        test_evaluations: how often the test split was evaluated with one of the runs, at most.
     """
 
     runs: tuple[Predictions, ...] = ()
     error: str = ""
     selected_by: str = ""
+    test_evaluations: int = 0
+
+    def plus(self, run: "_Run") -> "Outcome":
+        """Returns it with one more run."""
+        return dataclasses.replace(
+            self,
+            runs=(*self.runs, run.predictions),
+            selected_by=run.results.get("selected_by", ""),
+            test_evaluations=max(self.test_evaluations, run.results.get("test_evaluations", 0)),
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run: its predictions, and `results.json`."""
+
+    predictions: Predictions
+    results: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,37 +103,31 @@ def run_cells(
         settings: how.
 
     Returns:
-        The outcome of each cell; a `UserError` is an outcome, too, and stops nothing.
+        The outcome of each cell; an error is an outcome, too, and stops nothing.
     """
     configs: dict[Cell, ConfigDict] = {}
     outcomes: dict[Cell, Outcome] = {}
     for cell in cells:
         try:
             configs[cell] = limited(configure(cell), settings)
-        except UserError as error:
-            outcomes[cell] = Outcome(error=str(error))
+        except Exception as error:  # one cell's, whatever it is
+            outcomes[cell] = Outcome(error=_sentence(error))
     todo = [(cell, seed) for cell, config in configs.items() for seed in range(_seeds(config, settings))]
     fingerprints: dict[str, str] = {}
     seconds: dict[str, float] = {}  # of the last run that was trained, by system
     start_of_all = time.perf_counter()
     for number, (cell, seed) in enumerate(todo, 1):
-        if cell in outcomes and outcomes[cell].error:
-            continue  # another seed of it failed
         start = time.perf_counter()
-        config = configs[cell].copy_and_resolve_references()
-        config.seed = seed
+        outcome, finished = outcomes.get(cell, Outcome()), False
         try:
-            folder, finished = _folder(f"{cell.name}-seed{seed}", config, settings, fingerprints)
-            if not finished:
-                _train(config, folder, settings)
-            predictions = load(folder / FILE_NAME)
-            selected_by = json.loads((folder / "results.json").read_text()).get("selected_by", "")
-            before = outcomes[cell].runs if cell in outcomes else ()
-            outcomes[cell] = Outcome((*before, predictions), selected_by=selected_by)
-            what = _headline(predictions, settings)
-        except UserError as error:
-            outcomes[cell] = Outcome(error=str(error))
-            finished, what = False, f"FAILED: {error}"
+            run, finished = _run(cell, seed, configs[cell], settings, fingerprints)
+            outcomes[cell] = outcome.plus(run)
+            what = _headline(run.predictions, settings)
+        except Exception as error:  # one run's; those of other seeds and cells stay
+            of_seed = f"seed {seed}: " if _seeds(configs[cell], settings) > 1 else ""
+            reasons = [*filter(None, [outcome.error]), of_seed + _sentence(error)]
+            outcomes[cell] = dataclasses.replace(outcome, error="; ".join(reasons))
+            what = f"FAILED: {_sentence(error)}"
         took = "there"
         if not finished:
             seconds[cell.system] = time.perf_counter() - start
@@ -122,6 +137,27 @@ def run_cells(
         left = f"; about {clock(ahead)} left" if ahead else ""
         log.info("%d/%d %s-seed%d: %s, %s%s", number, len(todo), cell.name, seed, took, what, left)
     log.info("%d runs, %s", len(todo), clock(time.perf_counter() - start_of_all))
+    return outcomes
+
+
+def finished_cells(
+    cells: Sequence[Cell], configure: Callable[[Cell], ConfigDict], settings: Settings
+) -> dict[Cell, Outcome]:
+    """Reads the cells all of whose runs are finished; the arguments are those of `run_cells`. Trains nothing."""
+    outcomes: dict[Cell, Outcome] = {}
+    fingerprints: dict[str, str] = {}
+    for cell in cells:
+        outcome = Outcome()
+        with contextlib.suppress(UserError):
+            config = limited(configure(cell), settings)
+            for seed in range(_seeds(config, settings)):
+                config.seed = seed
+                _, run = next(_folders(cell, config, settings, fingerprints))
+                if run is None:
+                    break
+                outcome = outcome.plus(run)
+            else:
+                outcomes[cell] = outcome
     return outcomes
 
 
@@ -139,31 +175,80 @@ def _seeds(config: ConfigDict, settings: Settings) -> int:
     return 1 if config.baseline.name in _WITHOUT_CHANCE else settings.seeds
 
 
-def _folder(name: str, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]) -> tuple[Path, bool]:
-    """Returns the folder of a run, and whether the run is finished.
+def _run(
+    cell: Cell, seed: int, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+) -> tuple[_Run, bool]:
+    """Reads or makes a run; returns it, and whether it was there."""
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    for folder, run in _folders(cell, config, settings, fingerprints):
+        if run is not None:
+            return run, True
+        try:
+            _train(config, folder, settings)
+            return _read(folder), False
+        except OtherCorpusError:
+            continue  # interrupted, and the corpus has changed since: left as it is
+        except UserError:
+            raise
+        except Exception as error:  # out of memory, or a mistake in the program
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / "train.log").open("a") as file:
+                    file.write(traceback.format_exc())
+            raise UserError(f"{_sentence(error)} (see {folder / 'train.log'})") from error
+    raise AssertionError
+
+
+def _sentence(error: Exception) -> str:
+    """Says in one line what went wrong."""
+    if isinstance(error, UserError):
+        return str(error)
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def _folders(
+    cell: Cell, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+) -> Iterator[tuple[Path, _Run | None]]:
+    """Goes through the folders that a run can be in: the folder, and the run if it is finished and can be read.
 
     A folder that holds another run is left as it is, and the next number taken.
     """
+    name = f"{cell.name}-seed{config.seed}"
     for number in itertools.count(1):
         folder = settings.folder / (name if number == 1 else f"{name}-{number}")
         if not (folder / "config.json").exists():
-            return folder, False
+            yield folder, None
+            continue
         before = read_config(folder / "config.json")
         epochs = before.get("train", {}).get("epochs")
         if config_lib.differences(config, before) or (not config.baseline.name and epochs != config.train.epochs):
             continue
         try:
-            results = json.loads((folder / "results.json").read_text())
-        except (OSError, ValueError):
-            return folder, False  # interrupted
-        if results.get("fingerprint") != _fingerprint(config, fingerprints):
+            run = _read(folder)
+        except UserError:
+            yield folder, None  # interrupted, or damaged
             continue
+        if run.results.get("fingerprint") != _fingerprint(config, fingerprints):
+            continue
+        there = {split for split in run.results["splits"] if split in run.predictions.splits}
         needed = "test" if settings.test else "validation"
-        evaluated = (folder / FILE_NAME).exists() and (
-            needed in results.get("splits", {}) or "validation" not in results.get("splits", {})
-        )
-        return folder, evaluated
-    raise AssertionError
+        yield folder, run if needed in there or "validation" not in run.results["splits"] else None
+
+
+def _read(folder: Path) -> _Run:
+    """Reads a finished run.
+
+    Raises:
+        UserError: it is not finished, or its files are damaged.
+    """
+    try:
+        results = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'results.json'} cannot be read: {error}") from error
+    if not isinstance(results, dict) or not isinstance(results.get("splits"), dict):
+        raise UserError(f"{folder / 'results.json'} has no results")
+    return _Run(load(folder / FILE_NAME), results)
 
 
 def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:

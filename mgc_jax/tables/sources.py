@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.results import DEMO_RARE_LIMITS, RARE_LIMITS
 from mgc_jax.systems import SYSTEMS, System
 from mgc_jax.tables import published
-from mgc_jax.tables.plan import ALIASES, HIDDEN, Cell, Data
+from mgc_jax.tables.plan import ALIASES, HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
 
 _SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
 _VECTORS = "features_518"
@@ -31,8 +31,10 @@ class Source(Protocol):
         """The name of the corpus or of the configuration file."""
         ...
 
-    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
-        """Returns what the corpus has, and sentences on what it lacks."""
+    def data(
+        self, folds: int, split: str, tail: tuple[int, int] | None, parts: Sequence[str]
+    ) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks for some parts of the paper."""
         ...
 
     def config(self, cell: Cell) -> ConfigDict:
@@ -54,22 +56,29 @@ class Prepared:
     name: str
     data_dir: str
 
-    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
-        """Returns what the corpus has, and sentences on what it lacks."""
+    def data(
+        self, folds: int, split: str, tail: tuple[int, int] | None, parts: Sequence[str]
+    ) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks for some parts of the paper."""
+        wanted = {(self.paper, part) for part in parts}
+        wants_vectors, wants_spectrograms = bool(wanted - {*SPECTROGRAMS_ONLY}), bool(wanted - {*VECTORS_ONLY})
         vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(_SPECTROGRAMS[self.paper])
-        if not vectors and not spectrograms:
-            open_corpus(self._data(_SPECTROGRAMS[self.paper], folds))  # says how to prepare it
-        corpus = open_corpus(self._data(_VECTORS if vectors else _SPECTROGRAMS[self.paper], folds))
+        # Only what is wanted is opened: the demo is made when it is.
+        representation = _VECTORS if vectors and (wants_vectors or not spectrograms) else _SPECTROGRAMS[self.paper]
+        try:
+            corpus = open_corpus(self._data(representation, folds))
+        except UserError as error:  # says how to prepare it
+            raise UserError(str(error).replace("--config.data.data_dir", "--data_dir")) from error
         self._train_clips = len(corpus.indices("train"))
         sets = tuple((row.name, row.features) for row in published.TABLE1)
         if self.paper == "ubc":
             sets = tuple(row for row in sets if row[1] == "mfcc")
         lacks = []
-        for there, representation, what in (
-            (vectors, _VECTORS, "on FMA's features"),
-            (spectrograms, _SPECTROGRAMS[self.paper], "on spectrograms"),
+        for there, is_wanted, representation, what in (
+            (vectors, wants_vectors, _VECTORS, "on FMA's features"),
+            (spectrograms, wants_spectrograms, _SPECTROGRAMS[self.paper], "on spectrograms"),
         ):
-            if not there:
+            if is_wanted and not there:
                 lacks.append(
                     f"Left out: all systems {what}, since {representation} of {self.name} is not prepared in "
                     f"{self.data_dir} (python -m tfds_fma.prepare --help tells how)."
@@ -127,8 +136,10 @@ class FromFile:
         """The name of the configuration file."""
         return self.file.stem
 
-    def data(self, folds: int, split: str, tail: tuple[int, int] | None) -> tuple[Data, list[str]]:
-        """Returns what the corpus has, and sentences on what it lacks."""
+    def data(
+        self, folds: int, split: str, tail: tuple[int, int] | None, parts: Sequence[str]
+    ) -> tuple[Data, list[str]]:
+        """Returns what the corpus has, and sentences on what it lacks, whatever the parts."""
         config = self._load("mlp", "none")
         config.data.folds = folds
         corpus = open_corpus(config.data)

@@ -16,6 +16,7 @@ from mgc_jax.tables.published import NOTES
 from mgc_jax.workdir import write_text
 
 SYNTHETIC = "SYNTHETIC MUSIC: these numbers say nothing about music"
+_CHARTS = ("fig2", "fig3", "fig4a", "fig4b", "fig4c")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +26,22 @@ class Entry:
     Attributes:
         number: what belongs there.
         measured: ours; None: there is none.
-        error: why; empty: the view or the clips do not exist, or there is one.
+        error: why, or what is wrong with some of its seeds; empty: the view or the clips do not exist, or all is well.
         comparable: whether the published number is of the same clips.
+        per_clip: ours per clip, where bags are counted as in the paper; None: ours is per clip.
     """
 
     number: Number
     measured: Measured | None
     error: str = ""
     comparable: bool = False
+    per_clip: Measured | None = None
 
     @property
     def difference(self) -> float | None:
         """Ours less the published one; None where there is none, or it is invalid."""
         given = self.number.published
-        if self.measured is None or given is None:
+        if self.measured is None or given is None or self.number.metric.startswith("support"):
             return None
         if any(NOTES[note].startswith("INVALID") for note in given.notes):
             return None
@@ -122,6 +125,7 @@ class Shown:
     Attributes:
         ours: mean, and deviation if there are several seeds.
         interval: its interval, or empty.
+        per_clip: ours per clip, where bags are counted as in the paper, or empty.
         paper: the published number and the difference, or empty.
         marks: of the notes on ours.
         paper_marks: of the notes on the published number.
@@ -129,6 +133,7 @@ class Shown:
 
     ours: str
     interval: str
+    per_clip: str
     paper: str
     marks: str
     paper_marks: str
@@ -167,13 +172,14 @@ def shown(entry: Entry, marks: dict[str, str]) -> Shown:
             ours += f" ± {measured.deviation:.{digits}f}"
         if measured.low is not None and measured.high is not None:
             interval = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
+    per_clip = f"per clip {entry.per_clip.mean:.{digits}f}" if entry.per_clip is not None else ""
     if entry.number.published is not None:
         paper = f"paper {_printed(entry.number.published.value, digits)}"
         if entry.difference is not None:
             difference = _signed(entry.difference, digits)
             paper += f" ({difference})" if entry.comparable else f" [{difference}]"
     own, theirs = (",".join(sorted(marks[note] for note in notes)) for notes in (entry.own_notes, entry.paper_notes))
-    return Shown(ours, interval, paper, own, theirs)
+    return Shown(ours, interval, per_clip, paper, own, theirs)
 
 
 def write(document: Document, folder: Path) -> list[Path]:
@@ -183,6 +189,9 @@ def write(document: Document, folder: Path) -> list[Path]:
         texts |= {f"{name}.svg": standalone(chart) for name, chart in section.charts}
     for name, text in texts.items():
         write_text(folder / name, text)
+    for name in _CHARTS:  # of earlier tables
+        if f"{name}.svg" not in texts:
+            (folder / f"{name}.svg").unlink(missing_ok=True)
     return [folder / name for name in texts]
 
 
@@ -193,9 +202,7 @@ def markdown(document: Document) -> str:
         lines += [f"# ⚠ {SYNTHETIC}", ""]
     lines += [f"* {_md(fact)}" for fact in document.facts]
     for section in document.sections:
-        lines += ["", f"## {_md(section.title)}", ""]
-        if document.synthetic:
-            lines += [f"**{SYNTHETIC}**", ""]
+        lines += ["", f"## {_md(section.title)}{' (SYNTHETIC MUSIC)' if document.synthetic else ''}", ""]
         lines.append("| | " + " | ".join(map(_md, section.columns)) + " |")
         lines.append("|---|" + "---|" * len(section.columns))
         for row, cells in section.rows:
@@ -213,7 +220,7 @@ def markdown(document: Document) -> str:
 
 _CSV_COLUMNS = (
     "corpus_is_synthetic", "paper", "table", "row", "column", "view", "metric", "split", "ours", "deviation", "seeds",
-    "low", "high", "clips", "published", "difference", "same_clips", "note",
+    "low", "high", "clips", "ours_per_clip", "published", "difference", "same_clips", "note",
 )  # fmt: skip
 
 
@@ -232,6 +239,7 @@ def comma_separated(document: Document) -> str:
                 "published": number.published.value if number.published else None,
                 "difference": entry.difference,
                 "same_clips": ("yes" if entry.comparable else "no") if number.published else "",
+                "ours_per_clip": entry.per_clip.mean if entry.per_clip else None,
                 "note": " ".join(entry.notes),
             }  # fmt: skip
             if measured is not None:
@@ -260,7 +268,7 @@ def _md_cell(cell: Shown | None) -> str:
     if cell is None:
         return ""
     marks, paper_marks = (f"<sup>{marks}</sup>" if marks else "" for marks in (cell.marks, cell.paper_marks))
-    lines = [f"**{_md(cell.ours)}**{marks}", _md(cell.interval), _md(cell.paper) + paper_marks]
+    lines = [f"**{_md(cell.ours)}**{marks}", _md(cell.interval), _md(cell.per_clip), _md(cell.paper) + paper_marks]
     return "<br>".join(filter(None, lines))
 
 
@@ -272,6 +280,8 @@ def _marks() -> Iterator[str]:
 
 def _printed(value: float, digits: int) -> str:
     """Writes a published number with as many decimals as it was printed with, as far as that can be told."""
+    if digits == 0:
+        return f"{value:.0f}"
     if digits == 1:
         return f"{value:.2f}" if round(value, 2) == round(value, 6) or round(value, 3) != value else f"{value:.3f}"
     return f"{value:.4f}".rstrip("0").ljust(4, "0")
