@@ -19,6 +19,8 @@ from mgc_jax.workdir import check_same, claim, read_config, write_json
 
 log = logging.getLogger(__name__)
 
+_PER_FOLD = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
+
 
 def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
     """Trains and evaluates the model or baseline of a configuration; returns what `results.json` holds.
@@ -91,17 +93,16 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         }
         about["folds"] = folds
         about["selected_by"] = results[0].get("selected_by", "")
-        about["seconds"] = {part: sum(result["seconds"][part] for result in results) for part in results[0]["seconds"]}
+        about["seconds"] = {part: sum(r["seconds"].get(part, 0) for r in results) for part in results[0]["seconds"]}
         about["per_fold"] = {
-            view: {metric: [result["splits"]["validation"][view][metric] for result in results] for metric in METRICS}
+            view: {
+                metric: [result["splits"]["validation"][view][metric] for result in results] for metric in _PER_FOLD
+            }
             for view in VIEWS
             if view in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
         return finish(_pooled(parts), about, workdir, headline)
-
-
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
 
 
 def _is_cross_validation(workdir: Path) -> bool:
@@ -125,7 +126,7 @@ def _pooled(parts: list[Predictions]) -> Predictions:
     means = {}
     for name in ("train_clips", "train_clips_outside_small"):
         counts = [getattr(part, name) for part in parts]
-        means[name] = None if counts[0] is None else np.mean(counts, axis=0)
+        means[name] = None if any(count is None for count in counts) else np.mean(counts, axis=0)
     return concatenate(parts).replace(**means)
 
 
