@@ -426,7 +426,8 @@ def _scores(
         return np.log(np.clip(scores.astype(np.float64), least, 1))
     if scores.max() <= _ROUNDING:
         return np.maximum(scores, np.log(least).astype(scores.dtype))
-    logits = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    logits = np.clip(scores.astype(np.float64), -1e300, 1e300)
+    logits -= logits.max(axis=1, keepdims=True)
     return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
 
 

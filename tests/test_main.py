@@ -134,6 +134,7 @@ def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
     assert_clear_error(main(folder, "--config", "small.py", *flags), *parts)
 
 
+@pytest.mark.slow
 def test_predictions_of_other_software_by_the_command_line(folder):
     (folder / "theirs.csv").write_text("track_id,clip/Rock,clip/Folk,clip/Jazz\n1000,0.5,0.3,0.2\n1001,0.1,0.1,0.8\n")
     (folder / "knn.py").write_text(BASELINE)
@@ -218,6 +219,7 @@ def get_config(arg=""):
 """
 
 
+@pytest.mark.slow
 def test_a_baseline_by_the_same_command(folder):
     (folder / "knn.py").write_text(BASELINE)
     first = main(folder, "--config", "knn.py:k=3", *ARRAYS)

@@ -275,7 +275,8 @@ def test_killed_then_run_again(site, tmp_path, how):
     site.replies = [Reply(send=200_000, stall=20.0)]
     sha1 = hashlib.sha1(DATA).hexdigest()
     program = f"""if True:
-        import tfds_fma.archives as a, tfds_fma.download as d
+        import signal, tfds_fma.archives as a, tfds_fma.download as d
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         a.OFFICIAL["fma_small.zip"] = a.Archive("fma_small.zip", {SIZE}, "{sha1}")
         d.download(["fma_small"], {str(tmp_path)!r}, base_url={site.url!r})
     """
