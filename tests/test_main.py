@@ -76,7 +76,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
     evaluated = main(folder, "--config", "small.py", "--mode", "eval", *ARRAYS)
     assert evaluated.stdout == first.stdout
     again = json.loads((workdir / "results.json").read_text())
-    assert again.pop("command") == results.pop("command") + " --mode eval"
+    assert again.pop("command").replace(" --mode eval", "") == results.pop("command")
     assert again.pop("date") >= results.pop("date")
     assert again == results
     assert set(results["splits"]) == {"train", "validation"}
