@@ -160,7 +160,7 @@ def top_k(label: np.ndarray, log_scores: np.ndarray, genres_considered: Sequence
         label: int [n].
         log_scores: [n, genre].
         genres_considered: indexes of genres; MATT's are the rare ones (`rare_genres`).
-        k: how many scores. Of tied ones the later genre is the higher, as in scikit-learn's `top_k_accuracy_score`.
+        k: how many scores.
 
     Returns:
         The share; NaN if there is no such clip.
@@ -168,8 +168,16 @@ def top_k(label: np.ndarray, log_scores: np.ndarray, genres_considered: Sequence
     rows = np.isin(label, genres_considered)
     if not rows.any():
         return float("nan")
-    highest = np.argsort(log_scores[rows], axis=1, kind="stable")[:, -k:]
-    return float(np.mean(np.any(highest == np.asarray(label)[rows, None], axis=1)))
+    return float(np.mean(among_top_k(np.asarray(label)[rows], log_scores[rows], k)))
+
+
+def among_top_k(label: np.ndarray, log_scores: np.ndarray, k: int) -> np.ndarray:
+    """Whether a clip's genre has one of the k highest scores: bool [n].
+
+    Of tied scores the later genre has the higher one, as in scikit-learn's `top_k_accuracy_score`.
+    """
+    highest = np.argsort(log_scores, axis=1, kind="stable")[:, -k:]
+    return np.any(highest == label[:, None], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

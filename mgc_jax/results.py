@@ -111,12 +111,11 @@ def _top_k(
     predictions: Predictions, scores: np.ndarray, genres: tuple[int, ...], bootstrap: ArtistBootstrap
 ) -> dict[str, Any]:
     counted = np.isin(predictions.label, genres)
-    highest = np.argsort(scores, axis=1, kind="stable")[:, ::-1]  # as scikit-learn breaks ties
     result: dict[str, Any] = {"genres": [predictions.genres[g] for g in genres], "clips": int(counted.sum())}
     result["intervals"] = {}
     for k in (2, 3, 5):
         result[str(k)] = _or_none(metrics.top_k(predictions.label, scores, genres, k))
-        right = np.any(highest[:, :k] == predictions.label[:, None], axis=1)
+        right = metrics.among_top_k(predictions.label, scores, k)
         result["intervals"][str(k)] = _interval(bootstrap.mean(right, counted))
     return result
 

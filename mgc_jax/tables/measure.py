@@ -164,8 +164,7 @@ def _per_clip(kind: str, of: str, run: Predictions, view: str) -> tuple[np.ndarr
     if kind.startswith("top_"):
         k = int(kind.removeprefix("top_"))
         counted = np.isin(run.label, rare_genres(run, of))
-        highest = np.argsort(run.views[view], axis=1, kind="stable")[:, ::-1][:, :k]
-        return np.any(highest == run.label[:, None], axis=1), counted
+        return metrics.among_top_k(run.label, run.views[view], k), counted
     return None
 
 
