@@ -13,9 +13,10 @@ from mgc_jax.data.bags import Bags
 from mgc_jax.data.batches import assign_rows, pack, split_long_bags
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
+from mgc_jax.feed import Clips
 from mgc_jax.inputs import Inputs
 from mgc_jax.predictions import Predictions, of_corpus
-from mgc_jax.sharding import DeviceClips, HostClips, shard
+from mgc_jax.sharding import shard
 
 _POOLED_ELEMENTS = 2**25  # weights and vectors of all views held at once: some hundred MiB;
 _MOST_ELEMENTS = 2**29  # for a single row, up to some GiB
@@ -28,7 +29,7 @@ class Evaluator:
         self,
         graph: nnx.GraphDef,
         inputs: Inputs,
-        clips: DeviceClips | HostClips,
+        clips: Clips,
         mesh: jax.sharding.Mesh,
         batch_clips: int,
         has_pooling: bool,

@@ -10,8 +10,8 @@ from mgc_jax.data import augmentation
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.corpus import Corpus, Standardization, standardization
 from mgc_jax.errors import UserError
+from mgc_jax.feed import take_clips
 from mgc_jax.models.frontend import LogMelFrontend, frontend_for
-from mgc_jax.sharding import take_clips
 
 _FRONTEND_CLIPS = 512  # whose spectrograms give the statistics where they are computed on the way
 

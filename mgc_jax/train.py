@@ -5,9 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,18 @@ from ml_collections import ConfigDict
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
-from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
+from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator
+from mgc_jax.feed import Clips, place_clips, placed_batches
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
 from mgc_jax.predictions import Predictions, concatenate
 from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.results import finish, nonempty_splits, view_metrics
-from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, place_clips, replicate, shard
+from mgc_jax.sharding import data_mesh, replicate
 from mgc_jax.state import (
     Optimizer,
     TrainState,
@@ -79,7 +78,7 @@ class Run:
         self.num_parameters = count_parameters(model)
         self.graph, *state = split_model(model)
         self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
-        self.clips: DeviceClips | HostClips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
+        self.clips: Clips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(
@@ -239,13 +238,13 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
         window = MetricWindow()
         eval_every = config.train.eval_every_epochs * steps_per_epoch
         save_every = config.train.checkpoint_every_steps
-        placed = placed_batches(run, phase.batches, first_step, model_steps)
+        placed = placed_batches(phase.batches, run.clips, run.mesh, first_step, model_steps)
 
         with contextlib.closing(MetricsWriter(workdir, first_step)) as writer:
             for step in range(first_step + 1, total_steps + 1):  # counts finished steps
                 if step > model_steps and (step == model_steps + 1 or step == first_step + 1):
                     phase = make_phase(run, classifier_only=True)
-                    placed = placed_batches(run, phase.batches, step - 1, total_steps)
+                    placed = placed_batches(phase.batches, run.clips, run.mesh, step - 1, total_steps)
                     if step == model_steps + 1:
                         state = start_classifier(run, phase, checkpoints, state)
                 with progress.timed("data"):
@@ -296,24 +295,6 @@ def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
     run.check_meta(meta, training=True)
     log.info("resuming %s at step %d", run.workdir, step)
     return checkpoints.restore(step, state), meta["seconds"]
-
-
-def placed_batches(
-    run: Run, batches: TrainBatches, first_step: int, total_steps: int
-) -> Iterator[tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]]:
-    """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
-
-    def place(step: int) -> tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
-        batch = pad_rows(batches(step), run.mesh.size)
-        partners = None if batch.mix is None else run.clips(batch.mix.clip)
-        return shard(batch, run.mesh), run.clips(batch.clip), partners
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(place, s) for s in range(first_step, min(first_step + 2, total_steps)))
-        for step in range(first_step, total_steps):
-            if step + 2 < total_steps:
-                ahead.append(pool.submit(place, step + 2))
-            yield ahead.popleft().result()
 
 
 class MetricWindow:

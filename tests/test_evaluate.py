@@ -5,10 +5,11 @@ from helpers import make_corpus, small_config
 
 from mgc_jax.data.bags import bags_of
 from mgc_jax.evaluate import Evaluator
+from mgc_jax.feed import DeviceClips, HostClips
 from mgc_jax.inputs import make_inputs
 from mgc_jax.models.classifier import build_model
 from mgc_jax.progress import Progress, clock
-from mgc_jax.sharding import DeviceClips, HostClips, data_mesh
+from mgc_jax.sharding import data_mesh
 from mgc_jax.state import split_model
 
 

@@ -18,16 +18,16 @@ from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad_rows
 from mgc_jax.data.corpus import standardization
 from mgc_jax.errors import UserError
+from mgc_jax.feed import DeviceClips, HostClips, placed_batches
 from mgc_jax.inputs import make_inputs
 from mgc_jax.models.classifier import build_model
-from mgc_jax.sharding import DeviceClips, HostClips, data_mesh, replicate, shard
+from mgc_jax.sharding import data_mesh, replicate, shard
 from mgc_jax.state import make_loss, make_optimizer, make_train_step, split_model
 from mgc_jax.train import (
     Run,
     evaluate_workdir,
     initial_state,
     make_phase,
-    placed_batches,
     train_and_evaluate,
 )
 from mgc_jax.workdir import claim
@@ -284,7 +284,7 @@ def test_the_step_compiles_once(tmp_path, corpus):
 
     step = make_train_step(counted, phase.optimizer)
     state = initial_state(run, phase.optimizer)
-    for batch, clips, partners in placed_batches(run, phase.batches, 0, 4):
+    for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 4):
         state, _ = step(state, batch, clips, partners, jax.random.key(0))
     assert len(traced) == 1
 
