@@ -8,6 +8,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mgc_jax.models import gru_kernel
+
 
 def hard_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Keras 2's `hard_sigmoid`, the gate of its GRU until 2.3: clip(0.2 x + 0.5, 0, 1)."""
@@ -59,6 +61,12 @@ class ParallelGRU(nnx.Module):
         Returns:
             States, [gru, n, units], or with all steps [gru, n, step, units].
         """
+        form = gru_kernel.choose(self.units, x.dtype, reset_after=self.recurrent_bias is not None)
+        if form is not None:  # on a GPU
+            weights = (self.kernel, self.recurrent_kernel, self.bias, self.recurrent_bias)
+            states = gru_kernel.gru_states(form, x, *(None if w is None else w[...] for w in weights))
+            return states if all_steps else states[:, :, -1]
+
         projected = jnp.einsum("gnsf,gfu->sgnu", x, self.kernel[...].astype(x.dtype))
         projected += self.bias[...].astype(x.dtype)[:, None]
         recurrent = self.recurrent_kernel[...]

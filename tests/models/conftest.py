@@ -6,7 +6,7 @@ Not so the tests of layers, whose point is what the optimized forms compute, and
 import jax
 import pytest
 
-_QUICK = ("test_encoders", "test_matt", "test_pooling", "test_prcnn", "test_recurrent")
+_QUICK = ("test_encoders", "test_gru_kernel", "test_matt", "test_pooling", "test_prcnn", "test_recurrent")
 
 
 @pytest.fixture(autouse=True)
