@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import logging
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -117,14 +116,12 @@ def _deviation(form: KernelForm, units: int, dtype: Any) -> float:
         (_, values), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(*arguments)
         return values, *gradients[: 3 if form.reset_after else 2]
 
-    pairs = zip(
-        values_and_gradients(functools.partial(_states, form)),
-        values_and_gradients(functools.partial(_scanned_states, form.reset_after)),
-        strict=True,
-    )
-    # Written so that a NaN is never a small difference.
-    differences = [np.abs(a.astype(np.float32) - b) / np.max(np.abs(b)) for a, b in (map(np.asarray, p) for p in pairs)]
-    return float(np.max([np.max(d) if np.all(np.isfinite(d)) else np.inf for d in differences]))
+    expected = values_and_gradients(functools.partial(_scanned_states, form.reset_after))
+    differences = []
+    for a, b in zip(values_and_gradients(functools.partial(_states, form)), expected, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        differences.append(np.max(np.abs(a - b)) / np.max(np.abs(b)) if np.all(np.isfinite(a)) else np.inf)
+    return float(max(differences))
 
 
 def gru_states(

@@ -1,3 +1,5 @@
+import contextlib
+import functools
 import logging
 
 import jax
@@ -37,8 +39,18 @@ def _values_and_gradients(gru, x, all_steps, monkeypatch, form):
     return [y, *jax.tree.leaves(gradients)]
 
 
-@pytest.mark.parametrize("reset_after", [False, True])
-@pytest.mark.parametrize(("all_steps", "units", "n"), [(True, 5, 17), (False, 16, 3), (True, 24, 1)])
+_slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("reset_after", "all_steps", "units", "n"),
+    [
+        (False, False, 5, 3),  # rows and units are padded
+        (True, True, 24, 17),
+        pytest.param(False, True, 16, 33, marks=_slow),  # three blocks of rows
+        pytest.param(True, False, 64, 16, marks=_slow),  # nothing is padded
+    ],
+)
 def test_kernel_equals_the_scan(monkeypatch, reset_after, all_steps, units, n):
     gru, x = _gru(reset_after, units), _inputs(n)
     scan, kernel = (_values_and_gradients(gru, x, all_steps, monkeypatch, form) for form in ("scan", "kernel"))
@@ -46,3 +58,130 @@ def test_kernel_equals_the_scan(monkeypatch, reset_after, all_steps, units, n):
     for expected, value in zip(scan, kernel, strict=True):
         assert value.dtype == expected.dtype
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.max(np.abs(expected)))
+
+
+@_slow
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_kernel_keeps_bfloat16_and_float32_gradients(monkeypatch, reset_after):
+    gru, x = _gru(reset_after), _inputs(3)
+    exact = _values_and_gradients(gru, x, True, monkeypatch, "scan")
+    half = _values_and_gradients(gru, x.astype(jnp.bfloat16), True, monkeypatch, "kernel")
+    assert half[0].dtype == half[-1].dtype == jnp.bfloat16
+    assert all(gradient.dtype == jnp.float32 for gradient in half[1:-1])
+    for expected, value in zip(exact, half, strict=True):
+        np.testing.assert_allclose(value.astype(jnp.float32), expected, atol=0.03 * np.max(np.abs(expected)))
+
+
+@_slow
+@pytest.mark.parametrize("mesh_is_known", [False, True])
+def test_devices_run_the_kernel_on_their_own_rows(monkeypatch, mesh_is_known):
+    gru, x = _gru(True), _inputs(24)
+    monkeypatch.setenv(gru_kernel.VARIABLE, "kernel")
+    graph, params = nnx.split(gru)
+
+    def loss(params, x):
+        return jnp.mean(nnx.merge(graph, params)(x) ** 2)
+
+    mesh = data_mesh()
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "data")))
+    everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    step = jax.jit(jax.value_and_grad(loss))
+    with jax.set_mesh(mesh) if mesh_is_known else contextlib.nullcontext():
+        compiled = step.lower(everywhere, sharded).compile()
+        value, gradients = compiled(everywhere, sharded)
+    assert "all-gather" not in compiled.as_text()
+    assert "all-reduce" in compiled.as_text()  # of the weights' gradients
+    expected, expected_gradients = step(params, x)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.max(np.abs(b)))
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+@pytest.mark.parametrize(("dtype", "resident"), [(jnp.float32, True), (jnp.bfloat16, False)])
+def test_kernel_lowers_for_a_gpu_without_one(reset_after, dtype, resident):
+    form = KernelForm(reset_after, resident)
+    x, recurrent, bias = (jax.ShapeDtypeStruct(s, dtype) for s in ((1, 3, 4, 3, 32), (1, 3, 32, 32), (1, 3, 32)))
+
+    def forward_and_backward(*arguments):
+        values, pullback = jax.vjp(functools.partial(gru_kernel._states, form), *arguments)
+        return pullback(values)
+
+    gpu = jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")  # some versions of JAX ask which
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
+        lowered = jax.jit(forward_and_backward).trace(x, recurrent, bias).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("xla.gpu.triton") == 2
+
+
+def test_the_scan_is_for_cpus_and_large_grus(monkeypatch):
+    assert choose(32, jnp.float32, True) is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gru_kernel, "_tried", lambda *_: KernelForm(True))
+    assert choose(128, jnp.float32, True) == KernelForm(True)
+    assert choose(129, jnp.float32, True) is None
+
+
+def test_the_environment_chooses(monkeypatch):
+    monkeypatch.setenv(gru_kernel.VARIABLE, "kernel")
+    assert choose(32, jnp.float32, True) == KernelForm(True, interpret=True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose(32, jnp.float32, True) == KernelForm(True)
+    monkeypatch.setenv(gru_kernel.VARIABLE, "scan")
+    assert choose(32, jnp.float32, True) is None
+    monkeypatch.setenv(gru_kernel.VARIABLE, "cudnn")
+    with pytest.raises(UserError, match="MGC_JAX_GRU=cudnn: choose auto, scan or kernel"):
+        choose(32, jnp.float32, True)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A "GPU" that interprets kernels."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gru_kernel, "KernelForm", functools.partial(KernelForm, interpret=True))
+    gru_kernel._tried.cache_clear()
+    yield
+    gru_kernel._tried.cache_clear()
+
+
+def _apply(gru, x):
+    """Runs a GRU as training does: traced, and with implicit transfers forbidden."""
+    with jax.transfer_guard("disallow"):
+        return nnx.jit(lambda gru, x: gru(x))(gru, x)
+
+
+def test_a_kernel_that_does_not_compile_leaves_the_scan(monkeypatch, fake_gpu, caplog):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: shared memory\nand much more")
+
+    gru, x = _gru(True), _inputs(3)
+    monkeypatch.setenv(gru_kernel.VARIABLE, "scan")
+    expected = gru(x)
+    monkeypatch.setenv(gru_kernel.VARIABLE, "auto")
+    monkeypatch.setattr(gru_kernel, "_on_blocks", broken)
+    for _ in range(2):
+        np.testing.assert_array_equal(_apply(gru, x), expected)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "slower scan is used: JaxRuntimeError: RESOURCE_EXHAUSTED: shared memory" in record.getMessage()
+    assert "much more" not in record.getMessage()
+
+
+@_slow
+def test_a_kernel_that_computes_the_same_is_used(fake_gpu, caplog):
+    gru, x = _gru(True), _inputs(3)
+    _apply(gru, x)
+    assert choose(5, jnp.float32, True) == KernelForm(True, interpret=True)
+    assert not caplog.records
+
+
+@_slow
+@pytest.mark.parametrize("reset_after", [False, True])
+@pytest.mark.parametrize("factor", range(4))
+def test_a_kernel_with_wrong_gradients_leaves_the_scan(monkeypatch, fake_gpu, caplog, reset_after, factor):
+    right = gru_kernel._factors
+    monkeypatch.setattr(
+        gru_kernel, "_factors", lambda *a: tuple(f * (1.01 if i == factor else 1) for i, f in enumerate(right(*a)))
+    )
+    assert choose(5, jnp.float32, reset_after) is None
+    [record] = caplog.records
+    assert "its results are off by" in record.getMessage()
