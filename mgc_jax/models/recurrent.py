@@ -63,8 +63,9 @@ class ParallelGRU(nnx.Module):
         """
         form = gru_kernel.choose(self.units, x.dtype, reset_after=self.recurrent_bias is not None)
         if form is not None:  # on a GPU
-            weights = (self.kernel, self.recurrent_kernel, self.bias, self.recurrent_bias)
-            states = gru_kernel.gru_states(form, x, *(None if w is None else w[...] for w in weights))
+            recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
+            weights = (self.kernel[...], self.recurrent_kernel[...], self.bias[...], recurrent_bias)
+            states = gru_kernel.gru_states(form, x, *weights)
             return states if all_steps else states[:, :, -1]
 
         projected = jnp.einsum("gnsf,gfu->sgnu", x, self.kernel[...].astype(x.dtype))
