@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
+from mgc_jax.compilation_cache import keep_compiled_programs
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import open_corpus
@@ -67,6 +68,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        keep_compiled_programs()
         untimed_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
         check_names(config.model)
         self.mesh = data_mesh()
