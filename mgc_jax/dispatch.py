@@ -75,9 +75,11 @@ class Timetable:
     def best_length(self, most: int) -> int:
         """Returns the number of steps per dispatch, at most `most`, with which the run has the fewest dispatches."""
         gaps = collections.Counter(_gaps([0, *self.stops(0, self.total_steps)]))
-        return min(
-            range(most, 0, -1), key=lambda length: sum(times * sum(divmod(gap, length)) for gap, times in gaps.items())
-        )
+        number = {
+            length: sum(times * sum(divmod(gap, length)) for gap, times in gaps.items())
+            for length in range(min(most, max(gaps)), 0, -1)
+        }
+        return min(number, key=number.__getitem__)
 
     def dispatches(self, first: int, last: int, length: int) -> list[int]:
         """Cuts the steps after `first`, up to `last`, into dispatches of `length` steps or of one."""

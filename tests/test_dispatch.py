@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_corpus, small_config
+from jax.extend.core import jaxprs_in_params
 from ml_collections import ConfigDict
 
 from mgc_jax import dispatch
@@ -35,6 +36,7 @@ CNN = {"name": "cnn", "filters": (4, 4), "pools": ((2, 2), (4, 4))}  # no batch 
 
 def config_with(folder, corpus, encoder, **changes):
     config = small_config(folder, corpus)
+    config.data.arrays.axes = "clip time mel" if corpus.clips.ndim == 3 else "clip feature"
     config.model.encoder = ConfigDict(encoder)
     config.data.placement = "device"
     config.update_from_flattened_dict(changes)
@@ -246,13 +248,13 @@ def test_an_accumulated_step_is_the_step(tmp_path, features):
 
 
 def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(tmp_path, corpus):
-    config = small_config(tmp_path, corpus)
+    config = small_config(tmp_path, corpus, **{"model.encoder.filters": (4,), "model.encoder.pools": ((4, 8),)})
     loss, (params, stats, batch, clips, partners, key) = loss_parts(config, corpus, jax.devices()[:1], rows=8)
     odd = np.arange(8) % 2 == 1
     batch = batch._replace(segment=jnp.where(odd[:, None], 6, batch.segment), weight=batch.weight * ~odd[:, None])
     half = jax.tree.map(lambda values: values[::2], batch)
     few = (clips[0], clips[1][::2])
-    (_, (expected, _)), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, half, few, partners, key)
+    _, (expected, _) = jax.jit(loss)(params, stats, half, few, partners, key)
     (_, (found, sums)), gradients = jax.jit(accumulated(loss, 2, unroll=True))(
         params, stats, batch, clips, partners, key
     )
@@ -261,8 +263,8 @@ def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(tm
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
-def test_accumulation_saves_memory(tmp_path, corpus, unroll):
+@pytest.mark.parametrize(("unroll", "share"), [(True, 0.5), (False, 0.3)], ids=["unrolled", "loop"])
+def test_accumulation_saves_memory(tmp_path, corpus, unroll, share):
     config = config_with(tmp_path, corpus, CNN)
     loss, arguments = loss_parts(config, corpus, jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, 1, 10)
@@ -271,7 +273,7 @@ def test_accumulation_saves_memory(tmp_path, corpus, unroll):
     for accumulate in (1, 4):
         step = make_train_step(loss, optimizer, accumulate=accumulate, unroll=unroll)
         temporaries.append(dispatch.memory_of(step.lower(state, *arguments[2:]).compile()).temporaries)
-    assert temporaries[1] < 0.4 * temporaries[0]
+    assert temporaries[1] < share * temporaries[0]
 
 
 def test_rows_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features):
@@ -288,7 +290,7 @@ def test_rows_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features
 def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from equations(inner)
 
 
