@@ -116,6 +116,16 @@ def default() -> ConfigDict:
     config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
+    # Steps that the devices do alone, where the corpus is on them. 0: as many as lie between what is to be done (log,
+    # evaluate, save), at most 64; one on a CPU, where convolutions are many times slower in a loop.
+    config.train.steps_per_dispatch = 0
+    # Cut the rows of a batch into so many micro-batches, whose gradients are added up: less memory, the same update
+    # but for dropout's draws. Batch norm normalizes each micro-batch by itself.
+    config.train.accumulate = 1
+
+    config.profile = ConfigDict()  # of the steps from first to last, counted from 1, in <workdir>/profile
+    config.profile.first = 0  # 0: no profile
+    config.profile.last = 0
 
     config.eval = ConfigDict()
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
@@ -214,6 +224,13 @@ def validate(config: ConfigDict) -> None:
     at_least("train.log_every_steps", train.log_every_steps, 1)
     at_least("train.checkpoint_every_steps", train.checkpoint_every_steps, 0)
     at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    at_least("train.steps_per_dispatch", train.steps_per_dispatch, 0)
+    at_least("train.accumulate", train.accumulate, 1)
+    _require(batch.rows % train.accumulate == 0, "train.accumulate", train.accumulate,
+             f"the {batch.rows} row(s) of a batch cannot be cut into so many micro-batches; it must divide "
+             "config.batch.rows")  # fmt: skip
+    at_least("profile.first", config.profile.first, 0)
+    at_least("profile.last", config.profile.last, config.profile.first)
     at_least("eval.batch_clips", config.eval.batch_clips, 1)
     at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
     at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
@@ -270,7 +287,8 @@ def _check_features(data: ConfigDict) -> None:
 # Keys that do not alter what a step computes.
 _HARMLESS = (
     "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "train.eval_every_epochs",
-    "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
+    "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.steps_per_dispatch",
+    "profile.",
 )  # fmt: skip
 # Where the corpus lies may change too: its fingerprint says whether it is the same one.
 _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")

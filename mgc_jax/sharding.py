@@ -18,6 +18,6 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard(tree: Any, mesh: Mesh) -> Any:
-    """Deals the rows (first axis) of every array to the devices."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Deals the rows (first axis, or another) of every array to the devices."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
+from mgc_jax.compilation_cache import keep_compiled_programs
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import open_corpus
+from mgc_jax.dispatch import Dispatcher, make_timetable, steps_per_dispatch
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator
-from mgc_jax.feed import Clips, place_clips, placed_batches
+from mgc_jax.feed import Clips, Placed, place_clips, placed_dispatches
 from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
 from mgc_jax.predictions import Predictions, concatenate
+from mgc_jax.profiling import Profile
 from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.results import finish, nonempty_splits, view_metrics
 from mgc_jax.sharding import data_mesh, replicate
@@ -65,6 +68,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        keep_compiled_programs()
         untimed_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
         check_names(config.model)
         self.mesh = data_mesh()
@@ -190,7 +194,23 @@ def make_phase(run: Run, *, classifier_only: bool) -> Phase:
         class_weights("none" if classifier_only else config.loss.class_weights, run.genre_count, config.loss.beta),
         adjustment * log_prior(run.genre_count), classifier_only=classifier_only,
     )  # fmt: skip
-    return Phase(batches, optimizer, make_train_step(loss, optimizer, trained=("head",) if classifier_only else None))
+    check_accumulation(config, run.mesh)
+    train_step = make_train_step(
+        loss, optimizer, trained=("head",) if classifier_only else None, accumulate=config.train.accumulate,
+        unroll=run.mesh.devices.flat[0].platform == "cpu",
+    )  # fmt: skip
+    return Phase(batches, optimizer, train_step)
+
+
+def check_accumulation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises `UserError` if the rows that a device has of a batch cannot be cut into micro-batches."""
+    rows = -(-config.batch.rows // mesh.size)
+    if rows % config.train.accumulate:
+        raise UserError(
+            f"config.train.accumulate={config.train.accumulate}, but each of the {mesh.size} device(s) has {rows} "
+            f"of the {config.batch.rows} rows of a batch, which cannot be cut into so many micro-batches. Give a "
+            f"config.batch.rows that is a multiple of {config.train.accumulate * mesh.size}."
+        )
 
 
 def start_classifier(run: Run, phase: Phase, checkpoints: Checkpoints, state: TrainState) -> TrainState:
@@ -210,9 +230,15 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
     phase = make_phase(run, classifier_only=False)
     state = initial_state(run, phase.optimizer)
     steps_per_epoch = phase.batches.steps_per_epoch
-    model_steps = config.train.epochs * steps_per_epoch
-    total_steps = model_steps + config.train.classifier_epochs * steps_per_epoch
-    key = jax.random.key(config.seed)
+    timetable = make_timetable(config, steps_per_epoch)
+    model_steps, total_steps = timetable.model_steps, timetable.total_steps
+    length = steps_per_dispatch(config, timetable, run.clips, run.mesh)
+
+    def begin(phase: Phase, first: int, last: int) -> tuple[Dispatcher, Iterator[Placed]]:
+        """Returns what runs the steps of a phase, and what it runs them on."""
+        dispatcher = Dispatcher(phase.train_step, jax.random.key(config.seed), run.mesh)
+        steps = timetable.dispatches(first, last, length)
+        return dispatcher, placed_dispatches(phase.batches, run.clips, run.mesh, first, steps)
 
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
         state, seconds = resume(run, checkpoints, state)
@@ -224,10 +250,11 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
             )
         write_json(workdir / "config.json", config_lib.to_json(config))
         log.info(
-            "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)",
+            "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)%s",
             describe_model(config.model), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
             steps_per_epoch, config.batch.rows, config.batch.clips_per_row,
             config.train.epochs + config.train.classifier_epochs, run.mesh.size,
+            f", up to {length} steps per dispatch" if length > 1 else "",
         )  # fmt: skip
         if config.batch.rows % run.mesh.size:
             log.warning(
@@ -236,31 +263,36 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
             )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
         window = MetricWindow()
-        eval_every = config.train.eval_every_epochs * steps_per_epoch
-        save_every = config.train.checkpoint_every_steps
-        placed = placed_batches(phase.batches, run.clips, run.mesh, first_step, model_steps)
+        writer = MetricsWriter(workdir, first_step)
+        profile = Profile(workdir, config.profile.first, config.profile.last)
+        dispatcher, feed = begin(phase, first_step, model_steps)
+        step = first_step  # counts finished steps
 
-        with contextlib.closing(MetricsWriter(workdir, first_step)) as writer:
-            for step in range(first_step + 1, total_steps + 1):  # counts finished steps
-                if step > model_steps and (step == model_steps + 1 or step == first_step + 1):
+        with contextlib.closing(writer), contextlib.closing(profile):
+            while step < total_steps:
+                if step >= model_steps and step in (model_steps, first_step):
                     phase = make_phase(run, classifier_only=True)
-                    placed = placed_batches(phase.batches, run.clips, run.mesh, step - 1, total_steps)
-                    if step == model_steps + 1:
+                    if step == model_steps:
                         state = start_classifier(run, phase, checkpoints, state)
+                    dispatcher, feed = begin(phase, step, total_steps)
                 with progress.timed("data"):
-                    batch, clips, partners = next(placed)
-                with progress.timed("train"):
-                    state, sums = phase.train_step(state, batch, clips, partners, key)
+                    placed = next(feed)
+                if dispatcher.needs(placed):
+                    with progress.timed("compile"), window.paused():
+                        dispatcher.prepare(state, placed)
+                profile.before(step + 1, state)
+                with progress.timed("train"), jax.profiler.StepTraceAnnotation("train_step", step_num=step + 1):
+                    state, sums = dispatcher(state, placed)
                     window.add(sums)
-                evaluating = step in (model_steps, total_steps) or step % eval_every == 0
-                saving = evaluating or (save_every and step % save_every == 0)
-                if saving or step % config.train.log_every_steps == 0:
+                step += placed.steps
+                profile.after(step, state)
+                if timetable.logs(step):
                     with progress.timed("train"):
                         values = window.means(step)  # waits for the device; stops if the loss is not finite
                     writer.write(step, {"epoch": step / steps_per_epoch, **values})
                     progress.show(step, values["train/clips_per_second"], values["train/loss"])
                 metrics = None
-                if evaluating and "validation" in run.bags:
+                if timetable.evaluates(step) and "validation" in run.bags:
                     with progress.timed("evaluate"):
                         result = view_metrics(run.predict("validation", state))
                     metrics = flat_metrics(result)
@@ -269,10 +301,10 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                     log.info(epoch_line(step, steps_per_epoch, config, values, result))
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                     metrics["phase"] = float(step > model_steps)
-                if saving:
+                if timetable.saves(step):
                     with progress.timed("checkpoint"):
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
-                if evaluating:
+                if timetable.evaluates(step):
                     window.restart()
         progress.clear()
         return evaluate_best(run, checkpoints, test=test)
@@ -308,14 +340,22 @@ class MetricWindow:
         """Starts the clock anew, so that evaluation does not count as training."""
         self._start = time.perf_counter()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the time of a block."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
     def add(self, sums: dict[str, jax.Array]) -> None:
-        """Takes in the sums of one step."""
+        """Takes in the sums of one step, or those of several in arrays."""
         self._sums.append(sums)
 
     def means(self, step: int) -> dict[str, float]:
         """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
-        steps = jax.device_get(self._sums)
-        total = {name: float(np.sum([s[name] for s in steps])) for name in steps[0]}
+        fetched = jax.device_get(self._sums)
+        steps = {name: np.concatenate([np.atleast_1d(sums[name]) for sums in fetched]) for name in fetched[0]}
+        total = {name: float(np.sum(values)) for name, values in steps.items()}
         seconds = time.perf_counter() - self._start
         self._sums = []
         self.restart()
@@ -328,7 +368,7 @@ class MetricWindow:
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
             "train/accuracy": total["correct"] / max(total["weight"], 1e-9),
-            "train/gradient_norm": total["gradient_norm"] / len(steps),
+            "train/gradient_norm": total["gradient_norm"] / len(steps["loss"]),
             "train/clips_per_second": total["clips"] / seconds,
         }
 

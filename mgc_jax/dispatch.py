@@ -1,0 +1,259 @@
+"""How train steps reach the devices: compiled ahead, several per dispatch, and with no transfer but the batches.
+
+A step of a small model takes a GPU less time than Python takes to ask for it. Where the corpus is on the devices a
+dispatch is therefore a loop over several steps, which runs there alone. It ends where the run has something to do:
+log, evaluate, save. XLA compiles such a loop for one number of steps, and compiling takes long; so there are two
+programs, one of as many steps as serve a run best, and one of a single step for what is left over. (One program for
+any number, a loop whose end is an argument, makes a GPU ask the host after every step whether to go on; padding with
+steps that are masked computes them for nothing.) XLA's CPU backend runs convolutions inside a loop many times
+slower: there it is one step per dispatch.
+"""
+
+import collections
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from mgc_jax.errors import UserError
+from mgc_jax.feed import Clips, DeviceClips, Placed, with_rows
+from mgc_jax.sharding import replicate
+from mgc_jax.state import TrainState
+
+log = logging.getLogger(__name__)
+
+_MOST_STEPS = 64  # per dispatch, where it is chosen here; more gains nothing, and the host should look in at times
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Timetable:
+    """After which steps a run does what; steps are counted from 1, `step` of them are done.
+
+    Attributes:
+        model_steps: those of the whole model.
+        total_steps: and those of the classifier alone.
+        log_every: steps between log lines.
+        eval_every: steps between evaluations.
+        save_every: steps between further checkpoints; 0: none.
+        profile: the first and the last step of a profile; 0: none.
+    """
+
+    model_steps: int
+    total_steps: int
+    log_every: int
+    eval_every: int
+    save_every: int = 0
+    profile: tuple[int, int] = (0, 0)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is evaluated after a step."""
+        return step in (self.model_steps, self.total_steps) or step % self.eval_every == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is saved after a step."""
+        return self.evaluates(step) or (self.save_every > 0 and step % self.save_every == 0)
+
+    def logs(self, step: int) -> bool:
+        """Whether the losses are looked at after a step."""
+        return self.saves(step) or step % self.log_every == 0
+
+    def stops(self, first: int, last: int) -> list[int]:
+        """Returns the steps after `first`, up to `last`, after which the host has something to do."""
+        every = [n for n in (self.log_every, self.eval_every, self.save_every) if n]
+        found = {step for n in every for step in range(first - first % n + n, last + 1, n)}
+        begin, end = self.profile
+        found |= {self.model_steps, begin - 1 if begin else 0, end}
+        return sorted({step for step in found if first < step < last} | ({last} if last > first else set()))
+
+    def best_length(self, most: int) -> int:
+        """Returns the number of steps per dispatch, at most `most`, with which the run has the fewest dispatches."""
+        gaps = collections.Counter(_gaps([0, *self.stops(0, self.total_steps)]))
+        number = {
+            length: sum(times * sum(divmod(gap, length)) for gap, times in gaps.items())
+            for length in range(min(most, max(gaps)), 0, -1)
+        }
+        return min(number, key=number.__getitem__)
+
+    def dispatches(self, first: int, last: int, length: int) -> list[int]:
+        """Cuts the steps after `first`, up to `last`, into dispatches of `length` steps or of one."""
+        steps: list[int] = []
+        for gap in _gaps([first, *self.stops(first, last)]):
+            whole, rest = divmod(gap, length)
+            steps += [length] * whole + [1] * rest
+        return steps
+
+
+def _gaps(steps: Sequence[int]) -> list[int]:
+    return [after - before for before, after in itertools.pairwise(steps)]
+
+
+def make_timetable(config: ConfigDict, steps_per_epoch: int) -> Timetable:
+    """Returns the timetable of a configuration."""
+    train, profile = config.train, config.profile
+    return Timetable(
+        model_steps=train.epochs * steps_per_epoch,
+        total_steps=(train.epochs + train.classifier_epochs) * steps_per_epoch,
+        log_every=train.log_every_steps,
+        eval_every=train.eval_every_epochs * steps_per_epoch,
+        save_every=train.checkpoint_every_steps,
+        profile=(profile.first, profile.last),
+    )
+
+
+def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, mesh: Mesh) -> int:
+    """Returns how many steps a dispatch has: `config.train.steps_per_dispatch`, or what is best where that is 0."""
+    asked = config.train.steps_per_dispatch
+    if not isinstance(clips, DeviceClips):
+        if asked > 1:
+            log.warning(
+                "config.train.steps_per_dispatch=%d needs the corpus on the devices (config.data.placement=device); "
+                "each dispatch has one step", asked,
+            )  # fmt: skip
+        return 1
+    if asked:
+        return asked
+    return 1 if _on_cpu(mesh) else timetable.best_length(_MOST_STEPS)
+
+
+def _on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+class Dispatcher:
+    """Runs train steps, one or several per call.
+
+    Its programs are compiled before they first run, and what they need is known then. Inside a call nothing moves
+    between host and devices: what would do so unnoticed, such as a NumPy array among the arguments, is an error.
+    """
+
+    def __init__(self, train_step: Callable[..., Any], key: jax.Array, mesh: Mesh):
+        """Compiles nothing yet.
+
+        Args:
+            train_step: as from `make_train_step`.
+            key: for the draws of all steps.
+            mesh: the devices.
+        """
+        self._train_step, self._mesh = train_step, mesh
+        self._key = replicate(key, mesh)
+        self._programs: dict[int, Callable[..., Any]] = {}
+
+    def needs(self, placed: Placed) -> bool:
+        """Whether the program for so many steps is yet to be compiled."""
+        return placed.steps not in self._programs
+
+    def prepare(self, state: TrainState, placed: Placed) -> None:
+        """Compiles the program for so many steps.
+
+        Raises:
+            UserError: it needs more memory than a device has.
+        """
+        start = time.perf_counter()
+        try:
+            program = self._lower(state, placed).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(f"the train step needs more memory than the device has ({error}). {_REMEDY}") from error
+        memory, room = memory_of(program), room_of(self._mesh)
+        log.info(
+            "compiled %s in %.1f s; memory per device: %s", _steps(placed.steps), time.perf_counter() - start,
+            memory.describe(room),
+        )  # fmt: skip
+        if room is not None and memory.total > room:
+            raise UserError(
+                f"the train step needs {memory.describe(room)} on each device, more than there is. {_REMEDY}"
+            )
+        self._programs[placed.steps] = program
+
+    def _lower(self, state: TrainState, placed: Placed) -> jax.stages.Lowered:
+        function = self._train_step if placed.steps == 1 else several(self._train_step)
+        # The new state lies where the old one lay, whose memory it takes.
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
+        return jitted.lower(state, placed.batch, placed.clips, placed.partners, self._key)
+
+    def __call__(self, state: TrainState, placed: Placed) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns the state after the steps, and their sums: scalars, or [step] where there are several."""
+        with jax.transfer_guard("disallow"):
+            return self._programs[placed.steps](state, placed.batch, placed.clips, placed.partners, self._key)
+
+
+def several(train_step: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function of several steps: what differs from step to step has an axis for them, and so the sums."""
+
+    def steps(state, batch, clips, partners, key):
+        def body(state, each):
+            batch, index, partner_index = each
+            partner = None if partners is None else with_rows(partners, partner_index)
+            return train_step(state, batch, with_rows(clips, index), partner, key)
+
+        return jax.lax.scan(body, state, (batch, clips[-1], None if partners is None else partners[-1]))
+
+    return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a compiled program needs on each device, in bytes.
+
+    Attributes:
+        arguments: the training state, the batch and, where it lies there, the corpus.
+        temporaries: activations, gradients and scratch space.
+        output: what it returns, beside what takes the place of an argument.
+        code: the program.
+    """
+
+    arguments: int
+    temporaries: int
+    output: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.arguments + self.temporaries + self.output + self.code
+
+    def describe(self, room: int | None) -> str:
+        """Formats it, beside what the device has (None: unknown)."""
+        of = "" if room is None else f" of {room / _GIB:.2f}"
+        return (
+            f"{self.total / _GIB:.2f}{of} GiB (state, batch and corpus {self.arguments / _GIB:.2f}, activations and "
+            f"other temporaries {self.temporaries / _GIB:.2f})"
+        )
+
+
+_REMEDY = (
+    "Set fewer config.batch.rows or config.batch.clips_per_row, cut the batch into micro-batches "
+    "(config.train.accumulate), compute in half precision (config.model.dtype=bfloat16), or keep the corpus in host "
+    "memory (config.data.placement=host)."
+)
+
+
+def memory_of(program: jax.stages.Compiled) -> Memory:
+    """Returns what XLA says that a program needs."""
+    found = program.memory_analysis()
+    if found is None:  # not every backend says
+        return Memory(0, 0, 0, 0)
+    return Memory(
+        arguments=found.argument_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        output=found.output_size_in_bytes - found.alias_size_in_bytes,
+        code=found.generated_code_size_in_bytes,
+    )
+
+
+def room_of(mesh: Mesh) -> int | None:
+    """Returns the bytes that JAX may use on a device; None where that is unknown, as on a CPU."""
+    return (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+
+
+def _steps(number: int) -> str:
+    return "the train step" if number == 1 else f"a loop of {number} train steps"
