@@ -429,7 +429,7 @@ def _memory_row(*rows: Row) -> Iterator[None]:
 @contextlib.contextmanager
 def _compiling_anew() -> Iterator[None]:
     """Leaves JAX's cache of compiled programs alone, so that compile times are those of compiling."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
