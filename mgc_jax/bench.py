@@ -19,6 +19,7 @@ import dataclasses
 import datetime
 import itertools
 import logging
+import os
 import resource
 import tempfile
 import time
@@ -42,6 +43,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.feed import DeviceClips, placed_batches
 from mgc_jax.flops import count
 from mgc_jax.models.classifier import describe_model
+from mgc_jax.sharding import data_mesh
 from mgc_jax.state import TrainState
 from mgc_jax.timing import paired_ratio, percentiles
 from mgc_jax.train import Run, initial_state, make_phase
@@ -144,7 +146,8 @@ class Cell:
         built = time.perf_counter()
         lowered = self._phase.train_step.lower(*arguments)  # type: ignore[attr-defined]
         traced = time.perf_counter()
-        self._step = lowered.compile()
+        with _without_cache():
+            self._step = lowered.compile()
         compiled = time.perf_counter()
         counted = count(make_phase(self._run, classifier_only=False).train_step, *arguments)
         if counted.unknown:
@@ -286,7 +289,8 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if (workdir / name).exists():
             raise UserError(f"--workdir {workdir} holds {name} of another run; give a new folder")
     settings = settings_of(config, jax.device_count())
-    with claim(workdir, config, create=True), _compiling_anew():
+    load = [_load()]
+    with claim(workdir, config, create=True):
         corpus = synthetic_corpus(config) if config.bench.data == "synthetic" else open_corpus(config.data)
         if config.optimizer.plateau_factor < 1 and not len(corpus.indices("validation")):
             config.optimizer.plateau_factor = 1.0  # nothing to lower the learning rate by; it costs no time
@@ -295,6 +299,7 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "command": command(),
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "environment": describe_environment(),
+            "load": [*load, _load()],
             "config": config_lib.to_json(config),
             "corpus": {"name": corpus.name, "clips": len(corpus), "clip_shape": list(corpus.clips.shape[1:]),
                        "dtype": str(corpus.clips.dtype)},
@@ -316,7 +321,8 @@ class Row:
     Attributes:
         setting: its number.
         variant: what was measured.
-        first_seconds: of the first time, which may compile.
+        first_seconds: of the first time: two steps, and for the evaluation the time to compile it.
+        steps: in each repeat.
         blocks: one per repeat.
         out_of_memory: there was not enough; then there are no blocks.
     """
@@ -324,6 +330,7 @@ class Row:
     setting: int
     variant: str
     first_seconds: float = 0.0
+    steps: int = 0
     blocks: list[Block] = dataclasses.field(default_factory=list)
     out_of_memory: bool = False
 
@@ -348,7 +355,7 @@ class Row:
                           "megabytes_per_second": percentiles(speeds)}  # fmt: skip
         row |= {"clips_per_second": percentiles(rates), "clips_per_second_each": rates}
         row["clips_per_second_per_device"] = row["clips_per_second"]["p50"] / facts["devices"]
-        if self.variant in ("train", "reused batch") and facts["matmul_flops_per_second"]:
+        if self.variant in ("train", "reused batch") and facts["roof_flops_per_second"]:
             per_step = float(np.median([sum(block.seconds) / len(block.seconds) for block in self.blocks]))
             row["flops_per_second"] = facts["flops_per_step"] / per_step
             row["share_of_roof"] = row["flops_per_second"] / facts["roof_flops_per_second"]
@@ -359,58 +366,61 @@ def _measure(
     config: ConfigDict, corpus: Corpus, settings: list[Setting], workdir: Path
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """Builds every setting, then measures all rows in turn; returns facts by setting, and rows."""
-    bench, cells, facts, rows, ceilings = config.bench, [], [], [], {}
+    bench = config.bench
+    cells: list[Cell | None] = []
+    facts: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for number, setting in enumerate(settings):
         log.info("setting %d of %d: %s", number + 1, len(settings), setting.to_json())
         cell: Cell | None = None
-        known: dict[str, Any] = setting.to_json()
         own = [Row(number, variant) for variant in bench.variants]
+        reached = _device_peak(setting.devices)
         with _memory_row(*own):
             cell = Cell(config, corpus, setting, workdir)
-            known = cell.facts
-        which = setting.dtype, setting.devices
-        if which not in ceilings:
-            ceilings[which] = _ceilings(*which)
-        known |= ceilings[which]
-        known["roof_flops_per_second"] = min(
-            known["matmul_flops_per_second"], known.get("intensity", 0.0) * known["copy_bytes_per_second"]
-        )
-        reached = _device_peaks(setting.devices)
-        for row in own if cell is not None else []:
+        for row in own:
             with _memory_row(row):
-                start = time.perf_counter()
-                cell.measure(row.variant, _WARMUP)
-                row.first_seconds = time.perf_counter() - start
-        now = _device_peaks(setting.devices)
+                if cell is not None:
+                    _warm_up(cell, row, bench)
+        known = setting.to_json() if cell is None else cell.facts
+        now = _device_peak(setting.devices)
         # The backend tells the highest since the process began: what was reached before says nothing of this setting.
-        known["peak_device_bytes"] = None if now is None else now if reached is None or now > reached else None
+        known["peak_device_bytes"] = now if now is not None and (reached is None or now > reached) else None
         known["peak_device_bytes_at_most"] = now
         cells.append(cell)
         facts.append(known)
         rows += own
-    steps = {id(row): _affordable(cells[row.setting], row, bench) for row in rows if not row.out_of_memory}
     for repeat in range(bench.repeats):
         log.info("repeat %d of %d", repeat + 1, bench.repeats)
         for row in rows:
-            if row.out_of_memory:
+            cell = cells[row.setting]
+            if row.out_of_memory or cell is None:
                 continue
             with _memory_row(row):
                 resets = _reset_host_peak()
-                row.blocks.append(cells[row.setting].measure(row.variant, steps[id(row)]))
+                row.blocks.append(cell.measure(row.variant, row.steps))
                 if row.variant == "train":
                     known = facts[row.setting]
                     known["peak_host_bytes"] = max(known.get("peak_host_bytes", 0), _host_peak(resets))
+    cells.clear()  # the ceilings need memory, too; they come last, so that they do not hide the peaks of the settings
+    ceilings = {which: _ceilings(*which) for which in dict.fromkeys((s.dtype, s.devices) for s in settings)}
+    for setting, known in zip(settings, facts, strict=True):
+        known |= ceilings[setting.dtype, setting.devices]
+        by_copies = known.get("intensity", 0.0) * known["copy_bytes_per_second"]
+        known["roof_flops_per_second"] = min(known["matmul_flops_per_second"], by_copies)
     return facts, rows
 
 
-def _affordable(cell: Cell, row: Row, bench: ConfigDict) -> int:
-    """Returns how many steps per repeat the time for a row allows."""
-    block = None
-    with _memory_row(row):
-        block = cell.measure(row.variant, 1)
-    if block is None:
-        return 0
-    return int(np.clip(bench.seconds / bench.repeats / block.seconds[0] - _LEAD, 1, bench.steps))
+def _warm_up(cell: Cell, row: Row, bench: ConfigDict) -> None:
+    """Measures a row for the first time, and finds out how many steps per repeat the time for it allows."""
+    start = time.perf_counter()
+    block = cell.measure(row.variant, _WARMUP)
+    row.first_seconds = time.perf_counter() - start
+    if row.variant == "eval":  # compiles in its first call
+        block = cell.measure(row.variant, _WARMUP)
+    affordable = bench.seconds / bench.repeats / (sum(block.seconds) / _WARMUP) - _LEAD
+    row.steps = int(np.clip(affordable, 1, bench.steps))
+    if row.variant == "eval":  # and again for another number of clips
+        cell.measure(row.variant, row.steps)
 
 
 @contextlib.contextmanager
@@ -427,8 +437,8 @@ def _memory_row(*rows: Row) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _compiling_anew() -> Iterator[None]:
-    """Leaves JAX's cache of compiled programs alone, so that compile times are those of compiling."""
+def _without_cache() -> Iterator[None]:
+    """Leaves JAX's cache of compiled programs alone, so that the time to compile is measured."""
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -440,13 +450,11 @@ def _compiling_anew() -> Iterator[None]:
 
 
 def _ceilings(dtype: str, devices: int) -> dict[str, float]:
-    from mgc_jax.sharding import data_mesh
-
     mesh = data_mesh(jax.devices()[:devices])
     return {"matmul_flops_per_second": matmul_rate(dtype, mesh), "copy_bytes_per_second": copy_rate(mesh)}
 
 
-def _device_peaks(devices: int) -> int | None:
+def _device_peak(devices: int) -> int | None:
     """The highest memory in use on any of the devices since the process began; None where the backend does not say."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.devices()[:devices]]
     known = [peak for peak in peaks if peak is not None]
@@ -460,6 +468,11 @@ def _reset_host_peak() -> bool:
         return True
     except OSError:
         return False
+
+
+def _load() -> float | None:
+    """How many processes wanted to run in the last minute, where the system says."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _host_peak(was_reset: bool) -> int:

@@ -18,7 +18,8 @@ def format_bench(result: dict[str, Any]) -> str:
     environment = result["environment"]
     parts = [
         f"\n{corpus['name']}: {corpus['clips']:,} clips of {shape} {corpus['dtype']}; "
-        f"{environment.get('devices', '')}; {environment.get('processors', '')}",
+        f"{environment.get('devices', '')}; {environment.get('processors', '')}"
+        + (f"; load {result['load'][0]:.1f} before, {result['load'][1]:.1f} after" if result["load"][0] else ""),
         _aligned([_HEAD, *rows]),
         *(_facts(number, facts) for number, facts in enumerate(result["settings"])),
     ]
