@@ -20,10 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 MODELS = {
     "MLP + MATT, 518 features": ["--config", "configs/matt_mlp.py:hidden=100"],
-    "CRNN-TF + MATT, narrow, 64 x 96": [
+    "CRNN-TF + MATT, 2 narrow blocks, 64 x 96": [
         "--config", "configs/matt_crnn_tf.py", "--config.data.corpus=demo", "--config.bench.clip_shape=(64, 96)",
-        "--config.model.encoder.filters=(8, 16, 16, 16)",
-        "--config.model.encoder.pools=((2, 4), (2, 4), (2, 2), (2, 2))",
+        "--config.model.encoder.filters=(8, 16)", "--config.model.encoder.pools=((4, 8), (6, 8))",
     ],
 }  # fmt: skip
 COMMON = ["--mode", "bench", "--config.bench.seconds=2", "--config.bench.steps=10", "--config.eval.batch_clips=256",

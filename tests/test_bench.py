@@ -217,7 +217,7 @@ def test_the_command_line(tmp_path):
     def run(config, *more):
         return subprocess.run(
             [sys.executable, "-m", "mgc_jax.main", "--config", str(ROOT / "configs" / config), *flags, *more],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     done = run("matt_mlp.py", "--config.bench.rows=(1, 2)")
