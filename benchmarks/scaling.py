@@ -78,9 +78,9 @@ def measure(flags, folder, devices):
 
 
 def points_of(study, model, number, out, devices):
-    """Returns (value, variant, clips per second: p50, p25, p75) of a study of a model."""
+    """Returns (value, variant, clips per second: p50, p25, p75) of a study of a model, and what it was measured on."""
     _, _, processes, value_of = STUDIES[study]
-    points = []
+    points, environments = [], []
     for value, flags in processes:
         name = f"{study}-{number}" + (f"-{value}" if value else "")
         result = measure([*MODELS[model], *COMMON, *flags], out / name, devices if study == "devices" else ())
@@ -89,10 +89,11 @@ def points_of(study, model, number, out, devices):
                 rate = row["clips_per_second"]
                 x = value or value_of(result["settings"][row["setting"]])
                 points.append((x, row["variant"], rate["p50"], rate["p25"], rate["p75"]))
-    return points, result["environment"]
+        environments.append(result["environment"] | {"load": result["load"]})
+    return points, environments
 
 
-def draw(measured, environment, path):
+def draw(measured, environments, path):
     """Draws a panel per study: time per clip on both logarithmic axes, with quartiles over the repeats."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -120,7 +121,9 @@ def draw(measured, environment, path):
             axes.minorticks_off()
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        figure.suptitle(f"{environment.get('devices', '')}, {environment['processors']}; JAX {environment['jax']}")
+        first, loads = environments[0], [load for each in environments for load in each["load"] if load]
+        busy = f"; {min(loads):.0f} to {max(loads):.0f} processes wanted to run" if loads else ""
+        figure.suptitle(f"{first.get('devices', '')}, {first['processors']}; JAX {first['jax']}{busy}", fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
@@ -148,13 +151,13 @@ def main():
     parser.add_argument("--devices", type=int, nargs="+", default=(1, 2, 4, 8), help="their numbers in that study")
     arguments = parser.parse_args()
     out, devices = arguments.out.absolute(), tuple(arguments.devices)
-    measured, environment = {}, {}
+    measured, environments = {}, []
     for study in arguments.only or STUDIES:
         measured[study] = {}
         for number, model in enumerate(MODELS):
             measured[study][model], found = points_of(study, model, number, out, devices)
-            environment = environment or found
-    draw(measured, environment, arguments.figure)
+            environments += found
+    draw(measured, environments, arguments.figure)
     print(f"clips per second, median and quartiles of the repeats\n\n{table(measured)}\n\n{arguments.figure}")
 
 

@@ -33,7 +33,7 @@ def test_what_was_measured_is_drawn_and_listed(scaling, tmp_path, monkeypatch, c
         folder.mkdir(parents=True)
         environment = {"devices": "1 x cpu", "processors": "2", "jax": "0"}
         (folder / "bench.json").write_text(
-            json.dumps({"rows": rows, "settings": settings, "environment": environment})
+            json.dumps({"rows": rows, "settings": settings, "environment": environment, "load": [0.4, 2.6]})
         )
         return type("Done", (), {"returncode": 0})
 
@@ -48,6 +48,7 @@ def test_what_was_measured_is_drawn_and_listed(scaling, tmp_path, monkeypatch, c
     texts = [element.text for element in ElementTree.parse(figure).iter("{http://www.w3.org/2000/svg}text")]
     for title, label, *_ in scaling.STUDIES.values():
         assert {title, label} <= set(texts)
+    assert "1 x cpu, 2; JAX 0; 0 to 3 processes wanted to run" in texts
     assert any("--config.bench.devices=(1, 2)" in command for command in asked)
     number = len(asked)
     scaling.main()
