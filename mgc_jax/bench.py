@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 FILE_NAME = "bench.json"
 _LEAD = 1  # steps before those that are measured in a repeat: they fill the pipeline
 _WARMUP = 2
+_LEAST_SECONDS = 0.5  # of a repeat, so that a hiccup of the machine does not decide it,
+_MOST_STEPS = 1000  # unless it would need more steps than these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,10 +419,16 @@ def _warm_up(cell: Cell, row: Row, bench: ConfigDict) -> None:
     row.first_seconds = time.perf_counter() - start
     if row.variant == "eval":  # compiles in its first call
         block = cell.measure(row.variant, _WARMUP)
-    affordable = bench.seconds / bench.repeats / (sum(block.seconds) / _WARMUP) - _LEAD
-    row.steps = int(np.clip(affordable, 1, bench.steps))
+    row.steps = _steps(sum(block.seconds) / _WARMUP, bench)
     if row.variant == "eval":  # and again for another number of clips
         cell.measure(row.variant, row.steps)
+
+
+def _steps(seconds: float, bench: Any) -> int:
+    """Returns the steps of a repeat, if one takes so many seconds: `bench.steps`, more of fast ones, fewer of slow."""
+    long_enough = min(_LEAST_SECONDS / seconds, _MOST_STEPS)
+    affordable = bench.seconds / bench.repeats / seconds - _LEAD
+    return max(1, int(min(max(bench.steps, long_enough), affordable)))
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def _cells(row: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     speed = row.get("megabytes_per_second") or row["clips_per_second"]
     spread = f"{(speed['p75'] - speed['p25']) / speed['p50']:.0%}"
     if "megabytes_per_second" in row:
-        cells = [f"{speed['p50']:,.0f} MB/s", "", spread]
+        cells = [f"{_short(speed['p50'])} MB/s", "", spread]
     else:
         cells = [_short(speed["p50"]), _short(row["clips_per_second_per_device"]), spread]
     cells += [_short(1e3 * row["step_seconds"][name]) for name in ("p5", "p50", "p95", "p99", "max")]
