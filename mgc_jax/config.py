@@ -19,6 +19,10 @@ CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 SELECTION_VIEWS = ("clip", "clip_mean", "bag")
 SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
 BASELINES = ("lr", "knn", "svm", "mlp")
+DTYPES = ("float32", "bfloat16")
+PLACEMENTS = ("auto", "device", "host")
+BENCH_DATA = ("synthetic", "corpus")
+BENCH_VARIANTS = ("train", "reused batch", "data only", "checkpoint", "eval")
 
 
 def default() -> ConfigDict:
@@ -131,6 +135,22 @@ def default() -> ConfigDict:
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
     config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
 
+    config.bench = ConfigDict()  # of --mode bench; where several values may be given, () is that of the configuration
+    config.bench.data = "synthetic"  # synthetic (noise in the shape of the clips), corpus (that of config.data)
+    config.bench.clips = 512  # synthetic clips
+    config.bench.clip_shape = ()  # of a synthetic clip, (time, mel) or (feature,); (): that of data.representation
+    config.bench.bag_length = 0  # clips of a synthetic bag; 0: a long-tailed mix, like that of albums
+    config.bench.variants = BENCH_VARIANTS  # what is measured
+    config.bench.rows = ()  # values of batch.rows
+    config.bench.clips_per_row = ()  # values of batch.clips_per_row
+    config.bench.dtypes = ()  # values of model.dtype
+    config.bench.placements = ()  # values of data.placement
+    config.bench.devices = ()  # numbers of devices, the first ones of those that there are; (): all
+    config.bench.scaling = "strong"  # strong: the same batch for any number of devices; weak: as many rows on each
+    config.bench.steps = 10  # steps in a repeat; more of fast ones, so that it lasts half a second
+    config.bench.repeats = 5  # of everything, in turn
+    config.bench.seconds = 30.0  # about the longest that a row may take; slow models are measured on fewer steps
+
     config.demo = ConfigDict()  # what changes when the corpus is the demo; a flag for the same key wins
     return config
 
@@ -205,10 +225,10 @@ def validate(config: ConfigDict) -> None:
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
-    one_of("data.placement", data.placement, ("auto", "device", "host"))
+    one_of("data.placement", data.placement, PLACEMENTS)
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
-    one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    one_of("model.dtype", config.model.dtype, DTYPES)
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
     one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
@@ -241,6 +261,7 @@ def validate(config: ConfigDict) -> None:
     at_least("loss.focal_gamma", config.loss.focal_gamma, 0)
     for key, value in leaves(config.augment, "augment."):
         at_least(key, value, 0)
+    _check_bench(config.bench)
     for key in ("loss.label_smoothing", "loss.beta", "optimizer.ema"):
         _require(0 <= given[key] < 1, key, given[key], "it must be at least 0 and below 1")
     _require(0 < given["optimizer.plateau_factor"] <= 1, "optimizer.plateau_factor", given["optimizer.plateau_factor"],
@@ -270,6 +291,24 @@ def validate(config: ConfigDict) -> None:
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 
+def _check_bench(bench: ConfigDict) -> None:
+    choices = {
+        "data": BENCH_DATA, "variants": BENCH_VARIANTS, "dtypes": DTYPES, "placements": PLACEMENTS,
+        "scaling": ("strong", "weak"),
+    }  # fmt: skip
+    for key, allowed in choices.items():
+        values = (bench[key],) if isinstance(bench[key], str) else bench[key]
+        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose of {', '.join(allowed)}")
+    for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
+        values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
+        _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
+                 "whole numbers of at least 1 are possible")  # fmt: skip
+    _require(len(bench.clip_shape) <= 2, "bench.clip_shape", bench.clip_shape, "give (time, mel) or (feature,)")
+    _require(len(bench.variants) > 0, "bench.variants", bench.variants, "there is nothing to measure")
+    _require(bench.bag_length >= 0, "bench.bag_length", bench.bag_length, "it must be at least 0")
+    _require(bench.seconds > 0, "bench.seconds", bench.seconds, "it must be positive")
+
+
 def _check_features(data: ConfigDict) -> None:
     if not data.features:
         return
@@ -286,7 +325,7 @@ def _check_features(data: ConfigDict) -> None:
 
 # Keys that do not alter what a step computes.
 _HARMLESS = (
-    "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "train.eval_every_epochs",
+    "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "train.eval_every_epochs",
     "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.steps_per_dispatch",
     "profile.",
 )  # fmt: skip

@@ -48,6 +48,13 @@ def export(config: ConfigDict, workdir: Path) -> Path:
     return importlib.import_module("mgc_jax.export").export_workdir(config, workdir)
 
 
+def bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Measures how fast the model of a configuration trains and evaluates; returns what `bench.json` holds."""
+    if config.baseline.name:
+        raise UserError("--mode bench is for models; the baselines of scikit-learn have no training steps to measure")
+    return importlib.import_module("mgc_jax.bench").run_bench(config, workdir)
+
+
 def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 

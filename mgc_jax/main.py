@@ -1,4 +1,4 @@
-"""Trains, evaluates or exports one configuration: `python -m mgc_jax.main --config configs/matt_crnn_tf.py`.
+"""Trains, evaluates, exports or measures one configuration: `python -m mgc_jax.main --config configs/matt_crnn_tf.py`.
 
 This file is short on purpose: it turns flags into a call. Everything worth importing lives elsewhere, and
 nothing heavy is imported before the flags are known to be good.
@@ -16,7 +16,7 @@ from mgc_jax import config as config_lib
 from mgc_jax.allocator import restart_with_huge_pages
 from mgc_jax.command_line import log_to_terminal, parse_flags
 from mgc_jax.errors import UserError
-from mgc_jax.workdir import default_workdir, read_config
+from mgc_jax.workdir import default_workdir, new_workdir, read_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
@@ -26,9 +26,10 @@ _WORKDIR = flags.DEFINE_string(
     "folder of an interrupted run to resume it."
 )  # fmt: skip
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "cross_validate", "eval", "export"],
+    "mode", "train", ["train", "cross_validate", "eval", "export", "bench"],
     "train (or resume); train once per fold (--config.data.folds) and evaluate all folds together; evaluate a trained "
-    "workdir, or the scores in --predictions; or write a workdir's best weights as files (<workdir>/export).",
+    "workdir, or the scores in --predictions; write a workdir's best weights as files (<workdir>/export); or measure "
+    "speed and memory on synthetic clips (--config.bench...), for which no data are needed.",
 )  # fmt: skip
 _TEST = flags.DEFINE_bool(
     "test", False, "Evaluate on the test split, too: once, when all choices are made. results.json counts how often."
@@ -81,13 +82,13 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     from mgc_jax import jobs
 
     mode = _MODE.value
-    if mode in ("export", "cross_validate"):
+    if mode in ("export", "cross_validate", "bench"):
         if _TEST.value:
             raise UserError(f"--test does not go with --mode {mode}")
-        (jobs.export if mode == "export" else jobs.cross_validate)(config, workdir)
+        {"export": jobs.export, "cross_validate": jobs.cross_validate, "bench": jobs.bench}[mode](config, workdir)
     else:
         (jobs.train if mode == "train" else jobs.evaluate)(config, workdir, test=_TEST.value)
-    if mode != "export":
+    if mode not in ("export", "bench"):
         _write_report(workdir)
 
 
@@ -131,6 +132,8 @@ def _evaluate_predictions(path: Path) -> None:
 def _default_workdir(name: str, config: ConfigDict) -> Path:
     if _MODE.value == "cross_validate":
         return default_workdir(f"cross-validation-{name}", config, "train")
+    if _MODE.value == "bench":
+        return new_workdir(f"bench-{name}")
     return default_workdir(name, config, _MODE.value)
 
 
@@ -147,7 +150,10 @@ def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[Conf
     config_lib.validate(config)
     from mgc_jax.data.corpus import resolve_auto
 
-    corpus, why = resolve_auto(config.data)
+    if _MODE.value == "bench" and config.bench.data == "synthetic":
+        corpus, why = config.data.corpus, "synthetic clips; --config.bench.data=corpus measures on the corpus"
+    else:
+        corpus, why = resolve_auto(config.data)
     with config.unlocked():
         config.data.corpus = corpus
     if corpus == "demo":

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.compilation_cache import keep_compiled_programs
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.corpus import open_corpus
+from mgc_jax.data.corpus import Corpus, open_corpus
 from mgc_jax.dispatch import Dispatcher, make_timetable, steps_per_dispatch
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator
@@ -66,13 +66,28 @@ class Run:
         genre_count: [genre]: training bags (or clips, where the loss counts them) of each genre.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        *,
+        corpus: Corpus | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Builds all of it.
+
+        Args:
+            config: the resolved configuration.
+            workdir: the run's folder.
+            corpus: the corpus; by default the one that the configuration names is opened.
+            devices: those to use; by default all.
+        """
         self.config, self.workdir = config, workdir
         keep_compiled_programs()
         untimed_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
         check_names(config.model)
-        self.mesh = data_mesh()
-        self.corpus = open_corpus(config.data)
+        self.mesh = data_mesh(devices)
+        self.corpus = open_corpus(config.data) if corpus is None else corpus
         log.info(self.corpus.summary())
         self.inputs = make_inputs(config, self.corpus)
         model = build_model(

@@ -33,17 +33,26 @@ def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
         for path in saved
         if not config_lib.differences(config, read_config(path), moved=False, training=mode == "train")
     ]
-    today = f"{name}-{datetime.date.today().isoformat()}"
     for workdir in same:
-        if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(today):
+        if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(_of_today(name)):
             return workdir
     if mode != "train":
         raise UserError(f"no run in {runs.resolve()} has this configuration; give --workdir")
-    workdir, number = runs / today, 1
-    while (workdir / "config.json").exists():  # a run that never began leaves no config.json
+    return new_workdir(name)
+
+
+def new_workdir(name: str) -> Path:
+    """Returns a folder in `runs` that holds nothing yet, named by today's date."""
+    workdir = first = Path("runs") / _of_today(name)
+    number = 1
+    while any((workdir / file).exists() for file in ("config.json", "bench.json")):  # what never began leaves neither
         number += 1
-        workdir = runs / f"{today}-{number}"
+        workdir = first.with_name(f"{first.name}-{number}")
     return workdir
+
+
+def _of_today(name: str) -> str:
+    return f"{name}-{datetime.date.today().isoformat()}"
 
 
 @contextlib.contextmanager

@@ -20,13 +20,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from mgc_jax.models.forms import plain_wanted
+
 _BLOCK_BYTES = 2 << 20  # patches of a clip above this are cut into blocks of rows,
 _BLOCK_POSITIONS = 1024  # of at most about this many positions (measured: the L2 cache is 1 MiB)
 
 
 def _use_cpu_form() -> bool:
     """Whether to use the forms made for one CPU device."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not plain_wanted()
 
 
 def _library_conv(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:

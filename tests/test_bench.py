@@ -1,0 +1,245 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import make_corpus, save_arrays
+
+from mgc_jax import bench, ceilings, jobs
+from mgc_jax.bench import Block, Row, Setting, settings_of
+from mgc_jax.bench_table import format_bench
+from mgc_jax.config import default, validate
+from mgc_jax.data.bags import bags_of
+from mgc_jax.data.synthetic import bag_sizes, synthetic_corpus
+from mgc_jax.errors import UserError
+from mgc_jax.presets import baseline
+from mgc_jax.sharding import data_mesh
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A small MLP with MATT; the ceilings are not measured."""
+    rates = {"matmul_flops_per_second": 1e9, "copy_bytes_per_second": 1e8}
+    monkeypatch.setattr(bench, "_ceilings", lambda dtype, devices: rates)
+    monkeypatch.setattr(bench, "_LEAST_SECONDS", 0)
+    config = default()
+    config.model.encoder.update(name="mlp", hidden=(8,))
+    config.batch.rows, config.batch.clips_per_row = 2, 8
+    config.eval.batch_clips = 16
+    config.bench.update(clips=60, clip_shape=(6,), steps=3, repeats=5)
+    return config
+
+
+def measured(config, folder):
+    validate(config)
+    result = jobs.bench(config, folder)
+    assert json.loads((folder / "bench.json").read_text()) == json.loads(json.dumps(result))
+    return result
+
+
+def test_every_variant_of_every_setting_is_a_row(tmp_path, config, capsys):
+    config.bench.update(devices=(1, 2), dtypes=("bfloat16",), scaling="weak", steps=1)
+    result = measured(config, tmp_path / "bench")
+    settings = [(facts["rows"], facts["dtype"], facts["devices"]) for facts in result["settings"]]
+    assert settings == [(2, "bfloat16", 1), (4, "bfloat16", 2)]
+    rows = [(row["setting"], row["variant"]) for row in result["rows"]]
+    assert rows == [(setting, variant) for setting in range(2) for variant in config.bench.variants]
+    for row in result["rows"]:
+        facts = result["settings"][row["setting"]]
+        assert row["status"] == "ok"
+        assert row["step_seconds"]["p5"] <= row["step_seconds"]["p50"] <= row["step_seconds"]["max"]
+        assert 0 <= row["waited_seconds_per_step"] <= row["step_seconds"]["max"]
+        if row["variant"] == "checkpoint":
+            assert row["bytes"] == facts["parameters"] * 4 + 8  # float32 whatever the precision; two step counts
+            continue
+        assert row["repeats"] == len(row["clips_per_second_each"]) == 5
+        assert row["clips_per_second_per_device"] * facts["devices"] == row["clips_per_second"]["p50"]
+        if row["variant"] in ("train", "reused batch"):
+            assert row["steps"] == 5
+            assert row["share_of_roof"] == pytest.approx(row["flops_per_second"] / facts["roof_flops_per_second"])
+    for facts in result["settings"]:
+        assert facts["flops_per_step"] > 3 * 2 * facts["rows"] * 8 * (6 * 8 + 8 * 16) * 0.6
+        assert facts["intensity"] == facts["flops_per_step"] / facts["bytes_per_step"]
+        assert facts["roof_flops_per_second"] == min(1e9, facts["intensity"] * 1e8)
+        assert facts["compile_seconds"] > 0
+        assert facts["xla"]["estimated_bytes"] > 0
+        assert facts["peak_host_bytes"] > 2**20
+        assert sum(facts["shares"].values()) == pytest.approx(1)
+        slots = facts["steps_per_epoch"] * facts["rows"] * facts["clips_per_row"]
+        assert facts["slots_filled"] * slots == pytest.approx(len(synthetic_corpus(config).indices("train")))
+    ratios = sorted((ratio["what"], ratio["setting"], ratio["variant"]) for ratio in result["ratios"])
+    assert ratios == [
+        ("clips/s, train to reused batch", 0, "train"),
+        ("clips/s, train to reused batch", 1, "train"),
+        *(("efficiency, 2 devices to 1", 1, variant) for variant in ("eval", "reused batch", "train")),
+    ]
+    assert {"command", "date", "environment", "config", "corpus"} <= result.keys()
+    assert result["environment"]["jax"] == jax.__version__
+    assert result["corpus"]["clips"] == 60
+    printed = capsys.readouterr().out
+    assert printed.strip() == format_bench(result).strip()
+    assert printed.count("\nreused batch ") == 2
+    with pytest.raises(UserError, match=r"holds bench.json of another run; give a new folder"):
+        jobs.bench(config, tmp_path / "bench")
+    assert [p.name for p in (tmp_path / "bench").iterdir() if p.is_dir()] == []  # checkpoints are gone
+
+
+def out_of_memory(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+
+def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, capsys):
+    config.bench.update(placements=("device", "host"), repeats=2, steps=1)
+    monkeypatch.setattr(bench.Cell, "_evaluate", out_of_memory)
+    place = bench.Run.__init__
+
+    def init(self, config, *args, **kwargs):
+        if config.data.placement == "device":
+            out_of_memory()
+        place(self, config, *args, **kwargs)
+
+    monkeypatch.setattr(bench.Run, "__init__", init)
+    result = measured(config, tmp_path / "bench")
+    status = {(row["setting"], row["variant"]): row["status"] for row in result["rows"]}
+    assert {variant for (s, variant), found in status.items() if s == 0 and found == "out of memory"} == set(
+        config.bench.variants
+    )
+    assert {variant for (s, variant), found in status.items() if s == 1 and found == "out of memory"} == {"eval"}
+    printed = capsys.readouterr().out
+    assert printed.count("out of memory") == len(config.bench.variants) + 2  # and eval, and why nothing is known
+    assert "2 pairs of runs are too few" in printed
+
+
+def test_other_failures_are_not_hidden(tmp_path, config, monkeypatch):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: what is this?")
+
+    config.bench.variants = ("train",)
+    monkeypatch.setattr(bench.Cell, "_train", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        measured(config, tmp_path / "bench")
+
+
+def test_ratios_are_of_settings_that_differ_in_one_thing():
+    settings = [Setting(rows, 8, "float32", "auto", devices) for rows in (1, 2) for devices in (1, 4)]
+    rates = [10.0, 20.0, 16.0, 40.0]
+    rows = [Row(i, "train", blocks=[Block([1.0], clips=rate)] * 5) for i, rate in enumerate(rates)]
+    found = {(r["what"], r["setting"], r["to_setting"]): r["median"] for r in bench._ratios(settings, rows)}
+    assert found == {
+        ("clips/s, rows 2 to 1", 2, 0): 1.6,
+        ("clips/s, rows 2 to 1", 3, 1): 2.0,
+        ("efficiency, 4 devices to 1", 1, 0): 0.5,
+        ("efficiency, 4 devices to 1", 3, 2): 0.625,
+    }
+
+
+def test_fast_steps_are_repeated_and_slow_ones_are_not():
+    options = default().bench
+    options.update(steps=10, repeats=5, seconds=30.0)  # so 6 s for each repeat
+    assert [bench._steps(seconds, options) for seconds in (0.0001, 0.001, 0.05, 0.1, 1.0, 9.0)] == [
+        1000, 500, 10, 10, 5, 1
+    ]  # fmt: skip
+
+
+def test_more_devices_than_there_are(config):
+    config.bench.devices = (1, 9)
+    with pytest.raises(UserError, match="xla_force_host_platform_device_count=9"):
+        settings_of(config, 8)
+
+
+def test_a_baseline_has_no_steps(tmp_path):
+    with pytest.raises(UserError, match="--mode bench is for models"):
+        jobs.bench(baseline("lr", ""), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("variants", ("training",)), ("dtypes", ("float16",)), ("rows", (0,)), ("devices", (1.5,)), ("clips", 0),
+     ("scaling", "linear"), ("seconds", 0.0), ("variants", ()), ("clip_shape", (1, 2, 3)), ("bag_length", -1)],
+)  # fmt: skip
+def test_an_impossible_value_is_named(config, key, value):
+    config.bench[key] = value
+    with pytest.raises(UserError, match=rf"config\.bench\.{key}"):
+        validate(config)
+
+
+def test_the_corpus_itself_is_measured_where_asked_also_without_validation(tmp_path, config, monkeypatch):
+    corpus = make_corpus(clip_shape=(6,))
+    corpus.split[:] = "train"
+    config.update_from_flattened_dict(save_arrays(corpus, tmp_path))
+    config.data.arrays.axes = "clip feature"
+    config.optimizer.plateau_factor = 0.5
+    config.bench.update(data="corpus", variants=("train", "eval"), repeats=1, steps=1)
+    result = measured(config, tmp_path / "bench")
+    assert (result["corpus"]["name"], result["corpus"]["clips"]) == ("arrays", len(corpus))
+
+
+def test_synthetic_clips_are_like_those_of_the_configuration(config):
+    config.bench.clip_shape = ()
+    config.bench.clips = 300
+    corpus = synthetic_corpus(config)
+    assert corpus.clips.shape == (300, 1360, 96)
+    assert corpus.clips.dtype == np.float16
+    assert len(corpus.genres) == 16
+    assert len(np.unique(corpus.label)) > 8
+    assert set(corpus.split) == {"train", "validation"}
+    config.data.representation, config.data.features = "features_518", "mfcc"
+    assert synthetic_corpus(config).clips.shape == (300, 140)
+    config.data.features, config.bench.bag_length = "", 7
+    corpus = synthetic_corpus(config)
+    sizes = np.concatenate([bags_of(corpus, split, "pair").sizes for split in ("train", "validation")])
+    np.testing.assert_array_equal(np.sort(sizes), [300 % 7] + [7] * (300 // 7))
+    config.data.corpus = "arrays"
+    with pytest.raises(UserError, match=r"--config.bench.clip_shape"):
+        synthetic_corpus(config)
+
+
+def test_bags_have_a_long_tail():
+    sizes = bag_sizes(20_000, 0, np.random.default_rng(0))
+    assert sizes.sum() == 20_000
+    assert sizes.min() >= 1
+    assert 2.5 < sizes.mean() < 3.6
+    assert np.median(sizes) == 2
+    assert sizes.max() > 20
+
+
+def test_ceilings_are_of_all_devices_together(monkeypatch):
+    monkeypatch.setattr(ceilings, "_LARGEST", 512)
+    monkeypatch.setattr(ceilings, "_COPIED", {"cpu": 2**20})
+    for devices in (1, 4):
+        mesh = data_mesh(jax.devices()[:devices])
+        assert 1e7 < ceilings.matmul_rate("float32", mesh) < 1e14
+        assert 1e7 < ceilings.copy_rate(mesh) < 1e13
+
+
+@pytest.mark.slow
+def test_the_command_line(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    flags = ["--config.bench.clips=100", "--config.bench.steps=2", "--config.bench.repeats=2", "--mode", "bench"]
+
+    def run(config, *more):
+        return subprocess.run(
+            [sys.executable, "-m", "mgc_jax.main", "--config", str(ROOT / "configs" / config), *flags, *more],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    done = run("matt_mlp.py", "--config.bench.rows=(1, 2)")
+    assert done.returncode == 0, done.stderr
+    (workdir,) = (tmp_path / "runs").iterdir()
+    assert workdir.name.startswith("bench-matt_mlp-2")
+    result = json.loads((workdir / "bench.json").read_text())
+    assert [facts["rows"] for facts in result["settings"]] == [1, 2]
+    assert "--mode bench" in result["command"]
+    assert {"bench.json", "train.log"} <= {p.name for p in workdir.iterdir()}
+    assert "GFLOP/s (products of matrices)" in done.stdout
+    refused = run("svm.py")
+    assert refused.returncode == 1
+    assert "error: --mode bench is for models" in refused.stderr
+    refused = run("matt_mlp.py", "--test")
+    assert "--test does not go with --mode bench" in refused.stderr
