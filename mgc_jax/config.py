@@ -39,7 +39,9 @@ def default() -> ConfigDict:
     )
     config.data.fold = 0  # the fold that is the validation split, from 0
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
-    config.data.placement = "auto"  # auto, device (the corpus in device memory), host (batches gathered on the host)
+    # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
+    config.data.placement = "auto"
+    config.data.workers = -1  # of stream: processes that read batches; 0: threads of this process; -1: as measured best
 
     # data.corpus=arrays: precomputed features and a CSV track table.
     config.data.arrays = ConfigDict()
@@ -195,7 +197,7 @@ def validate(config: ConfigDict) -> None:
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
     one_of("data.bag_key", data.bag_key, ("paper", "pair"))
-    one_of("data.placement", data.placement, ("auto", "device", "host"))
+    one_of("data.placement", data.placement, ("auto", "device", "host", "stream"))
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
@@ -206,6 +208,7 @@ def validate(config: ConfigDict) -> None:
     at_least("data.frames", data.frames, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
+    at_least("data.workers", data.workers, -1)
     at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
     at_least("batch.rows", batch.rows, 1)
     at_least("batch.clips_per_row", batch.clips_per_row, 1)
@@ -269,8 +272,8 @@ def _check_features(data: ConfigDict) -> None:
 
 # Keys that do not alter what a step computes.
 _HARMLESS = (
-    "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "train.eval_every_epochs",
-    "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
+    "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.",
+    "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
 )  # fmt: skip
 # Where the corpus lies may change too: its fingerprint says whether it is the same one.
 _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")

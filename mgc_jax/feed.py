@@ -1,5 +1,7 @@
 """From the corpus to the devices: where clips are kept, and the training batches placed ahead of their step."""
 
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
+from mgc_jax.data.lazy import LazyClips
+from mgc_jax.data.streaming import Steps, stream_steps
 from mgc_jax.sharding import replicate, shard
+
+log = logging.getLogger(__name__)
+
+Placed = tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]
 
 
 class DeviceClips:
@@ -36,42 +44,79 @@ class HostClips:
         return (shard(self._clips[index], self._mesh),)
 
 
-Clips = DeviceClips | HostClips
+class StreamClips:
+    """The corpus on the disk; the clips of a batch are read and sent."""
+
+    def __init__(self, clips: LazyClips, mesh: Mesh, workers: int = -1):
+        self.clips, self.workers = clips, workers
+        self._mesh = mesh
+
+    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+        return (shard(self.clips[index], self._mesh),)
+
+
+Clips = DeviceClips | HostClips | StreamClips
 
 
 def take_clips(arguments: tuple[jax.Array, ...]) -> jax.Array:
-    """Gives, inside a jitted function, the clips that a `DeviceClips` or `HostClips` was asked for."""
+    """Gives, inside a jitted function, the clips that a `DeviceClips` or another one was asked for."""
     return arguments[0][arguments[1]] if len(arguments) == 2 else arguments[0]
 
 
-def place_clips(clips: np.ndarray, placement: str, mesh: Mesh) -> Clips:
+def place_clips(clips: np.ndarray | LazyClips, placement: str, mesh: Mesh, workers: int = -1) -> Clips:
     """Chooses where the corpus lives.
 
     Args:
-        clips: [clip, ...], as stored.
+        clips: [clip, ...], as stored; those that were left on the disk stay there.
         placement: device, host, or auto: on the devices if it takes at most half of their memory. A CPU backend
             holds a copy per device in host memory, so there auto means at most 2 GiB of copies.
         mesh: the devices.
+        workers: `config.data.workers`.
     """
+    size = f"{clips.nbytes / 2**30:.2f} GiB of clips"
+    if isinstance(clips, LazyClips):
+        log.info("%s stay on the disk (config.data.placement=%s)", size, placement)
+        return StreamClips(clips, mesh, workers)
     stats = mesh.devices.flat[0].memory_stats() or {}
     room = stats.get("bytes_limit", 2**32 // mesh.size) // 2
     on_device = placement == "device" or (placement == "auto" and clips.nbytes <= room)
+    log.info(
+        "%s are in %s memory (config.data.placement=%s; device memory takes up to %.2f GiB)",
+        size, "device" if on_device else "host", placement, room / 2**30,
+    )  # fmt: skip
     return DeviceClips(clips, mesh) if on_device else HostClips(clips, mesh)
 
 
 def placed_batches(
     batches: TrainBatches, clips: Clips, mesh: Mesh, first_step: int, total_steps: int
-) -> Iterator[tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]]:
+) -> Iterator[Placed]:
     """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(clips, StreamClips):
+            steps = Steps(batches, clips.clips, mesh.size, first_step, total_steps)
+            stream = stack.enter_context(contextlib.closing(stream_steps(steps, clips.workers)))
 
-    def place(step: int) -> tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
-        batch = pad_rows(batches(step), mesh.size)
-        partners = None if batch.mix is None else clips(batch.mix.clip)
-        return shard(batch, mesh), clips(batch.clip), partners
+        def place(step: int) -> Placed:
+            if isinstance(clips, StreamClips):
+                batch, these, partners = next(stream)
+                return shard(batch, mesh), (shard(these, mesh),), None if partners is None else (shard(partners, mesh),)
+            batch = pad_rows(batches(step), mesh.size)
+            return shard(batch, mesh), clips(batch.clip), None if batch.mix is None else clips(batch.mix.clip)
 
-    with ThreadPoolExecutor(1) as pool:
+        pool = stack.enter_context(ThreadPoolExecutor(1))  # ends before the stream is closed
         ahead = deque(pool.submit(place, s) for s in range(first_step, min(first_step + 2, total_steps)))
         for step in range(first_step, total_steps):
             if step + 2 < total_steps:
                 ahead.append(pool.submit(place, step + 2))
             yield ahead.popleft().result()
+
+
+def placed_ahead(clips: Clips, indices: np.ndarray) -> Iterator[tuple[jax.Array, ...]]:
+    """Yields the clips of each row of indices [batch, clip] on the devices, the next ones being read meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(clips, indices[0])
+        for index in indices[1:]:
+            current, ahead = ahead.result(), pool.submit(clips, index)
+            yield current
+        yield ahead.result()
