@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -92,23 +92,24 @@ def placed_batches(
     batches: TrainBatches, clips: Clips, mesh: Mesh, first_step: int, total_steps: int
 ) -> Iterator[Placed]:
     """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(clips, StreamClips):
-            steps = Steps(batches, clips.clips, mesh.size, first_step, total_steps)
-            stream = stack.enter_context(contextlib.closing(stream_steps(steps, clips.workers)))
 
-        def place(step: int) -> Placed:
-            if isinstance(clips, StreamClips):
-                batch, these, partners = next(stream)
-                return shard(batch, mesh), (shard(these, mesh),), None if partners is None else (shard(partners, mesh),)
+    def gathered() -> Generator[Placed, None, None]:
+        for step in range(first_step, total_steps):
             batch = pad_rows(batches(step), mesh.size)
-            return shard(batch, mesh), clips(batch.clip), None if batch.mix is None else clips(batch.mix.clip)
+            yield shard(batch, mesh), clips(batch.clip), None if batch.mix is None else clips(batch.mix.clip)
 
-        pool = stack.enter_context(ThreadPoolExecutor(1))  # ends before the stream is closed
-        ahead = deque(pool.submit(place, s) for s in range(first_step, min(first_step + 2, total_steps)))
+    def streamed(source: StreamClips) -> Generator[Placed, None, None]:
+        steps = Steps(batches, source.clips, mesh.size, first_step, total_steps)
+        with contextlib.closing(stream_steps(steps, source.workers)) as stream:
+            for batch, these, partners in stream:
+                yield shard(batch, mesh), (shard(these, mesh),), None if partners is None else (shard(partners, mesh),)
+
+    placed = streamed(clips) if isinstance(clips, StreamClips) else gathered()
+    with contextlib.closing(placed), ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(next, placed) for _ in range(min(2, total_steps - first_step)))
         for step in range(first_step, total_steps):
             if step + 2 < total_steps:
-                ahead.append(pool.submit(place, step + 2))
+                ahead.append(pool.submit(next, placed))
             yield ahead.popleft().result()
 
 

@@ -245,8 +245,8 @@ def _open_fma(data: Any) -> Corpus:
 
     try:
         if data.corpus == "demo":
-            path = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
-            return _from_tfds("demo", path, data.placement)
+            made = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
+            return _from_tfds("demo", made, data.placement)
         subset = data.corpus.removeprefix("fma_")
         path = reading.find_prepared(data.data_dir, subset, data.representation)
         if path is None:

@@ -92,7 +92,7 @@ class ArrayFile:
                     f"{self._path} has changed since it was opened. Leave it alone while it is being read, and start "
                     "again."
                 )
-            read = os.preadv(self._file, [values.reshape(-1).view(np.uint8)], self._offset + row * size)
+            read = os.preadv(self._file, [memoryview(values).cast("B")], self._offset + row * size)
         except OSError as error:
             raise FmaError(f"{self._path} cannot be read: {error.strerror or error}") from error
         if read != values.nbytes:
@@ -112,7 +112,8 @@ class TrackNames(NamedTuple):
 
     track_id: np.ndarray
 
-    def __call__(self, row: int) -> str:
+    def __call__(self, row: int, /) -> str:
+        """Returns how a message names the clip."""
         return f"track {self.track_id[row]}"
 
 
@@ -132,7 +133,11 @@ class LazyClips:
     """
 
     def __init__(
-        self, store: ClipStore, rows: np.ndarray | None = None, frames: int = 0, columns: Sequence[int] | None = None
+        self,
+        store: ClipStore,
+        rows: np.ndarray | None = None,
+        frames: int = 0,
+        columns: Sequence[int] | np.ndarray | None = None,
     ):
         """Reads nothing yet.
 
@@ -166,7 +171,7 @@ class LazyClips:
         """Returns the clips with their first frames alone."""
         return type(self)(self._store, self._rows, frames)
 
-    def take_columns(self, columns: Sequence[int]) -> Self:
+    def take_columns(self, columns: Sequence[int] | np.ndarray) -> Self:
         """Returns the clips with some of their features."""
         return type(self)(self._store, self._rows, columns=columns)
 

@@ -5,8 +5,8 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -59,7 +59,7 @@ class Steps:
         return Step(batch, self.clips[batch.clip], None if batch.mix is None else self.clips[batch.mix.clip])
 
 
-def stream_steps(steps: Steps, workers: int) -> Iterator[Step]:
+def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:
     """Yields the steps in order, read ahead.
 
     Args:
@@ -90,8 +90,9 @@ def stream_steps(steps: Steps, workers: int) -> Iterator[Step]:
         if "terminated unexpectedly" not in str(error):
             raise
         raise UserError(
-            f"a process that reads clips was killed ({_exit_code(error)}), for want of memory perhaps. The same command "
-            "resumes at the last checkpoint; --config.data.workers=0 reads without such processes."
+            f"a process that reads clips was killed ({_exit_code(error)}), for want of memory perhaps, or of room in "
+            "/dev/shm. The same command resumes at the last checkpoint; --config.data.workers=0 reads without such "
+            "processes."
         ) from error
     finally:
         iterator.close()
@@ -122,7 +123,7 @@ def _start_worker(number: int, count: int) -> None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent) -> None:  # noqa: ANN001
+def _end_with(parent: Any) -> None:
     """Ends this process when its parent has: one that was killed cannot tell it to."""
     with contextlib.suppress(Exception):
         parent.join()

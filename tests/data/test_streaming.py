@@ -1,6 +1,7 @@
 """Clips that stay on the disk: the same corpus, the same batches, the same weights as in memory."""
 
 import dataclasses
+import multiprocessing
 import os
 import pickle
 import signal
@@ -8,7 +9,6 @@ import threading
 import time
 
 import jax
-import multiprocessing
 import numpy as np
 import pytest
 from helpers import make_corpus, small_config
@@ -99,8 +99,7 @@ def steps_of(config, first=0, total=9, mixup=0.5):
 @SOURCES
 def test_every_placement_gives_the_same_batches(tmp_path, corpus, make_config):
     config, mesh = make_config(tmp_path, corpus), data_mesh()
-    steps, loaded = steps_of(config), make_config(tmp_path, corpus)
-    loaded = open_corpus(loaded.data).clips
+    loaded, steps = open_corpus(config.data).clips, steps_of(config)
     take = jax.jit(take_clips)
     first, total = 2, 9  # as after resuming, over the end of an epoch
     assert first < steps.batches.steps_per_epoch < total
