@@ -3,9 +3,10 @@
 What is pickled to a worker process is small, and this file imports neither JAX nor TFDS.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class ArrayFile:
                     f"{self._path} has changed since it was opened. Leave it alone while it is being read, and start "
                     "again."
                 )
-            read = os.preadv(self._file, [memoryview(values).cast("B")], self._offset + row * size)
+            read = os.preadv(self._file, [values.data.cast("B")], self._offset + row * size)
         except OSError as error:
             raise FmaError(f"{self._path} cannot be read: {error.strerror or error}") from error
         if read != values.nbytes:
@@ -103,7 +104,8 @@ class ArrayFile:
             out[...] = (values.T if self._mel_first else values)[: len(out)]
 
 
-class TrackNames(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TrackNames:
     """Names clips in messages; a function that can be pickled.
 
     Attributes:
@@ -112,7 +114,7 @@ class TrackNames(NamedTuple):
 
     track_id: np.ndarray
 
-    def __call__(self, row: int, /) -> str:
+    def __call__(self, row: int) -> str:
         """Returns how a message names the clip."""
         return f"track {self.track_id[row]}"
 
