@@ -41,7 +41,7 @@ def default() -> ConfigDict:
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
-    config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best
+    config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)
 
     # data.corpus=arrays: precomputed features and a CSV track table.
     config.data.arrays = ConfigDict()
