@@ -43,7 +43,9 @@ def default() -> ConfigDict:
     )
     config.data.fold = 0  # the fold that is the validation split, from 0
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
-    config.data.placement = "auto"  # auto, device (the corpus in device memory), host (batches gathered on the host)
+    # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
+    config.data.placement = "auto"
+    config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)
 
     # data.corpus=arrays: precomputed features and a CSV track table.
     config.data.arrays = ConfigDict()
@@ -236,6 +238,7 @@ def validate(config: ConfigDict) -> None:
     at_least("data.frames", data.frames, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
+    at_least("data.workers", data.workers, -1)
     at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
     at_least("batch.rows", batch.rows, 1)
     at_least("batch.clips_per_row", batch.clips_per_row, 1)
@@ -325,9 +328,9 @@ def _check_features(data: ConfigDict) -> None:
 
 # Keys that do not alter what a step computes.
 _HARMLESS = (
-    "data.placement", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "train.eval_every_epochs",
-    "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.steps_per_dispatch",
-    "profile.",
+    "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
+    "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
+    "train.steps_per_dispatch",
 )  # fmt: skip
 # Where the corpus lies may change too: its fingerprint says whether it is the same one.
 _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")

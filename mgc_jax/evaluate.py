@@ -13,7 +13,7 @@ from mgc_jax.data.bags import Bags
 from mgc_jax.data.batches import assign_rows, pack, split_long_bags
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
-from mgc_jax.feed import Clips
+from mgc_jax.feed import Clips, placed_ahead
 from mgc_jax.inputs import Inputs
 from mgc_jax.predictions import Predictions, of_corpus
 from mgc_jax.sharding import shard
@@ -82,12 +82,12 @@ class Evaluator:
         devices = self._mesh.size
         size = min(self._batch_clips, -(-len(rows) // devices) * devices)
         padded = np.concatenate([rows, np.zeros(-len(rows) % size, rows.dtype)]).astype(np.int32)
-        batches = padded.reshape(-1, size)
         done: list[np.ndarray] = []
-        ahead = self._embed(params, batch_stats, self._clips(batches[0]))
-        for batch in batches[1:]:  # one batch is computed while the next is gathered; no more are held
-            current, ahead = ahead, self._embed(params, batch_stats, self._clips(batch))
-            done.append(np.asarray(current))
+        ahead = None
+        for clips in placed_ahead(self._clips, padded.reshape(-1, size)):
+            current, ahead = ahead, self._embed(params, batch_stats, clips)
+            if current is not None:  # one batch is computed while the next is gathered; no more are held
+                done.append(np.asarray(current))
         return np.concatenate([*done, np.asarray(ahead)])[: len(rows)]
 
     def _bag_scores(

@@ -97,7 +97,7 @@ class Run:
         self.num_parameters = count_parameters(model)
         self.graph, *state = split_model(model)
         self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
-        self.clips: Clips = place_clips(self.corpus.clips, config.data.placement, self.mesh)
+        self.clips: Clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(

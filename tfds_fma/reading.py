@@ -15,6 +15,8 @@ from tfds_fma.metadata import SPLITS
 if TYPE_CHECKING:
     import numpy as np
 
+    from tfds_fma.records import ClipRecords
+
 # Records decoded at a time: many enough to amortise the call, few enough to add nothing to memory.
 _BATCH = 256
 
@@ -77,6 +79,43 @@ def read_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "np.ndarray
     return _read(path, tuple(SPLITS.values()))
 
 
+def stored_bytes(path: str | Path) -> int:
+    """Returns the size of all clips of a prepared dataset, without reading them."""
+    import math
+
+    builder = _open_builder(path)
+    clip = builder.info.features["clip"]
+    clips = sum(split.num_examples for split in builder.info.splits.values())
+    return clips * math.prod(clip.shape) * clip.np_dtype.itemsize
+
+
+def open_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "ClipRecords"]:
+    """Reads the columns of all splits, train first, and leaves the clips on the disk; otherwise as `read_dataset`.
+
+    The columns are in the records of the clips, so that one pass over the files is made all the same.
+    """
+    import tensorflow_datasets as tfds
+
+    from tfds_fma.records import ClipRecords
+
+    builder = _open_builder(path)
+    with _damage_explained(path):
+        infos = [builder.info.splits[split] for split in SPLITS.values() if split in builder.info.splits]
+        features = builder.info.features
+        clips = ClipRecords(
+            [file for info in infos for file in info.filepaths],
+            [length for info in infos for length in info.shard_lengths],
+            features["clip"].shape,
+            features["clip"].np_dtype,
+        )
+        # What is not named here is not decoded.
+        others = tfds.features.FeaturesDict({name: features[name] for name in features if name != "clip"})
+        columns = _empty_columns(features, {info.name: info.num_examples for info in infos})
+        for row in range(len(columns["split"])):
+            _fill_row(columns, row, others.deserialize_example_np(clips.record(row)))
+    return columns, clips
+
+
 def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
     builder = _open_builder(path)
     with _damage_explained(path):
@@ -88,26 +127,36 @@ def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray
 
     features = builder.info.features
     sources = {split: builder.as_data_source(split=split) for split in splits}
-    size = sum(len(source) for source in sources.values())
+    columns = _empty_columns(features, {split: len(source) for split, source in sources.items()})
+    clips = np.empty((len(columns["split"]), *features["clip"].shape), features["clip"].np_dtype)
+    row = 0
+    for source in sources.values():
+        for start in range(0, len(source), _BATCH):
+            for example in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
+                clips[row] = example.pop("clip")
+                _fill_row(columns, row, example)
+                row += 1
+    return columns, clips
+
+
+def _empty_columns(features: Any, sizes: Mapping[str, int]) -> dict[str, "np.ndarray"]:
+    """Returns columns to be filled, and `split`, for splits of these sizes."""
+    import numpy as np
+
+    size = sum(sizes.values())
     columns = {
         name: np.empty(size, object if name in _OBJECTS else feature.np_dtype)
         for name, feature in features.items()
         if name != "clip"
     }
     columns.setdefault("subset", np.full(size, "", object))  # a dataset from before there was this field
-    columns["split"] = np.repeat(list(sources), [len(source) for source in sources.values()]).astype(str)
-    clips = np.empty((size, *features["clip"].shape), features["clip"].np_dtype)
-    row = 0
-    for source in sources.values():
-        for start in range(0, len(source), _BATCH):
-            for example in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
-                clips[row] = example["clip"]
-                for name in features:
-                    if name != "clip":
-                        value = example[name]
-                        columns[name][row] = value.decode() if isinstance(value, bytes) else value
-                row += 1
-    return columns, clips
+    columns["split"] = np.repeat(list(sizes), list(sizes.values())).astype(str)
+    return columns
+
+
+def _fill_row(columns: dict[str, "np.ndarray"], row: int, example: Mapping[str, Any]) -> None:
+    for name, value in example.items():
+        columns[name][row] = value.decode() if isinstance(value, bytes) else value
 
 
 def _open_builder(path: str | Path) -> Any:

@@ -271,10 +271,11 @@ class TrainBatches:
     def __call__(self, step: int) -> Batch:
         """Returns the batch of a step (counted from 0): arrays of [rows, clips_per_row]."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self._pack_epoch(epoch)
+        packed = self._epoch  # several threads may ask for steps of two epochs
+        if packed[0] != epoch:
+            self._epoch = packed = epoch, self._pack_epoch(epoch)
         begin = number * self._rows
-        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self._rows], self._epoch[1])
+        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self._rows], packed[1])
         if not self._mixup:
             return batch
         return mix_bags(batch, self._mixup, np.random.default_rng([self._seed, epoch, number]))

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from mgc_jax.data.lazy import ArrayFile, LazyClips, TrackNames, in_parts
+from mgc_jax.data.memory import SHARE, available_memory
 from mgc_jax.errors import UserError
 from tfds_fma import layout
 from tfds_fma.arrays import ArrayFiles, Columns, read_arrays, require_finite
@@ -48,6 +50,7 @@ class Corpus:
         name: what the user calls it: demo, fma_small, fma_medium, fma_large, arrays.
         genres: label names; `label` indexes them.
         clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
+            In memory, or on the disk: then indexing reads them.
         track_id: int64 [clip].
         label: int32 [clip].
         split: str [clip], one of `SPLITS`.
@@ -63,7 +66,7 @@ class Corpus:
 
     name: str
     genres: tuple[str, ...]
-    clips: np.ndarray
+    clips: np.ndarray | LazyClips
     track_id: np.ndarray
     label: np.ndarray
     split: np.ndarray
@@ -100,7 +103,8 @@ class Corpus:
         for column in (self.split, self.artist, self.album):
             digest.update("\n".join(column.tolist()).encode())
         step = max(1, len(self) // 1000)
-        digest.update(np.ascontiguousarray(self.clips[::step]).tobytes())
+        for some in in_parts(self.clips, step):
+            digest.update(np.ascontiguousarray(some).tobytes())
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -164,17 +168,20 @@ def open_corpus(data: Any) -> Corpus:
     Raises:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
-    corpus = _open_arrays(data.arrays) if data.corpus == "arrays" else _open_fma(data)
+    corpus = _open_arrays(data) if data.corpus == "arrays" else _open_fma(data)
     if data.features:
-        columns = columns_of([data.features])
-        corpus = dataclasses.replace(corpus, clips=corpus.clips[:, columns], features=data.features)
+        columns, clips = columns_of([data.features]), corpus.clips
+        clips = clips.take_columns(columns) if isinstance(clips, LazyClips) else clips[:, columns]
+        corpus = dataclasses.replace(corpus, clips=clips, features=data.features)
     if data.frames:
         if corpus.clips.ndim != 3 or data.frames > corpus.clips.shape[1]:
             raise UserError(
                 f"config.data.frames={data.frames}, but a clip of this corpus is "
                 f"{' x '.join(map(str, corpus.clips.shape[1:]))} (time x mel). Give 0 for all frames."
             )
-        corpus = dataclasses.replace(corpus, clips=corpus.clips[:, : data.frames])
+        clips, frames = corpus.clips, data.frames
+        clips = clips.first_frames(frames) if isinstance(clips, LazyClips) else clips[:, :frames]
+        corpus = dataclasses.replace(corpus, clips=clips)
     if data.folds:
         corpus = cross_validation(corpus, data.folds, data.fold)
     if len(corpus.indices("train")) == 0:
@@ -238,12 +245,13 @@ def _open_fma(data: Any) -> Corpus:
 
     try:
         if data.corpus == "demo":
-            return _from_tfds("demo", demo.ensure_demo(data.data_dir, data.representation, log=log.info))
+            made = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
+            return _from_tfds("demo", made, data.placement)
         subset = data.corpus.removeprefix("fma_")
         path = reading.find_prepared(data.data_dir, subset, data.representation)
         if path is None:
             raise UserError(_not_prepared(data, subset))
-        return _from_tfds(data.corpus, path)
+        return _from_tfds(data.corpus, path, data.placement)
     except FmaError as error:
         raise UserError(str(error)) from error
 
@@ -280,17 +288,28 @@ def _not_prepared(data: Any, subset: str) -> str:
     )
 
 
-def _from_tfds(name: str, path: Path) -> Corpus:
+def stays_on_disk(placement: str, stored: int, available: int | None) -> bool:
+    """Whether clips are to be left on the disk, by `config.data.placement`: if it is auto, where they would not fit.
+
+    Args:
+        placement: auto, device, host or stream.
+        stored: bytes of all clips.
+        available: bytes of memory that are free; None: unknown, and taken as enough.
+    """
+    if placement != "auto" or available is None or stored <= SHARE * available:
+        return placement == "stream"
+    log.info(
+        "the clips take %.1f GiB, more than %.0f %% of the %.1f GiB of memory that are free: they stay on the disk, "
+        "and batches are read from there (config.data.placement=stream)",
+        stored / 2**30, 100 * SHARE, available / 2**30,
+    )  # fmt: skip
+    return True
+
+
+def _from_tfds(name: str, path: Path, placement: str) -> Corpus:
     from tfds_fma import reading
 
-    table, clips = reading.read_dataset(path)
-    labelled = np.flatnonzero(table["genre"] >= 0)
-    if len(labelled) < len(clips):
-        log.info("%d of %d clips have no top genre and are left out", len(clips) - len(labelled), len(clips))
-        for row, kept in enumerate(labelled):
-            clips[row] = clips[kept]  # in place: there may not be memory for two copies of FMA-large
-        clips = clips[: len(labelled)]
-        table = {name: column[labelled] for name, column in table.items()}
+    table, clips = _read_tfds(path, stays_on_disk(placement, reading.stored_bytes(path), available_memory()))
     genres, label = tuple(reading.class_names(path)), table["genre"].astype(np.int32)
     subgenres, parents, subgenre = find_subgenres(
         [list(ids) for ids in table["genres_all"]], label, table["split"] == "train", genres, set(GENRE_IDS.values())
@@ -309,6 +328,26 @@ def _from_tfds(name: str, path: Path) -> Corpus:
         album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
         subset=table["subset"].astype(str),
     )
+
+
+def _read_tfds(path: Path, lazy: bool) -> tuple[dict[str, np.ndarray], np.ndarray | LazyClips]:
+    """Reads the columns, and the clips or where they lie, of all clips that have a top genre."""
+    from tfds_fma import reading
+
+    clips: Any
+    table, clips = reading.open_dataset(path) if lazy else reading.read_dataset(path)
+    labelled = np.flatnonzero(table["genre"] >= 0)
+    total = len(table["genre"])
+    if len(labelled) < total:
+        log.info("%d of %d clips have no top genre and are left out", total - len(labelled), total)
+        table = {name: column[labelled] for name, column in table.items()}
+    if lazy:
+        return table, LazyClips(clips, labelled)
+    if len(labelled) < total:
+        for row, kept in enumerate(labelled):
+            clips[row] = clips[kept]  # in place: there may not be memory for two copies of FMA-large
+        clips = clips[: len(labelled)]
+    return table, clips
 
 
 def find_subgenres(
@@ -350,22 +389,39 @@ def find_subgenres(
     return names, (*range(len(genres)), *(parent for parent, _ in kept)), subgenre
 
 
-def _open_arrays(settings: Any) -> Corpus:
+def _open_arrays(data: Any) -> Corpus:
+    settings = data.arrays
     columns = Columns(**settings.columns)
     files = ArrayFiles(**{**settings, "columns": columns, "flags": _ARRAY_FLAGS})
+    if data.placement == "stream" and not files.clips.endswith(".npy"):
+        raise UserError(
+            f"config.data.placement=stream reads clips one by one from an .npy file, but here they are in "
+            f"{files.place}, which has to be read whole. Save them with numpy.save (and their track ids beside them: "
+            "--config.data.arrays.ids=FILE.npy), or leave config.data.placement at auto."
+        )
     try:
         arrays = read_arrays(files)
-        require_finite(files, arrays)
+        clips: np.ndarray | LazyClips
+        if isinstance(arrays.clips, np.memmap) and stays_on_disk(
+            data.placement, arrays.clips.nbytes, available_memory()
+        ):
+            mel_first = files.axes == "clip mel time"
+            stored = arrays.clips.transpose(0, 2, 1) if mel_first else arrays.clips
+            # Whether the values are finite is seen as they are read.
+            clips = LazyClips(ArrayFile(stored, mel_first, TrackNames(arrays.tracks.track_id)))
+        else:
+            require_finite(files, arrays)
+            clips = np.ascontiguousarray(arrays.clips)  # time first also in memory
     except FmaError as error:
         raise UserError(str(error)) from error
-    if len(arrays.clips) < len(arrays.table):
-        log.info("%d rows of %s have no clip", len(arrays.table) - len(arrays.clips), files.table)
+    if len(clips) < len(arrays.table):
+        log.info("%d rows of %s have no clip", len(arrays.table) - len(clips), files.table)
     tracks = arrays.tracks
     number = {genre: i for i, genre in enumerate(arrays.genres)}
     return Corpus(
         name="arrays",
         genres=arrays.genres,
-        clips=np.ascontiguousarray(arrays.clips),  # time first also in memory
+        clips=clips,
         track_id=tracks.track_id,
         label=np.array([number[genre] for genre in tracks.genre.tolist()], np.int32),
         split=tracks.split,

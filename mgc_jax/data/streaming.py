@@ -1,0 +1,127 @@
+"""Training batches read from the disk ahead of their step, with Grain: by threads, or by worker processes."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
+from mgc_jax.data.lazy import LazyClips
+from mgc_jax.errors import UserError
+
+# Threads that each read a batch, where there are no worker processes. On two cores a worker process took 2.5 to 6
+# times the CPU time per clip: its clips are copied twice more, into shared memory and through a queue's locks.
+_THREADS = 2
+_AHEAD = 2  # batches that each of them may have ready
+
+
+class Step(NamedTuple):
+    """All that a step needs, on the host.
+
+    Attributes:
+        batch: the indices.
+        clips: [row, slot, ...].
+        partners: the clips that they are mixed with, or None.
+    """
+
+    batch: Batch
+    clips: np.ndarray
+    partners: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a training as a sequence, each read when it is asked for; pickled to worker processes.
+
+    Attributes:
+        batches: as a function of the step.
+        clips: of the corpus.
+        multiple: rows are filled up to a multiple of so many devices.
+        first: step that the sequence begins with.
+        total: steps of the training.
+    """
+
+    batches: TrainBatches
+    clips: LazyClips
+    multiple: int
+    first: int
+    total: int
+
+    def __len__(self) -> int:
+        return self.total - self.first
+
+    def __getitem__(self, number: int) -> Step:
+        batch = pad_rows(self.batches(self.first + number), self.multiple)
+        return Step(batch, self.clips[batch.clip], None if batch.mix is None else self.clips[batch.mix.clip])
+
+
+def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:
+    """Yields the steps in order, read ahead.
+
+    Args:
+        steps: all of them.
+        workers: processes that read, each a step at a time; at most 0: threads of this process.
+
+    Raises:
+        UserError: clips cannot be read, or a worker process ended before its time.
+    """
+    import grain
+
+    if not flags.FLAGS.is_parsed():  # Grain has flags, which nobody sets here
+        flags.FLAGS.mark_as_parsed()
+    if len(steps) <= 0:
+        return
+    workers = max(workers, 0)
+    threads = 0 if workers else _THREADS
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * _AHEAD)
+    dataset = grain.MapDataset.source(steps).to_iter_dataset(reading)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(dataset)
+    try:
+        for _ in range(len(steps)):
+            yield next(iterator)
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads clips was killed ({_exit_code(error)}), for want of memory perhaps, or of room in "
+            "/dev/shm. The same command resumes at the last checkpoint; --config.data.workers=0 reads without such "
+            "processes."
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _exit_code(error: RuntimeError) -> str:
+    """Picks the words about the exit code out of Grain's message."""
+    words = str(error).partition("exit code ")[2].partition(".")[0]
+    return f"exit code {words}" if words else "exit code unknown"
+
+
+def _start_worker(number: int, count: int) -> None:
+    """Prepares a worker process: it leaves the accelerator alone, and ends with the process that started it."""
+    import multiprocessing
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # Grain imports JAX; nothing here computes with it
+    for name in (signal.SIGINT, signal.SIGTERM):  # a batch system sends them to all; who trains decides when to end
+        signal.signal(name, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process when its parent has: one that was killed cannot tell it to."""
+    with contextlib.suppress(Exception):
+        parent.join()
+    os._exit(1)
