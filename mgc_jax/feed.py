@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mgc_jax import distributed
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
-from mgc_jax.sharding import replicate, shard
+from mgc_jax.sharding import replicate, shard, shard_rows
 
 
 class DeviceClips:
@@ -33,7 +34,8 @@ class HostClips:
 
     def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
         """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
-        return (shard(self._clips[index], self._mesh),)
+        shape = (*index.shape, *self._clips.shape[1:])
+        return (shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh),)
 
 
 Clips = DeviceClips | HostClips
@@ -53,8 +55,9 @@ def place_clips(clips: np.ndarray, placement: str, mesh: Mesh) -> Clips:
             holds a copy per device in host memory, so there auto means at most 2 GiB of copies.
         mesh: the devices.
     """
-    stats = mesh.devices.flat[0].memory_stats() or {}
-    room = stats.get("bytes_limit", 2**32 // mesh.size) // 2
+    local = mesh.local_devices
+    stats = local[0].memory_stats() or {}
+    room = distributed.from_first(lambda: stats.get("bytes_limit", 2**32 // len(local)) // 2)
     on_device = placement == "device" or (placement == "auto" and clips.nbytes <= room)
     return DeviceClips(clips, mesh) if on_device else HostClips(clips, mesh)
 
