@@ -2,8 +2,8 @@
 # One machine with several GPUs: one process drives them all; a training batch is dealt to them by rows. The arguments
 # are those of mgc_jax.main.
 #
-#   launch/gpus.sh --config configs/prcnn.py --config.batch.rows=8                 # all GPUs
-#   CUDA_VISIBLE_DEVICES=0,2 launch/gpus.sh --config configs/prcnn.py --config.batch.rows=8
+#   launch/gpus.sh --config configs/prcnn.py                        # all GPUs
+#   CUDA_VISIBLE_DEVICES=0,2 launch/gpus.sh --config configs/prcnn.py --config.batch.rows=64
 #
 # Give as many rows as GPUs, or a multiple: with fewer, some GPUs get empty rows. Several runs at a time, one per GPU:
 # launch/sweep.sh.
