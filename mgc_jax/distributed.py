@@ -65,10 +65,11 @@ class _Group:
                 continue
             now = self._answered = time.monotonic()
             if failed and not self._finished.is_set():
-                key, message = failed[0]
+                key, told = failed[0]
+                message, status = json.loads(told)
                 self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
                 self._let_others_hear()
-                self._end(f"process {key.rpartition('/')[2]} ended: {message}", resumable=False)
+                self._end(f"process {key.rpartition('/')[2]} ended: {message}", status, resumable=False)
             for key, beat in alive.items():
                 if key not in beats or beats[key][0] != beat:
                     beats[key] = beat, now
@@ -78,19 +79,20 @@ class _Group:
                 self._end(f"process {names} has not been heard of for {LOST_AFTER:.0f} s: it was killed, or its host "
                           "is gone", tell=f"process {names} was lost")  # fmt: skip
 
-    def _end(self, message: str, *, resumable: bool = True, tell: str = "") -> None:
+    def _end(self, message: str, status: int = 1, *, resumable: bool = True, tell: str = "") -> None:
         """Ends this process from the watching thread."""
         with self._ending:
             remedy = "; the same command on all hosts resumes at the last checkpoint" if resumable else ""
             print(f"error: {message}{remedy}", file=sys.stderr, flush=True)
             if tell:  # the others, before the service goes with this process
-                self._post(f"{tell}{remedy}")
+                self._post(f"{tell}{remedy}", status)
                 self._let_others_hear()
-            os._exit(1)
+            os._exit(status)
 
-    def _post(self, message: str) -> None:
+    def _post(self, message: str, status: int) -> None:
         try:
-            self.client.key_value_set(f"mgc/failed/{self.index}", message, True)
+            self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
+            self.client.key_value_set(f"mgc/failed/{self.index}", json.dumps([message, status]), True)
         except Exception as error:
             log.debug("the other processes cannot be told: %s", error)
 
@@ -103,16 +105,16 @@ class _Group:
                 heard = len(self.client.key_value_dir_get("mgc/heard/"))
             except Exception:
                 return
-            if heard >= self.count - 1:
+            if heard >= self.count:
                 time.sleep(0.5)  # for them to be gone before the service is
                 return
             time.sleep(0.2)
 
-    def fail(self, message: str) -> None:
-        """Tells the others why this process ends, and leaves them the time to hear it."""
+    def fail(self, message: str, status: int) -> None:
+        """Tells the others why and with which status this process ends, and leaves them the time to hear it."""
         with self._ending:  # once another error is being told, this is its consequence
             self._finished.set()
-            self._post(message)
+            self._post(message, status)
             self._let_others_hear()
 
     def finish(self) -> None:
@@ -355,35 +357,34 @@ def require_same(what: str, values: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def joined(agreed: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Holds the processes together: an error in one of them ends all, this one with status 1.
+def joined() -> Iterator[None]:
+    """Holds the processes together: what ends the block in one of them ends all of them, with the same status.
 
-    Args:
-        agreed: exceptions that all processes raise at the same place; they pass.
+    That is 1 for an error, 130 for Ctrl-C, and for `SystemExit` its own. With several processes nothing gets out of
+    the block: to end as usual means to wait for the others.
     """
     global _group
     try:
         yield
-    except agreed:
-        _leave()
-        raise
     except BaseException as error:
         if _group is None:
             raise
         if _is_consequence(error):  # the watching thread tells of the cause once it knows
             time.sleep(LOST_AFTER + 10)
-        known = isinstance(error, UserError)
-        if known:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+        if isinstance(error, UserError):
+            message = str(error)
+            print(f"error: {message}", file=sys.stderr)
+        elif isinstance(error, SystemExit):
+            message, status = str(error), error.code if isinstance(error.code, int) else 1
+            print(message, file=sys.stderr)
         else:
             traceback.print_exc()
-        _group.fail(str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        os._exit(1)  # to end as usual means to wait for the others
-    _leave()
-
-
-def _leave() -> None:
-    global _group
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _group.fail(message, status)
+        os._exit(status)
     if _group is not None:
         _group.finish()
         _group = None

@@ -67,6 +67,8 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
     def place(values: Any) -> jax.Array:
         if isinstance(values, jax.Array) and not values.is_fully_addressable:
             return jax.device_put(values, sharding)
+        if isinstance(values, jax.Array) and jax.dtypes.issubdtype(values.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(values)), impl=jax.random.key_impl(values))
         # Not device_put, which would have the processes compare what they send, each time.
         host = np.asarray(values)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
