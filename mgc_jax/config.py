@@ -184,6 +184,11 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
     return resolved
 
 
+def shared_values(config: ConfigDict) -> dict[str, Any]:
+    """Returns what all processes of a run must have alike: every key but where the corpus lies on their hosts."""
+    return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
+
+
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """Returns the configuration as JSON would give it back (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))

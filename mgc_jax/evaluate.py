@@ -16,7 +16,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.feed import Clips, placed_ahead
 from mgc_jax.inputs import Inputs
 from mgc_jax.predictions import Predictions, of_corpus
-from mgc_jax.sharding import shard
+from mgc_jax.sharding import gather, shard
 
 _POOLED_ELEMENTS = 2**25  # weights and vectors of all views held at once: some hundred MiB;
 _MOST_ELEMENTS = 2**29  # for a single row, up to some GiB
@@ -87,8 +87,8 @@ class Evaluator:
         for clips in placed_ahead(self._clips, padded.reshape(-1, size)):
             current, ahead = ahead, self._embed(params, batch_stats, clips)
             if current is not None:  # one batch is computed while the next is gathered; no more are held
-                done.append(np.asarray(current))
-        return np.concatenate([*done, np.asarray(ahead)])[: len(rows)]
+                done.append(gather(current))
+        return np.concatenate([*done, gather(ahead)])[: len(rows)]
 
     def _bag_scores(
         self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags
@@ -120,7 +120,7 @@ class Evaluator:
             )
             for begin in range(0, num_rows, chunk)
         ]
-        by_slot, attention_by_slot = map(np.concatenate, zip(*jax.device_get(scores), strict=True))
+        by_slot, attention_by_slot = (np.concatenate([*map(gather, parts)]) for parts in zip(*scores, strict=True))
         order = np.argsort(row, kind="stable")  # as `pack` numbered the segments
         segment = np.arange(len(row)) - np.searchsorted(row[order], row[order])
         result = np.empty((len(bags), by_slot.shape[-1]), np.float32)

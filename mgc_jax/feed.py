@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mgc_jax import distributed
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
 from mgc_jax.data.lazy import LazyClips
 from mgc_jax.data.streaming import Steps, stream_steps
-from mgc_jax.sharding import replicate, shard
+from mgc_jax.sharding import local_rows, replicate, shard, shard_rows
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class HostClips:
 
     def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
         """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
-        return (shard(self._clips[index], self._mesh),)
+        shape = (*index.shape, *self._clips.shape[1:])
+        return (shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh),)
 
 
 class StreamClips:
@@ -56,7 +58,8 @@ class StreamClips:
 
     def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
         """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
-        return (shard(self.clips[index], self._mesh),)
+        shape = (*index.shape, *self.clips.shape[1:])
+        return (shard_rows(shape, lambda rows: self.clips[index[rows]], self._mesh),)
 
 
 Clips = DeviceClips | HostClips | StreamClips
@@ -86,8 +89,9 @@ def place_clips(clips: np.ndarray | LazyClips, placement: str, mesh: Mesh, worke
     if isinstance(clips, LazyClips):
         log.info("%s stay on the disk (config.data.placement=%s)", size, placement)
         return StreamClips(clips, mesh, workers)
-    stats = mesh.devices.flat[0].memory_stats() or {}
-    room = stats.get("bytes_limit", 2**32 // mesh.size) // 2
+    local = mesh.local_devices
+    stats = local[0].memory_stats() or {}
+    room = distributed.from_first(lambda: stats.get("bytes_limit", 2**32 // len(local)) // 2)
     on_device = placement == "device" or (placement == "auto" and clips.nbytes <= room)
     log.info(
         "%s are in %s memory (config.data.placement=%s; device memory takes up to %.2f GiB)",
@@ -158,11 +162,17 @@ def placed_dispatches(
     def streamed(source: StreamClips) -> Generator[Placed, None, None]:
         if any(number > 1 for number in steps):
             raise ValueError("several steps per dispatch need the corpus on the devices")
-        sequence = Steps(batches, source.clips, mesh.size, first_step, first_step + len(steps))
+        here = local_rows(-(-batches.rows // mesh.size) * mesh.size, mesh)
+        sequence = Steps(batches, source.clips, mesh.size, first_step, first_step + len(steps), here)
+
+        def place(clips: np.ndarray, batch: Batch) -> tuple[jax.Array, ...]:
+            shape = (*batch.clip.shape, *clips.shape[2:])
+            return (shard_rows(shape, lambda rows: clips[rows.start - here.start : rows.stop - here.start], mesh),)
+
         with contextlib.closing(stream_steps(sequence, source.workers)) as stream:
             for batch, these, partners in stream:
-                mixed = None if partners is None else (shard(partners, mesh),)
-                yield Placed(1, shard(batch, mesh), (shard(these, mesh),), mixed)
+                mixed = None if partners is None else place(partners, batch)
+                yield Placed(1, shard(batch, mesh), place(these, batch), mixed)
 
     placed = streamed(clips) if isinstance(clips, StreamClips) else indexed()
     with contextlib.closing(placed), ThreadPoolExecutor(1) as pool:

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
+from mgc_jax import distributed
 from mgc_jax.errors import UserError
 from mgc_jax.predictions import FILE_NAME, VIEWS, Predictions, concatenate, load
 from mgc_jax.results import finish
@@ -84,8 +85,9 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             raise UserError(f"the workdir {workdir} holds a single run, not a cross-validation; give a new --workdir")
         check_same(config, read_config(saved), workdir, training=True)
     with claim(workdir, config, create=True):
-        (workdir / "fold-0").mkdir(exist_ok=True)
-        write_json(saved, config_lib.to_json(config))
+        if distributed.is_first():
+            (workdir / "fold-0").mkdir(exist_ok=True)
+            write_json(saved, config_lib.to_json(config))
         parts: list[Predictions] = []
         results: list[dict[str, Any]] = []
         for fold in range(folds):
@@ -109,7 +111,7 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if view in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
-        return finish(_pooled(parts), about, workdir, headline)
+        return distributed.from_first(lambda: finish(_pooled(parts), about, workdir, headline))
 
 
 def _is_cross_validation(workdir: Path) -> bool:

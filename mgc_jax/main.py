@@ -4,6 +4,7 @@ This file is short on purpose: it turns flags into a call. Everything worth impo
 nothing heavy is imported before the flags are known to be good.
 """
 
+import importlib.metadata
 import logging
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from mgc_jax import config as config_lib
+from mgc_jax import distributed
 from mgc_jax.allocator import restart_with_huge_pages
 from mgc_jax.command_line import log_to_terminal, parse_flags
 from mgc_jax.errors import UserError
@@ -40,6 +42,16 @@ _PREDICTIONS = flags.DEFINE_string(
     "the file lacks genres, splits or artists. With --workdir, results.json and report.html are written there.",
 )  # fmt: skip
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "To train with several processes: host:port of process 0. With srun and mpirun no such flags "
+    "are needed; the environment may say the same (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).",
+)  # fmt: skip
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this one, from 0.")
+_COORDINATOR_TIMEOUT = flags.DEFINE_float(
+    "coordinator_timeout", 300, "Seconds to wait for the other processes at the start.", lower_bound=1
+)
+
 log = logging.getLogger("mgc_jax")
 
 
@@ -57,14 +69,11 @@ def main(argv: list[str]) -> int:
         file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
         if not file.is_file():
             raise UserError(f"--config {file} does not exist; the repository's are in configs/")
-        config = _CONFIG.value
-        if _MODE.value != "train" and _WORKDIR.value:
-            config = _with_corpus_of(config, Path(_WORKDIR.value))
-        config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(file.stem, config)
-        log.info(why)
-        log.info("workdir %s", workdir)
-        _run(config, workdir)
+        distributed.start(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value
+        )
+        with distributed.joined():
+            _run_config(file.stem)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,6 +84,25 @@ def main(argv: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def _run_config(name: str) -> None:
+    """Settles corpus and workdir, in all processes alike, and runs."""
+    config = _CONFIG.value
+    if distributed.process_count() > 1 and (config.baseline.name or _MODE.value == "export"):
+        what = "a baseline of scikit-learn" if config.baseline.name else f"--mode {_MODE.value}"
+        raise UserError(f"{what} is the work of one process; start {distributed.process_count()} for models only")
+    if _MODE.value != "train" and _WORKDIR.value:
+        config = _with_corpus_of(config, Path(_WORKDIR.value))
+    config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    options = {"--mode": _MODE.value, "--test": _TEST.value, "--workdir": _WORKDIR.value} | versions
+    distributed.require_same("configuration", config_lib.shared_values(config) | options)
+    default = distributed.from_first(lambda: "" if _WORKDIR.value else str(_default_workdir(name, config)))
+    workdir = Path(_WORKDIR.value or default)
+    log.info(why)
+    log.info("workdir %s", workdir)
+    _run(config, workdir)
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
@@ -88,7 +116,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         {"export": jobs.export, "cross_validate": jobs.cross_validate, "bench": jobs.bench}[mode](config, workdir)
     else:
         (jobs.train if mode == "train" else jobs.evaluate)(config, workdir, test=_TEST.value)
-    if mode not in ("export", "bench"):
+    if mode not in ("export", "bench") and distributed.is_first():
         _write_report(workdir)
 
 

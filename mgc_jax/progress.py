@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mgc_jax import distributed
 from mgc_jax.workdir import write_text
 
 
@@ -14,7 +15,13 @@ class MetricsWriter:
     """Appends to `<workdir>/metrics.jsonl` (one JSON object per step and group) and TensorBoard event files."""
 
     def __init__(self, workdir: Path, first_step: int):
-        """Opens the files; lines after `first_step`, left by an interrupted run, are dropped."""
+        """Opens the files; lines after `first_step`, left by an interrupted run, are dropped.
+
+        Of several processes, the first one alone writes.
+        """
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
@@ -26,6 +33,8 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes scalars of one step."""
+        if not self._writes:
+            return
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
@@ -33,6 +42,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes both."""
+        if not self._writes:
+            return
         self._lines.close()
         self._events.close()
 
@@ -72,7 +83,7 @@ class Progress:
     def show(self, step: int, clips_per_second: float, loss: float) -> None:
         """Redraws the line; where the output is not a terminal, writes one at most every ten seconds."""
         now = time.perf_counter()
-        if not self._live and now - self._shown < 10:
+        if not distributed.is_first() or (not self._live and now - self._shown < 10):
             return
         self._shown = now
         left = (now - self._start) / max(1, step - self._first) * (self._total - step)
@@ -86,7 +97,7 @@ class Progress:
 
     def clear(self) -> None:
         """Wipes the live line, so that a log line can take its place."""
-        if self._live:
+        if self._live and distributed.is_first():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 

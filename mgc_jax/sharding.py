@@ -1,23 +1,84 @@
-"""The mesh of devices, and arrays placed on it."""
+"""The mesh of devices, of all processes, and arrays placed on it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mgc_jax.errors import UserError
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh with one axis, `data`, over the given devices (all of them by default)."""
-    devices = list(devices or jax.devices())
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    """Returns a mesh with one axis, `data`, over the given devices (by default all, process by process).
+
+    Raises:
+        UserError: the processes have different numbers of devices.
+    """
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        counts = Counter(device.process_index for device in devices)
+        if len(set(counts.values())) > 1:
+            named = ", ".join(f"process {index} has {number}" for index, number in sorted(counts.items()))
+            raise UserError(f"all processes need the same number of devices: {named}")
+    return Mesh(np.array(list(devices)), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies a pytree to every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Copies a pytree, the same in every process, to every device."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Deals the rows (first axis, or another) of every array to the devices."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
+    """Deals the rows (first axis, or another) of every array to the devices; a process sends its own devices' rows."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
+
+
+def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: Mesh) -> jax.Array:
+    """Returns an array whose rows (first axis) are dealt to the devices, and made by the process that has them.
+
+    Args:
+        shape: of the whole array.
+        rows: returns a slice of its rows.
+        mesh: the devices.
+    """
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (slice(None) if index is None else index[0]).indices(shape[0])
+        return rows(slice(start, stop))
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), part)
+
+
+def local_rows(number: int, mesh: Mesh) -> slice:
+    """Returns which of so many rows, dealt to the devices, this process has."""
+    each = number // mesh.size
+    mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    return slice(each * mine[0], each * (mine[-1] + 1))
+
+
+def gather(array: jax.Array) -> np.ndarray:
+    """Returns the whole of an array, in every process."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def place(values: Any) -> jax.Array:
+        if isinstance(values, jax.Array) and not values.is_fully_addressable:
+            return jax.device_put(values, sharding)
+        if isinstance(values, jax.Array) and jax.dtypes.issubdtype(values.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(values)), impl=jax.random.key_impl(values))
+        # Not device_put, which would have the processes compare what they send, each time.
+        host = np.asarray(values)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree)

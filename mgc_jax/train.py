@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
+from mgc_jax import distributed
 from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.compilation_cache import keep_compiled_programs
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
@@ -87,7 +89,7 @@ class Run:
         untimed_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
         check_names(config.model)
         self.mesh = data_mesh(devices)
-        self.corpus = open_corpus(config.data) if corpus is None else corpus
+        self.corpus = open_together(config) if corpus is None else corpus
         log.info(self.corpus.summary())
         self.inputs = make_inputs(config, self.corpus)
         model = build_model(
@@ -96,7 +98,8 @@ class Run:
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
         self.graph, *state = split_model(model)
-        self.params, self.batch_stats = jax.device_get(state)  # copies: the train step reuses what it is given
+        # Copies: the train step reuses what it is given.
+        self.params, self.batch_stats = distributed.arrays_from_first(jax.device_get(state))
         self.clips: Clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
@@ -158,6 +161,18 @@ class Run:
         """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
         check_same(self.config, meta["config"], self.workdir, training=training)
         check_same_corpus(self.corpus, meta, self.workdir)
+
+
+def open_together(config: ConfigDict) -> Corpus:
+    """Opens the corpus, in all processes; raises `UserError` if it is not the same one in all."""
+    demo = config.data.corpus == "demo"  # which the first process makes
+    if demo and not distributed.is_first():
+        distributed.wait_for_all()
+    corpus = open_corpus(config.data)
+    if demo and distributed.is_first():
+        distributed.wait_for_all()
+    distributed.require_same("corpus", {"corpus": corpus.name, "fingerprint": corpus.fingerprint})
+    return corpus
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
@@ -263,7 +278,8 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 f"{workdir} has trained {first_step} steps, more than the {total_steps} of "
                 f"config.train.epochs={config.train.epochs}. Give more epochs, or a new --workdir."
             )
-        write_json(workdir / "config.json", config_lib.to_json(config))
+        if distributed.is_first():
+            write_json(workdir / "config.json", config_lib.to_json(config))
         log.info(
             "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)%s",
             describe_model(config.model), f"{run.num_parameters:,}", f"{len(run.bags['train']):,}",
@@ -309,7 +325,8 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 metrics = None
                 if timetable.evaluates(step) and "validation" in run.bags:
                     with progress.timed("evaluate"):
-                        result = view_metrics(run.predict("validation", state))
+                        scores = run.predict("validation", state)
+                        result = distributed.from_first(functools.partial(view_metrics, scores))
                     metrics = flat_metrics(result)
                     writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
                     progress.clear()
@@ -423,7 +440,7 @@ def evaluate_best(run: Run, checkpoints: Checkpoints, *, test: bool) -> dict[str
         "seconds": checkpoints.meta(latest)["seconds"] if latest is not None else {},
     }
     headline = f"{about['model']} on {run.corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
-    results = finish(concatenate(parts), about, run.workdir, headline, run.corpus)
+    results = distributed.from_first(lambda: finish(concatenate(parts), about, run.workdir, headline, run.corpus))
     log.info("trained for %s; results in %s", clock(sum(about["seconds"].values())), run.workdir / "results.json")
     return results
 

@@ -5,6 +5,9 @@ import datetime
 import fcntl
 import json
 import logging
+import socket
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
+from mgc_jax import distributed
 from mgc_jax.errors import UserError
 
 
@@ -59,6 +63,8 @@ def _of_today(name: str) -> str:
 def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
     """Takes a workdir for this process: checks that it fits, keeps others out, logs to `<workdir>/train.log`.
 
+    Of several processes that train together, the first one takes it for all.
+
     Args:
         workdir: the folder.
         config: the resolved configuration; checkpoints or results of another one must not be mixed with it.
@@ -68,6 +74,10 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
         UserError: the folder has no checkpoint or results (unless it may be new), cannot be written, is in use, or
             holds those of another configuration.
     """
+    if not distributed.is_first():
+        _wait_for_first(workdir)
+        yield
+        return
     # A baseline leaves results and no checkpoint.
     has_run = (workdir / "results.json").exists() or any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))
     if not create and not has_run:
@@ -90,11 +100,38 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
         for logger in loggers:
             logger.addHandler(handler)
         try:
+            _show_others(workdir)
             yield
         finally:
             for logger in loggers:
                 logger.removeHandler(handler)
             handler.close()
+
+
+_TOKEN = ".processes"  # a file that shows the processes whether they see the same folder
+
+
+def _show_others(workdir: Path) -> None:
+    """Tells the other processes that this one has the workdir."""
+    if distributed.process_count() > 1:
+        token = distributed.from_first(lambda: uuid.uuid4().hex)
+        (workdir / _TOKEN).write_text(token)
+        distributed.wait_for_all()
+
+
+def _wait_for_first(workdir: Path) -> None:
+    """Waits until the first process has the workdir; raises `UserError` if it is not the same folder here."""
+    token = distributed.from_first(str)
+    distributed.wait_for_all()
+    file, deadline = workdir / _TOKEN, time.monotonic() + 30  # a network's file system may be late
+    while not file.is_file() or file.read_text() != token:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the workdir {workdir.absolute()} is not the same folder in process {distributed.process_index()} "
+                f"(on {socket.gethostname()}) as in process 0: all hosts write their part of a checkpoint there. Give "
+                "a --workdir in a folder that they share."
+            )
+        time.sleep(0.2)
 
 
 def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path, *, training: bool) -> None:

@@ -227,6 +227,7 @@ class TrainBatches:
     steps, and a bag that fits into no row is cut.
 
     Attributes:
+        rows: of a batch.
         steps_per_epoch: number of batches of an epoch.
         weight_per_step: mean total weight of a batch, the divisor of the loss.
     """
@@ -257,7 +258,7 @@ class TrainBatches:
                 clips.
             mixup: alpha of mixup; 0: off.
         """
-        self._bags, self._rows, self._capacity, self._seed = bags, rows, clips_per_row, seed
+        self._bags, self.rows, self._capacity, self._seed = bags, rows, clips_per_row, seed
         self._sampling, self._sub_bags, self._bag_weight, self._mixup = sampling, sub_bags, bag_weight, mixup
         self._whole = split_long_bags(bags.offsets, clips_per_row)
         self._row, self._total_rows = assign_rows(np.sort(self._whole.size)[::-1], clips_per_row, rows)
@@ -274,8 +275,8 @@ class TrainBatches:
         packed = self._epoch  # several threads may ask for steps of two epochs
         if packed[0] != epoch:
             self._epoch = packed = epoch, self._pack_epoch(epoch)
-        begin = number * self._rows
-        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self._rows], packed[1])
+        begin = number * self.rows
+        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self.rows], packed[1])
         if not self._mixup:
             return batch
         return mix_bags(batch, self._mixup, np.random.default_rng([self._seed, epoch, number]))

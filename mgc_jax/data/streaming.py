@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
     Attributes:
         batch: the indices.
-        clips: [row, slot, ...].
+        clips: [row, slot, ...], of the rows that this process reads.
         partners: the clips that they are mixed with, or None.
     """
 
@@ -45,6 +45,7 @@ class Steps:
         multiple: rows are filled up to a multiple of so many devices.
         first: step that the sequence begins with.
         total: steps of the training.
+        rows: those whose clips this process reads.
     """
 
     batches: TrainBatches
@@ -52,13 +53,15 @@ class Steps:
     multiple: int
     first: int
     total: int
+    rows: slice = slice(None)
 
     def __len__(self) -> int:
         return self.total - self.first
 
     def __getitem__(self, number: int) -> Step:
         batch = pad_rows(self.batches(self.first + number), self.multiple)
-        return Step(batch, self.clips[batch.clip], None if batch.mix is None else self.clips[batch.mix.clip])
+        partners = None if batch.mix is None else self.clips[batch.mix.clip[self.rows]]
+        return Step(batch, self.clips[batch.clip[self.rows]], partners)
 
 
 def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:

@@ -72,32 +72,68 @@ class ParallelGRU(nnx.Module):
         projected += self.bias[...].astype(x.dtype)[:, None]
         recurrent = self.recurrent_kernel[...]
 
-        # Recurrent weights are cast in the step, so that their gradients add up over the steps in float32.
-        def times(h, kernel):
-            return jnp.einsum("gnh,ghu->gnu", h, kernel.astype(h.dtype))
+        bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
+        states = _states(recurrent, bias, projected)
+        return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
 
-        def reset_before(h, x_t):
-            x_gates, x_candidate = jnp.split(x_t, [2 * self.units], -1)
-            z, r = jnp.split(hard_sigmoid(x_gates + times(h, recurrent[..., : 2 * self.units])), 2, -1)
-            return z, jnp.tanh(x_candidate + times(r * h, recurrent[..., 2 * self.units :]))
 
-        def reset_after(bias, h, x_t):
-            from_h = times(h, recurrent) + bias[:, None].astype(h.dtype)
-            x_gates, x_candidate = jnp.split(x_t, [2 * self.units], -1)
-            h_gates, h_candidate = jnp.split(from_h, [2 * self.units], -1)
-            z, r = jnp.split(jax.nn.sigmoid(x_gates + h_gates), 2, -1)
-            return z, jnp.tanh(x_candidate + r * h_candidate)
+def _times(h: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.einsum("...gnh,ghu->...gnu", h, kernel.astype(h.dtype))
 
-        bias = self.recurrent_bias
-        gates = reset_before if bias is None else functools.partial(reset_after, bias[...])
 
-        def step(h, x_t):
-            z, candidate = gates(h, x_t)
-            h = z * h + (1 - z) * candidate
-            return h, h if all_steps else None
+def _gates(
+    recurrent: jax.Array, bias: jax.Array | None, h: jax.Array, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns z, r and the candidate, for states before [..., gru, n, units] and projected inputs of a step or all."""
+    units = h.shape[-1]
+    x_gates, x_candidate = jnp.split(x, [2 * units], -1)
+    if bias is None:
+        z, r = jnp.split(hard_sigmoid(x_gates + _times(h, recurrent[..., : 2 * units])), 2, -1)
+        return z, r, jnp.tanh(x_candidate + _times(r * h, recurrent[..., 2 * units :]))
+    h_gates, h_candidate = jnp.split(_times(h, recurrent) + bias[:, None].astype(h.dtype), [2 * units], -1)
+    z, r = jnp.split(jax.nn.sigmoid(x_gates + h_gates), 2, -1)
+    return z, r, jnp.tanh(x_candidate + r * h_candidate)
 
-        last, states = lax.scan(step, jnp.zeros((*x.shape[:2], self.units), x.dtype), projected)
-        return jnp.moveaxis(states, 0, 2) if all_steps else last
+
+def _scan(recurrent: jax.Array, bias: jax.Array | None, projected: jax.Array) -> jax.Array:
+    def step(h, x_t):
+        z, _, candidate = _gates(recurrent, bias, h, x_t)
+        h = z * h + (1 - z) * candidate
+        return h, h
+
+    start = jnp.zeros((*projected.shape[1:3], projected.shape[3] // 3), projected.dtype)
+    return lax.scan(step, start, projected)[1]
+
+
+@jax.custom_vjp
+def _states(recurrent: jax.Array, bias: jax.Array | None, projected: jax.Array) -> jax.Array:
+    """Gives the states after every step, [step, gru, n, units], for projected inputs [step, gru, n, 3 units].
+
+    The gradient of the recurrent weights is one product over all steps, in float32, after the scan. In the scan it
+    would be a sum of small products, and on several devices an exchange between them in each step.
+    """
+    return _scan(recurrent, bias, projected)
+
+
+def _states_fwd(recurrent, bias, projected):
+    states, pull = jax.vjp(lambda projected: _scan(recurrent, bias, projected), projected)
+    return states, (pull, recurrent, bias, projected, states)
+
+
+def _states_bwd(residuals, g):
+    pull, recurrent, bias, projected, states = residuals
+    (g_projected,) = pull(g)  # also that of what the weights add to them
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    _, r, _ = _gates(recurrent, bias, before, projected)
+    product = functools.partial(jnp.einsum, "sgnh,sgnu->ghu", preferred_element_type=jnp.float32)
+    g_gates, g_candidate = jnp.split(g_projected, [2 * states.shape[-1]], -1)
+    if bias is None:
+        return jnp.concatenate([product(before, g_gates), product(r * before, g_candidate)], -1), None, g_projected
+    g_added = jnp.concatenate([g_gates, r * g_candidate], -1)
+    return product(before, g_added), jnp.sum(g_added, axis=(0, 2), dtype=jnp.float32), g_projected
+
+
+_states.defvjp(_states_fwd, _states_bwd)
 
 
 class BidirectionalGRU(nnx.Module):

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Everything about speed that wants a GPU, in under nine minutes and without network: ours beside PyTorch
+# (benchmarks/peers.py), training rates (--mode bench), a PRCNN training of FMA-small's size (6,400 synthetic clips of
+# 640 x 128, 50 epochs), and both forms of the GRU (benchmarks/gru.py). One table comes last.
+#
+#   launch/gpu_bench.sh                                       # one GPU: CUDA_VISIBLE_DEVICES chooses
+#   TORCH_PYTHON=/torch/bin/python launch/gpu_bench.sh        # a Python that has PyTorch, if the usual one has not
+#
+# OUT=DIR keeps what every part prints and measures (default: gpu_bench). PYTHON=... names another Python. A part that
+# fails or takes too long gives a line "failed" and stops nothing. Without a GPU the same parts run small on the CPU, to
+# show that they run: the figures for the GPU are then missing.
+set -uo pipefail
+
+python=${PYTHON:-python}
+out=${OUT:-gpu_bench}
+budget=520 # seconds for all parts
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -rf "${out:?}"/*
+
+device=$("$python" -c 'import jax; print("cpu" if jax.default_backend() == "cpu" else "gpu")' 2>"$out/device.log" | tail -n 1)
+if [ "$device" != gpu ]; then
+    device=cpu
+    export JAX_PLATFORMS=cpu
+    echo "no GPU: small sizes on the CPU"
+fi
+
+rows=()
+begin=$SECONDS
+
+# part NAME LIMIT FIGURE COMMAND...: runs a command; FIGURE, a command, prints what the table says of it.
+part() {
+    local name=$1 limit=$2 figure=$3 left start status text
+    shift 3
+    left=$((budget - (SECONDS - begin)))
+    start=$SECONDS
+    echo "== $name"
+    if [ "$left" -lt 5 ]; then
+        rows+=("$name|failed: no time left|")
+        return
+    fi
+    timeout --kill-after=5 "$((limit < left ? limit : left))" "$@" 2>&1 | tee "$out/$name.log"
+    status=${PIPESTATUS[0]}
+    if [ "$status" -eq 0 ]; then
+        text=$($figure "$name" 2>>"$out/figures.log") || text="failed: no figure in $name.log"
+    elif [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+        text="failed: not done within $((limit < left ? limit : left)) s"
+    else
+        text="failed: $(grep -a . "$out/$name.log" | tail -n 1 | cut -c 1-120)"
+    fi
+    rows+=("$name|$text|$((SECONDS - start)) s")
+}
+
+last_line() { grep -a . "$out/$1.log" | tail -n 1; }
+
+bench_rate() {
+    "$python" - "$out/$1/bench.json" <<'FIGURE'
+import json, sys
+
+rows = [row for row in json.load(open(sys.argv[1]))["rows"] if row["variant"] == "train" and row["status"] == "ok"]
+print(", ".join(f"{row['clips_per_second']['p50']:,.0f} train clips/s" for row in rows) or sys.exit(1))
+FIGURE
+}
+
+epochs_time() {
+    "$python" - "$out/$1/results.json" "$epochs" <<'FIGURE'
+import json, sys
+
+seconds, epochs = json.load(open(sys.argv[1]))["seconds"], int(sys.argv[2])
+parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+print(f"{sum(seconds.values()):.1f} s for {epochs} epochs ({parts})")
+FIGURE
+}
+
+bench() { # name config options...
+    local name=$1 config=$2
+    shift 2
+    part "$name" 75 bench_rate "$python" -m mgc_jax.main --config "$config" --mode bench --workdir "$out/$name" \
+        --config.bench.variants="('train',)" "$@"
+}
+
+small=()
+if [ "$device" = gpu ]; then
+    clips=6400 frames=640 epochs=50
+    peers=(--device gpu)
+else
+    clips=64 frames=64 epochs=2
+    peers=(--device cpu --models matt_mlp --modes train --repeats 3 --quick)
+    small=(--config.bench.clips=16 --config.bench.steps=1 --config.bench.repeats=1 --config.batch.rows=2
+        --config.batch.clips_per_row=2)
+fi
+if [ -n "${TORCH_PYTHON:-}" ]; then
+    peers+=(--torch_python "$TORCH_PYTHON")
+fi
+
+bench prcnn configs/prcnn.py "${small[@]}"
+bench matt_crnn_tf configs/matt_crnn_tf.py "${small[@]}"
+bench matt_crnn_tf_bfloat16 configs/matt_crnn_tf.py --config.model.dtype=bfloat16 "${small[@]}"
+
+"$python" - "$out" "$clips" "$frames" <<'DATA'
+import sys
+from pathlib import Path
+
+import numpy as np
+
+folder, clips, frames = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng = np.random.default_rng(0)
+np.save(folder / "clips.npy", rng.integers(0, 256, (clips, frames, 128), dtype=np.uint8))
+np.save(folder / "ids.npy", np.arange(clips))
+lines = ["track_id,genre_top,split,artist_id,album_id"]
+for i in range(clips):
+    lines.append(f"{i},genre{i % 8},{'validation' if i % 10 == 9 else 'train'},{i // 8},{i // 8}")
+(folder / "tracks.csv").write_text("\n".join(lines) + "\n")
+DATA
+part prcnn_fma_small 150 epochs_time "$python" -m mgc_jax.main --config configs/prcnn.py --workdir "$out/prcnn_fma_small" \
+    --config.data.corpus=arrays --config.data.arrays.clips="$out/clips.npy" --config.data.arrays.ids="$out/ids.npy" \
+    --config.data.arrays.table="$out/tracks.csv" --config.train.epochs="$epochs" \
+    --config.train.eval_every_epochs="$epochs"
+rm -f "$out/clips.npy"
+
+part gru 60 last_line "$python" -m benchmarks.gru
+part peers 200 last_line "$python" benchmarks/peers.py "${peers[@]}" --json "$out/peers.json"
+
+echo
+"$python" -c 'import jax; d = jax.devices(); print(f"{len(d)} x {d[0].device_kind}, JAX {jax.__version__}")' 2>/dev/null
+if [ "$device" = cpu ]; then
+    echo "THE FIGURES FOR A GPU ARE MISSING: this machine has none. Below are small sizes on the CPU."
+fi
+{
+    echo "part|figure|time"
+    printf '%s\n' "${rows[@]}"
+} | while IFS='|' read -r name text time; do printf '%-24s %-72s %8s\n' "$name" "$text" "$time"; done | tee "$out/table.txt"
