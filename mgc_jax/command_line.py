@@ -4,9 +4,14 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Callable
 
 from absl import flags
 from absl import logging as absl_logging
+
+from mgc_jax.errors import UserError
+from mgc_jax.preemption import EXIT_STATUS, Preempted, notice
+from mgc_jax.progress import say
 
 
 def log_to_terminal(*names: str) -> None:
@@ -20,6 +25,28 @@ def log_to_terminal(*names: str) -> None:
         logger.setLevel(logging.INFO)
     for name in names:
         logging.getLogger(name).handlers = [handler]
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Does the work of a command, and returns its exit status.
+
+    That is what the work returns; 1 after a mistake of the user, 75 after SIGTERM (`preemption.EXIT_STATUS`), 130
+    after Ctrl-C. In the latter two cases the same command goes on.
+    """
+    try:
+        with notice():
+            return work()
+    except UserError as error:
+        say(f"error: {error}\n", sys.stderr)
+        return 1
+    except Preempted as stopped:
+        say(f"{stopped}\n" if str(stopped) else "", sys.stderr)
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        say(
+            "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one\n", sys.stderr
+        )
+        return 130
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
 from mgc_jax.predictions import Predictions, concatenate
+from mgc_jax.preemption import Preempted, notice
 from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.results import finish, nonempty_splits, view_metrics
 from mgc_jax.sharding import data_mesh, replicate
@@ -215,7 +216,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
     key = jax.random.key(config.seed)
 
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-        state, seconds = resume(run, checkpoints, state)
+        state, seconds, lost = resume(run, checkpoints, state)
         first_step = int(state.step)
         if first_step > total_steps:
             raise UserError(
@@ -235,12 +236,12 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 config.batch.rows, run.mesh.size,
             )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
-        window = MetricWindow()
+        window = MetricWindow(lost)
         eval_every = config.train.eval_every_epochs * steps_per_epoch
         save_every = config.train.checkpoint_every_steps
         placed = placed_batches(phase.batches, run.clips, run.mesh, first_step, model_steps)
 
-        with contextlib.closing(MetricsWriter(workdir, first_step)) as writer:
+        with contextlib.closing(MetricsWriter(workdir, first_step)) as writer, notice() as asked, asked.deferred():
             for step in range(first_step + 1, total_steps + 1):  # counts finished steps
                 if step > model_steps and (step == model_steps + 1 or step == first_step + 1):
                     phase = make_phase(run, classifier_only=True)
@@ -274,6 +275,14 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
                 if evaluating:
                     window.restart()
+                # With several processes, to agree takes a message, and so happens where they wait anyway.
+                if (saving or jax.process_count() == 1) and step < total_steps and asked.agreed():
+                    if not saving:
+                        checkpoints.save(state, run.meta(progress.seconds) | {"window": window.sums(step)}, None)
+                    checkpoints.wait()
+                    log.warning("SIGTERM: stopped after step %d of %d, which is saved; the same command resumes there",
+                                step, total_steps)  # fmt: skip
+                    raise Preempted("")
         progress.clear()
         return evaluate_best(run, checkpoints, test=test)
 
@@ -286,22 +295,27 @@ def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -
             return evaluate_best(run, checkpoints, test=test)
 
 
-def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """Returns the state of the last checkpoint, or the one given if there is none, and the time spent so far."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return state, {}
-    meta = checkpoints.meta(step)
-    run.check_meta(meta, training=True)
-    log.info("resuming %s at step %d", run.workdir, step)
-    return checkpoints.restore(step, state), meta["seconds"]
+def resume(
+    run: Run, checkpoints: Checkpoints, state: TrainState
+) -> tuple[TrainState, dict[str, float], list[dict[str, float]]]:
+    """Returns the state of the last checkpoint that is whole, the time spent so far, and what was not logged yet.
+
+    Where there is no checkpoint, the state is the one given.
+    """
+    found = checkpoints.last_whole(state, lambda meta: run.check_meta(meta, training=True))
+    if found is None:
+        return state, {}, []
+    state, meta = found
+    log.info("resuming %s at step %d", run.workdir, int(state.step))
+    return state, meta["seconds"], meta.get("window", [])
 
 
 class MetricWindow:
     """Sums of the train steps since the last log line, left on the device until they are asked for."""
 
-    def __init__(self) -> None:
-        self._sums: list[dict[str, jax.Array]] = []
+    def __init__(self, sums: Sequence[dict[str, float]] = ()) -> None:
+        """Starts with the sums of steps before, of a run that was stopped between log lines."""
+        self._sums: list[Any] = list(sums)
         self._start = time.perf_counter()
 
     def restart(self) -> None:
@@ -312,19 +326,24 @@ class MetricWindow:
         """Takes in the sums of one step."""
         self._sums.append(sums)
 
-    def means(self, step: int) -> dict[str, float]:
-        """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
-        steps = jax.device_get(self._sums)
-        total = {name: float(np.sum([s[name] for s in steps])) for name in steps[0]}
-        seconds = time.perf_counter() - self._start
-        self._sums = []
-        self.restart()
-        if not all(map(math.isfinite, total.values())):
+    def sums(self, step: int) -> list[dict[str, float]]:
+        """Returns the sums of each step since the last log line; raises `UserError` if one is not finite."""
+        steps = [{name: float(value) for name, value in s.items()} for s in jax.device_get(self._sums)]
+        if not all(math.isfinite(value) for s in steps for value in s.values()):
             raise UserError(
                 f"training diverged: loss or weights are no longer finite at step {step}. Lower "
                 "--config.optimizer.learning_rate or set --config.optimizer.clip_norm=1. The checkpoints before it "
                 "are untouched."
             )
+        return steps
+
+    def means(self, step: int) -> dict[str, float]:
+        """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
+        steps = self.sums(step)
+        total = {name: float(np.sum(np.array([s[name] for s in steps], np.float32))) for name in steps[0]}
+        seconds = time.perf_counter() - self._start
+        self._sums = []
+        self.restart()
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
             "train/accuracy": total["correct"] / max(total["weight"], 1e-9),
