@@ -34,9 +34,10 @@ class _Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> Any:
         try:
-            return super().metrics(step)
+            metrics = super().metrics(step)
         except Exception:  # it is told when it matters: Checkpoints.last_whole and best_step look themselves
             return None
+        return metrics if isinstance(metrics, dict) else None
 
 
 class Checkpoints:
@@ -59,7 +60,8 @@ class Checkpoints:
 
         def metric(metrics: dict[str, float]) -> float:
             # Once the classifier is trained again, only its checkpoints count. All metrics are at most 1.
-            return metrics[select] + 2 * metrics.get("phase", 0)
+            # A damaged file may lack the metric.
+            return metrics.get(select, -1.0) + 2 * metrics.get("phase", 0)
 
         self._metric = metric
         options = ocp.CheckpointManagerOptions(
@@ -108,11 +110,14 @@ class Checkpoints:
             return None
         self._check_metrics(latest)
         recorded = self.meta(latest).get("best_step")  # early versions did not record it
-        if recorded is not None and recorded != best:
-            if (self.directory / str(recorded)).exists():
-                self._check_metrics(recorded)
+        if recorded is not None and (self.directory / str(recorded)).exists():
+            self._check_metrics(recorded)
+            return recorded
+        if recorded is not None:
             log.warning("the checkpoint of step %d was the best on validation, and is gone: the next best is taken",
                         recorded)  # fmt: skip
+        if best is not None:
+            self._check_metrics(best)
         return latest if best is None else best
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -274,7 +279,7 @@ def _checksum(state: Any) -> int | None:
     for leaf in jax.tree.leaves(state):
         if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return None
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(jax.device_get(leaf))
         checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
     return checksum
 

@@ -16,7 +16,7 @@ from mgc_jax.progress import say
 
 def log_to_terminal(*names: str) -> None:
     """Shows what these loggers tell of their work; others keep it for the log files of runs."""
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and JAX tell of every step they take
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells of every step, and of errors that it then raises
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("mgc_jax", "tfds_fma"):
