@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,7 @@ def get_config(system="model"):
 def child(hooks: list[str], arguments: list[str]) -> int:
     """Runs mgc_jax.main; hooks change what is around it, never what it computes."""
     sys.modules["jinja2"] = None  # type: ignore[assignment]  # the report has no part in this, and takes seconds
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if "clock" in hooks:
         yesterday = time.time
         time.time = lambda: yesterday() - 86400  # type: ignore[assignment]
@@ -349,9 +351,7 @@ def sigterm(stage: Stage, name: str) -> Row:
 @case("SIGTERM during validation")
 def sigterm_validation(stage: Stage, name: str) -> Row:
     workdir = stage.folder / name
-    ended = stage.run(
-        workdir, hooks=("evaluation=2",), during=lambda p: signal_at_mark(p, workdir, signal.SIGTERM)
-    )
+    ended = stage.run(workdir, hooks=("evaluation=2",), during=lambda p: signal_at_mark(p, workdir, signal.SIGTERM))
     stage.resume(workdir)
     return Row(ended.line("SIGTERM"), ended.status)
 
@@ -472,7 +472,7 @@ def disk_checkpoint(stage: Stage, name: str) -> Row:
     with small_disk(stage, name) as other:  # only the checkpoints: all else is written
         shutil.rmtree(workdir / "checkpoints")
         (workdir / "checkpoints").symlink_to(other / "checkpoints")
-        filler = fill(other.parent, 60_000)
+        filler = fill(other.parent, 20_000)
         ended = stage.run(workdir)
         assert checkpoints(workdir) == before
         assert "Traceback" not in ended.text, ended.text
@@ -766,7 +766,8 @@ def attempt(stage: Stage, number: int, fault: str) -> tuple[str, Row | None, str
     except Left as why:
         return fault, None, f"left out: {why}"
     except Exception as error:
-        return fault, None, f"FAILED: {type(error).__name__}: {error}"
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        return fault, None, f"FAILED: {type(error).__name__} at line {line.lineno} ({line.line}): {error}"
 
 
 def shown(line: str, stage: Stage) -> str:
@@ -777,15 +778,17 @@ def shown(line: str, stage: Stage) -> str:
     return line.replace(str(stage.folder), "FOLDER")
 
 
-def markdown(rows: list[tuple[str, Row | None, str]]) -> str:
-    lines = ["| fault | what the user sees | exit status | same command again: the same weights and metrics |",
-             "|---|---|---|---|"]  # fmt: skip
+def markdown(rows: list[tuple[str, Row | None, str]], before: str) -> str:
+    """Returns the table; rows of faults that were not tried this time are those of before."""
+    known = {line[2:].split(" | ")[0]: line for line in before.splitlines() if line.startswith("| ")}
     for fault, row, why in rows:
         if row is None:
-            lines.append(f"| {fault} | {cell(why)} | | |")
+            known[fault] = f"| {fault} | {cell(why)} | | |"
         else:
-            lines.append(f"| {fault} | {cell(row.seen)} | {row.status} | {row.identical or 'does not go on'} |")
-    return "\n".join(lines) + "\n"
+            known[fault] = f"| {fault} | {cell(row.seen)} | {row.status} | {row.identical or 'does not go on'} |"
+    lines = ["| fault | what the user sees | exit status | same command again: the same weights and metrics |",
+             "|---|---|---|---|"]  # fmt: skip
+    return "\n".join(lines + [known[fault] for fault in CASES if fault in known]) + "\n"
 
 
 def cell(text: str) -> str:
@@ -795,7 +798,7 @@ def cell(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="words, joined by commas: only faults whose name has one of them")
-    parser.add_argument("--markdown", type=Path, help="write the table there, too")
+    parser.add_argument("--markdown", type=Path, help="write the table there; with --only, these rows of it")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="so many faults at a time")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which is kept")
     options = parser.parse_args()
@@ -824,11 +827,12 @@ def main() -> int:
     print(f"{survived} of {len(rows)} faults survived, {failed} failed, {left} left out "
           f"({time.perf_counter() - start:.0f} s)")  # fmt: skip
     if options.markdown:
+        before = options.markdown.read_text() if options.markdown.exists() else ""
         introduction = (
             "# What training survives\n\nMade by `python benchmarks/faults.py --markdown docs/faults.md`, which hits "
             "real training processes. Paths are shortened. A status below 0 is the signal that ended the process.\n\n"
         )
-        options.markdown.write_text(introduction + markdown(rows))
+        options.markdown.write_text(introduction + markdown(rows, before))
     return 1 if failed else 0
 
 

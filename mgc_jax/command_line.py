@@ -40,7 +40,7 @@ def run_command(work: Callable[[], int]) -> int:
         say(f"error: {error}\n", sys.stderr)
         return 1
     except Preempted as stopped:
-        say(f"{stopped}\n" if str(stopped) else "", sys.stderr)
+        say(f"{stopped}\n", sys.stderr)
         return EXIT_STATUS
     except KeyboardInterrupt:
         say(

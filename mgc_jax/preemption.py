@@ -20,12 +20,11 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 class Preempted(SystemExit):
     """The process was asked to stop, and does; uncaught, it ends Python with `EXIT_STATUS` and no traceback."""
 
-    def __init__(self, message: str):
+    def __init__(self) -> None:
         super().__init__(EXIT_STATUS)
-        self.message = message
 
     def __str__(self) -> str:
-        return self.message
+        return "stopped by SIGTERM; the same command resumes at the last checkpoint, or begins again without one"
 
 
 class Notice:
@@ -69,7 +68,7 @@ class Notice:
             os.kill(os.getpid(), number)
         self.requested = True
         if not self._deferred:
-            raise Preempted("stopped by SIGTERM; the same command resumes at the last checkpoint, or begins again")
+            raise Preempted
 
 
 _current: Notice | None = None

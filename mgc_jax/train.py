@@ -280,9 +280,8 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                     if not saving:
                         checkpoints.save(state, run.meta(progress.seconds) | {"window": window.sums(step)}, None)
                     checkpoints.wait()
-                    log.warning("SIGTERM: stopped after step %d of %d, which is saved; the same command resumes there",
-                                step, total_steps)  # fmt: skip
-                    raise Preempted("")
+                    log.warning("SIGTERM: stopped after step %d of %d, which is saved", step, total_steps)
+                    raise Preempted
         progress.clear()
         return evaluate_best(run, checkpoints, test=test)
 

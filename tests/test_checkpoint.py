@@ -178,15 +178,22 @@ def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("noticed", ["the next save", "close"])
+def save_without_room(workdir, ends):
+    with opened(workdir) as checkpoints, no_room():
+        checkpoints.save(state(8), {}, {SELECT: 0.95})
+        ends(checkpoints)
+        checkpoints.close()
+
+
+def save_another(checkpoints):
+    checkpoints.save(state(10), {}, {SELECT: 0.96})
+    raise AssertionError
+
+
+@pytest.mark.parametrize("noticed", [save_another, lambda checkpoints: None], ids=["at the next save", "at the end"])
 def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(workdir, noticed):
     with pytest.raises(UserError, match=r"checkpoints cannot be written: .*MiB free.*the same command resumes"):
-        with opened(workdir) as checkpoints, no_room():
-            checkpoints.save(state(8), {}, {SELECT: 0.95})
-            if noticed == "the next save":
-                checkpoints.save(state(10), {}, {SELECT: 0.96})
-                raise AssertionError
-            checkpoints.close()
+        save_without_room(workdir, noticed)
     assert_is(last_whole(workdir), 6)
     with opened(workdir) as checkpoints:
         checkpoints.save(state(8), {"seconds": {"train": 1.5}}, {SELECT: 0.95})
@@ -194,6 +201,5 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(wo
 
 
 def test_an_error_in_training_is_not_hidden_by_one_in_saving(workdir):
-    with pytest.raises(ZeroDivisionError), no_room(), opened(workdir) as checkpoints:
-        checkpoints.save(state(8), {}, None)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        save_without_room(workdir, lambda checkpoints: 1 / 0)
