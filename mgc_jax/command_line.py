@@ -4,14 +4,19 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Callable
 
 from absl import flags
 from absl import logging as absl_logging
 
+from mgc_jax.errors import UserError
+from mgc_jax.preemption import EXIT_STATUS, Preempted, notice
+from mgc_jax.progress import say
+
 
 def log_to_terminal(*names: str) -> None:
     """Shows what these loggers tell of their work; others keep it for the log files of runs."""
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and JAX tell of every step they take
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells of every step, and of errors that it then raises
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("mgc_jax", "tfds_fma"):
@@ -20,6 +25,28 @@ def log_to_terminal(*names: str) -> None:
         logger.setLevel(logging.INFO)
     for name in names:
         logging.getLogger(name).handlers = [handler]
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Does the work of a command, and returns its exit status.
+
+    That is what the work returns; 1 after a mistake of the user, 75 after SIGTERM (`preemption.EXIT_STATUS`), 130
+    after Ctrl-C. In the latter two cases the same command goes on.
+    """
+    try:
+        with notice():
+            return work()
+    except UserError as error:
+        say(f"error: {error}\n", sys.stderr)
+        return 1
+    except Preempted as stopped:
+        say(f"{stopped}\n", sys.stderr)
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        say(
+            "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one\n", sys.stderr
+        )
+        return 130
 
 
 def parse_flags(argv: list[str]) -> list[str]:

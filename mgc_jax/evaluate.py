@@ -83,12 +83,14 @@ class Evaluator:
         size = min(self._batch_clips, -(-len(rows) // devices) * devices)
         padded = np.concatenate([rows, np.zeros(-len(rows) % size, rows.dtype)]).astype(np.int32)
         done: list[np.ndarray] = []
-        ahead = None
-        for clips in placed_ahead(self._clips, padded.reshape(-1, size)):
-            current, ahead = ahead, self._embed(params, batch_stats, clips)
-            if current is not None:  # one batch is computed while the next is gathered; no more are held
-                done.append(gather(current))
-        return np.concatenate([*done, gather(ahead)])[: len(rows)]
+        embedded = (
+            self._embed(params, batch_stats, clips) for clips in placed_ahead(self._clips, padded.reshape(-1, size))
+        )
+        current = next(embedded)
+        for ahead in embedded:  # computed while the one before is fetched; no more are held
+            done.append(gather(current))
+            current = ahead
+        return np.concatenate([*done, gather(current)])[: len(rows)]
 
     def _bag_scores(
         self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags

@@ -7,6 +7,7 @@ import numpy as np
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.metrics import block_means
 from mgc_jax.predictions import Predictions
+from mgc_jax.workdir import writing
 
 FILE_NAME = "examples.npz"
 _CLIPS = 8  # of a split
@@ -36,8 +37,9 @@ def save_examples(predictions: Predictions, corpus: Corpus, workdir: Path) -> No
     row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
     clips = [block_means(corpus.clips[row_of[track]].astype(np.float32), _FRAMES) for track in tracks.tolist()]
     temporary = workdir / "examples.tmp.npz"
-    np.savez_compressed(temporary, track_id=tracks, clip=np.array(clips, np.float16))
-    temporary.replace(workdir / FILE_NAME)
+    with writing(workdir / FILE_NAME):
+        np.savez_compressed(temporary, track_id=tracks, clip=np.array(clips, np.float16))
+        temporary.replace(workdir / FILE_NAME)
 
 
 def load_examples(workdir: Path) -> dict[int, np.ndarray]:

@@ -6,7 +6,6 @@ nothing heavy is imported before the flags are known to be good.
 
 import importlib.metadata
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from mgc_jax import config as config_lib
 from mgc_jax import distributed
 from mgc_jax.allocator import restart_with_huge_pages
-from mgc_jax.command_line import log_to_terminal, parse_flags
+from mgc_jax.command_line import log_to_terminal, parse_flags, run_command
 from mgc_jax.errors import UserError
 from mgc_jax.workdir import default_workdir, new_workdir, read_config
 
@@ -57,32 +56,24 @@ log = logging.getLogger("mgc_jax")
 
 def main(argv: list[str]) -> int:
     """Runs the mode that the flags ask for; returns the exit status."""
-    try:
-        log_to_terminal("mgc_jax", "tfds_fma")
-        if len(argv) > 1:
-            raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
-        if _PREDICTIONS.value:
-            _evaluate_predictions(Path(_PREDICTIONS.value))
-            return 0
-        if _CONFIG.value is None:
-            raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
-        file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-        if not file.is_file():
-            raise UserError(f"--config {file} does not exist; the repository's are in configs/")
-        distributed.start(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value
-        )
-        with distributed.joined():
-            _run_config(file.stem)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one",
-            file=sys.stderr,
-        )
-        return 130
+    log_to_terminal("mgc_jax", "tfds_fma")
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
+    if _PREDICTIONS.value:
+        _evaluate_predictions(Path(_PREDICTIONS.value))
+        return 0
+    if _CONFIG.value is None:
+        raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
+    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+    if not file.is_file():
+        raise UserError(f"--config {file} does not exist; the repository's are in configs/")
+    distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value)
+    with distributed.joined():
+        _run_config(file.stem)
     return 0
 
 

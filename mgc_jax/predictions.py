@@ -31,6 +31,7 @@ from mgc_jax.data.bags import Bags, bags_of
 from mgc_jax.data.corpus import SPLITS, Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.metrics import mean_log_scores
+from mgc_jax.workdir import writing
 
 FILE_NAME = "predictions.parquet"
 VIEWS = ("clip", "clip_mean", "bag")
@@ -161,11 +162,12 @@ class Predictions:
             columns = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in columns.items()}
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         temporary = path.with_suffix(".tmp")
-        if path.suffix == ".csv":
-            pyarrow.csv.write_csv(table, temporary)
-        else:
-            pyarrow.parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about)}), temporary)
-        temporary.replace(path)
+        with writing(path):
+            if path.suffix == ".csv":
+                pyarrow.csv.write_csv(table, temporary)
+            else:
+                pyarrow.parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about)}), temporary)
+            temporary.replace(path)
 
 
 _PER_CLIP = (

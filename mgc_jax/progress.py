@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from mgc_jax import distributed
-from mgc_jax.workdir import write_text
+from mgc_jax.workdir import write_text, writing
 
 
 class MetricsWriter:
@@ -18,34 +20,56 @@ class MetricsWriter:
         """Opens the files; lines after `first_step`, left by an interrupted run, are dropped.
 
         Of several processes, the first one alone writes.
+
+        Raises:
+            UserError: they cannot be written.
         """
         self._writes = distributed.is_first()
         if not self._writes:
             return
-        from tensorboardX import SummaryWriter
+        # Not tensorboardX's SummaryWriter: its thread dies where the disk is full, and the next writes wait forever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-            write_text(path, "".join(line + "\n" for line in kept))
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
+        with writing(self._path):
+            if self._path.exists():
+                lines = self._path.read_text(errors="replace").splitlines()
+                write_text(self._path, "".join(line + "\n" for line in lines if _step_of(line) <= first_step))
+            self._lines = self._path.open("a")
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            self._events = EventsWriter(str(self._folder / "events"), f".{os.getpid()}")
+            start = SessionLog(status=SessionLog.START)  # TensorBoard drops what is after this step, as above
+            self._events.write_event(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
+            self._events.flush()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes scalars of one step."""
+        """Writes scalars of one step.
+
+        Raises:
+            UserError: they cannot be written.
+        """
         if not self._writes:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with writing(self._path):
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+        scalars = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        with writing(self._folder):
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalars))
+            self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both; all is written already."""
         if not self._writes:
             return
-        self._lines.close()
-        self._events.close()
+        for file in (self._lines, self._events):
+            with contextlib.suppress(OSError):  # told when it was written
+                file.close()
 
 
 def _step_of(line: str) -> float:
@@ -66,7 +90,7 @@ class Progress:
         self.seconds = dict(seconds)
         self._total, self._first, self._start = total_steps, first_step, time.perf_counter()
         self._shown = self._start
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr is not None and sys.stderr.isatty()
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -93,12 +117,24 @@ class Progress:
             f"step {step}/{self._total} ({100 * step / self._total:.0f}%)  loss {loss:.3f}  "
             f"{clips_per_second:,.0f} clips/s  {clock(left)} left  ({shares})"
         )
-        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+        say(f"\r\033[K{line}" if self._live else f"{line}\n", sys.stderr)
 
     def clear(self) -> None:
         """Wipes the live line, so that a log line can take its place."""
         if self._live and distributed.is_first():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            say("\r\033[K", sys.stderr)
+
+
+def say(text: str, stream: TextIO | None) -> None:
+    """Writes to the terminal; a reader that went away, or was never there, does not stop the work."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):  # what is left of it would fail again when Python ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clock(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mgc_jax.environment import command, describe_environment
 from mgc_jax.errors import UserError
 from mgc_jax.examples import save_examples
 from mgc_jax.predictions import FILE_NAME, Predictions, concatenate, load
+from mgc_jax.progress import say
 from mgc_jax.significance import ArtistBootstrap, concentration_warnings, interval
 from mgc_jax.workdir import write_json
 
@@ -198,7 +200,7 @@ def finish(
         "splits": splits,
     }
     write_json(workdir / "results.json", results)
-    print(f"\n{headline}\n{format_table(splits)}")
+    say(f"\n{headline}\n{format_table(splits)}\n", sys.stdout)
     if corpus is not None:
         save_examples(predictions, corpus, workdir)
     return results

@@ -29,6 +29,7 @@ from mgc_jax.inputs import make_inputs
 from mgc_jax.losses import class_weights, log_prior
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, describe_model
 from mgc_jax.predictions import Predictions, concatenate
+from mgc_jax.preemption import Preempted, notice
 from mgc_jax.profiling import Profile
 from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.results import finish, nonempty_splits, view_metrics
@@ -271,7 +272,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
         return dispatcher, placed_dispatches(phase.batches, run.clips, run.mesh, first, steps)
 
     with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
-        state, seconds = resume(run, checkpoints, state)
+        state, seconds, lost = resume(run, checkpoints, state)
         first_step = int(state.step)
         if first_step > total_steps:
             raise UserError(
@@ -293,13 +294,13 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 config.batch.rows, run.mesh.size,
             )  # fmt: skip
         progress = Progress(total_steps, first_step, seconds)
-        window = MetricWindow()
+        window = MetricWindow(lost)
         writer = MetricsWriter(workdir, first_step)
         profile = Profile(workdir, config.profile.first, config.profile.last)
         dispatcher, feed = begin(phase, first_step, model_steps)
         step = first_step  # counts finished steps
 
-        with contextlib.closing(writer), contextlib.closing(profile):
+        with contextlib.closing(writer), contextlib.closing(profile), notice() as asked, asked.deferred():
             while step < total_steps:
                 if step >= model_steps and step in (model_steps, first_step):
                     phase = make_phase(run, classifier_only=True)
@@ -338,6 +339,14 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
                 if timetable.evaluates(step):
                     window.restart()
+                # With several processes, to agree takes a message, and so happens where they wait anyway.
+                saved = timetable.saves(step)
+                if (saved or jax.process_count() == 1) and step < total_steps and asked.agreed():
+                    if not saved:
+                        checkpoints.save(state, run.meta(progress.seconds) | {"window": window.sums(step)}, None)
+                    checkpoints.wait()
+                    log.warning("SIGTERM: stopped after step %d of %d, which is saved", step, total_steps)
+                    raise Preempted
         progress.clear()
         return evaluate_best(run, checkpoints, test=test)
 
@@ -350,22 +359,27 @@ def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -
             return evaluate_best(run, checkpoints, test=test)
 
 
-def resume(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """Returns the state of the last checkpoint, or the one given if there is none, and the time spent so far."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return state, {}
-    meta = checkpoints.meta(step)
-    run.check_meta(meta, training=True)
-    log.info("resuming %s at step %d", run.workdir, step)
-    return checkpoints.restore(step, state), meta["seconds"]
+def resume(
+    run: Run, checkpoints: Checkpoints, state: TrainState
+) -> tuple[TrainState, dict[str, float], list[dict[str, float]]]:
+    """Returns the state of the last checkpoint that is whole, the time spent so far, and what was not logged yet.
+
+    Where there is no checkpoint, the state is the one given.
+    """
+    found = checkpoints.last_whole(state, lambda meta: run.check_meta(meta, training=True))
+    if found is None:
+        return state, {}, []
+    state, meta = found
+    log.info("resuming %s at step %d", run.workdir, int(state.step))
+    return state, meta["seconds"], meta.get("window", [])
 
 
 class MetricWindow:
     """Sums of the train steps since the last log line, left on the device until they are asked for."""
 
-    def __init__(self) -> None:
-        self._sums: list[dict[str, jax.Array]] = []
+    def __init__(self, sums: Sequence[dict[str, float]] = ()) -> None:
+        """Starts with the sums of steps before, of a run that was stopped between log lines."""
+        self._sums: list[Any] = list(sums)
         self._start = time.perf_counter()
 
     def restart(self) -> None:
@@ -383,24 +397,31 @@ class MetricWindow:
         """Takes in the sums of one step, or those of several in arrays."""
         self._sums.append(sums)
 
-    def means(self, step: int) -> dict[str, float]:
-        """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
-        fetched = jax.device_get(self._sums)
-        steps = {name: np.concatenate([np.atleast_1d(sums[name]) for sums in fetched]) for name in fetched[0]}
-        total = {name: float(np.sum(values)) for name, values in steps.items()}
-        seconds = time.perf_counter() - self._start
-        self._sums = []
-        self.restart()
-        if not all(map(math.isfinite, total.values())):
+    def sums(self, step: int) -> list[dict[str, float]]:
+        """Returns the sums of each step since the last log line; raises `UserError` if one is not finite."""
+        steps = []
+        for sums in jax.device_get(self._sums):
+            columns = {name: np.atleast_1d(values).tolist() for name, values in sums.items()}
+            steps += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if not all(math.isfinite(value) for s in steps for value in s.values()):
             raise UserError(
                 f"training diverged: loss or weights are no longer finite at step {step}. Lower "
                 "--config.optimizer.learning_rate or set --config.optimizer.clip_norm=1. The checkpoints before it "
                 "are untouched."
             )
+        return steps
+
+    def means(self, step: int) -> dict[str, float]:
+        """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
+        steps = self.sums(step)
+        total = {name: float(np.sum(np.array([s[name] for s in steps], np.float32))) for name in steps[0]}
+        seconds = time.perf_counter() - self._start
+        self._sums = []
+        self.restart()
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
             "train/accuracy": total["correct"] / max(total["weight"], 1e-9),
-            "train/gradient_norm": total["gradient_norm"] / len(steps["loss"]),
+            "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }
 

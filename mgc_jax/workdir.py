@@ -5,7 +5,9 @@ import datetime
 import fcntl
 import json
 import logging
+import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -87,7 +89,7 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
-        handler = logging.FileHandler(workdir / "train.log", delay=True)
+        handler = _LogFile(workdir / "train.log", delay=True)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     with lock:
@@ -180,5 +182,51 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one go, so that an interruption leaves the old one or the new one."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an error of the file system into a `UserError` that names the file and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from error
+
+
+def cannot_write(path: Path, error: Exception) -> str:
+    """Says that a file or folder cannot be written, why, how much room there is, and what to do."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+    return (
+        f"{path} cannot be written: {why} ({free_space(path)}). Make room there, or make it writable; then the same "
+        "command resumes at the last checkpoint."
+    )
+
+
+def free_space(path: Path) -> str:
+    """Says how much room there is where a path is or would be."""
+    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB free on the disk of {folder}"
+    except OSError as error:
+        return f"the disk of {folder} does not answer: {error.strerror}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that cannot be written is told once, and stops nothing."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not self._told and sys.stderr is not None:
+            self._told = True
+            with contextlib.suppress(OSError):
+                print(f"{self.baseFilename} cannot be written: {error}", file=sys.stderr)

@@ -4,14 +4,13 @@ Trains what is missing, and writes tables.md, tables.csv, tables.html and the fi
 """
 
 import logging
-import sys
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from mgc_jax.allocator import restart_with_huge_pages
-from mgc_jax.command_line import log_to_terminal, parse_flags
+from mgc_jax.command_line import log_to_terminal, parse_flags, run_command
 from mgc_jax.errors import UserError
 from mgc_jax.tables.plan import PARTS
 
@@ -47,19 +46,16 @@ log = logging.getLogger("mgc_jax.tables")
 
 def main(argv: list[str]) -> int:
     """Makes the tables that the flags ask for; returns the exit status."""
-    try:
-        log_to_terminal("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
-        paper = _paper(argv)
-        parts, tail, file = _parts(paper), _tail(), _file()
-        if _FOLDS.value == 1:
-            raise UserError("--folds 1 is impossible: give at least 2, or 0 for the corpus's own split")
-        return _make(paper, parts, tail, file)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
+    log_to_terminal("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    paper = _paper(argv)
+    parts, tail, file = _parts(paper), _tail(), _file()
+    if _FOLDS.value == 1:
+        raise UserError("--folds 1 is impossible: give at least 2, or 0 for the corpus's own split")
+    return _make(paper, parts, tail, file)
 
 
 def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file: Path | None) -> int:
