@@ -1,4 +1,4 @@
-"""How fast ours trains and evaluates beside PyTorch, Keras on TensorFlow, and Flax's own layers; log-mel beside librosa.
+"""How fast ours trains and evaluates beside PyTorch, Keras (TensorFlow) and Flax's own layers; log-mel beside librosa.
 
     python benchmarks/peers.py --device cpu --torch_python TORCH/bin/python --keras_python KERAS/bin/python
     python benchmarks/peers.py --device gpu --dtype bfloat16
@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mgc_jax.allocator import HUGE_PAGES
+from mgc_jax.allocator import HUGE_PAGES  # noqa: E402
 
 WORKERS = ROOT / "benchmarks" / "peer_workers"
 # Clips a step on a CPU, where a step of the configuration's batch takes many seconds; None: the configuration's.
@@ -65,7 +65,7 @@ class Peer:
         python: which option names the interpreter; empty: this one.
         counts: whether the last line is about this one, too.
         same: whether the equations are the same, so that results can be compared.
-        huge_pages: whether to try both with huge pages and without; if not, always with.
+        huge_pages: whether to try both with huge pages and without on a CPU; if not, it has them, as ours.
     """
 
     title: str
@@ -90,7 +90,7 @@ PEERS = {
     "naive_flax": Peer("Flax's own layers", ("naive_flax.py",)),
 }
 LOG_MEL_PEERS = {
-    "librosa": Peer("librosa", ("log_mel.py", "librosa")),
+    "librosa": Peer("librosa", ("log_mel.py", "librosa"), huge_pages=True),
     "numpy": Peer("ours in NumPy", ("log_mel.py", "numpy")),
 }
 NEEDS_KERAS_2_GRU = ("crnn", "crnn_tf", "matt_crnn", "matt_crnn_tf")
@@ -108,7 +108,8 @@ class Worker:
     """A process that does one thing at a time, when asked."""
 
     def __init__(self, python: str, command: Sequence[str], environment: dict[str, str], log: Path):
-        self.name = f"{' '.join(command)}"
+        self.name = " ".join(command)
+        self.huge_pages = bool(environment["GLIBC_TUNABLES"])
         self._log = log
         self._process = subprocess.Popen(
             [python, "-u", str(WORKERS / command[0]), *command[1:]],
@@ -227,7 +228,13 @@ class Row:
         return ratio_of(self.ours, self.theirs) if self.ours and not self.problem else None
 
     def cells(self) -> list[str]:
-        head = [self.model, self.mode, str(self.clips), self.peer + ("" if self.counts else " (shown only)"), self.form]
+        head = [
+            self.model,
+            self.mode,
+            str(self.clips),
+            self.peer + ("" if self.counts else " (shown only)"),
+            self.form,
+        ]
         if self.problem:
             return [*head, "", "", self.problem, "", ""]
         rates = [f"{statistics.median(r):.4g} ({min(r):.4g} to {max(r):.4g})" for r in (self.ours, self.theirs)]
@@ -302,14 +309,15 @@ class Match:
         self._ours = self._start("ours", Peer("ours", ("log_mel.py", "jax") if log_mel else ("ours.py",)), True)
         self._theirs: dict[str, list[Worker]] = {}
         for key, peer in peers.items():
-            choices = (True, False) if peer.huge_pages and args.device == "cpu" else (True,)
+            choices = (True, False) if peer.huge_pages and args.device == "cpu" else (not peer.huge_pages,)
             self._theirs[key] = [self._start(key, peer, huge) for huge in choices]
         self._peers = peers
+        self._slow: dict[str, set[str]] = {key: set() for key in peers}
         self._prepare(log_mel)
 
     def _start(self, key: str, peer: Peer, huge_pages: bool) -> Worker:
         environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-        environment["GLIBC_TUNABLES"] = HUGE_PAGES if huge_pages else ""
+        environment["GLIBC_TUNABLES"] = HUGE_PAGES if huge_pages else ""  # other C libraries ignore it
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")  # new: compile times are a column
         if self.args.device == "cpu":
             environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -377,26 +385,29 @@ class Match:
         return first, min(second, self._turn(worker, mode, form, 1) if second < 5 * TURN else second)
 
     def _fastest(self, key: str, mode: str) -> tuple[Worker, str, float, float]:
-        """Chooses process and form of a peer; returns them, and the seconds of the first step and of a later one."""
-        tried, failures = [], []
+        """Chooses process and form of a peer; returns them, and the seconds of the first step and of a later one.
+
+        The slower of two processes is closed, and a form that took more than twice the time of the best one is not
+        tried in other modes.
+        """
         workers = self._theirs[key]
-        forms = workers[0].ask(do="forms", mode=mode)["forms"]
-        for worker in workers:
-            first, step = self._warm(worker, mode, forms[0])
-            tried.append((step, worker, forms[0], first))
-        best = min(tried, key=lambda one: one[0])[1]
+        forms = [form for form in workers[0].ask(do="forms", mode=mode)["forms"] if form not in self._slow[key]]
+        tried = [(worker, forms[0], *self._warm(worker, mode, forms[0])) for worker in workers]
+        worker = min(tried, key=lambda one: one[3])[0]
+        for other in workers:
+            if other is not worker:
+                other.close()
+        self._theirs[key] = [worker]
+        tried = [one for one in tried if one[0] is worker]
         for form in [] if self.args.quick else forms[1:]:
             try:
-                first, step = self._warm(best, mode, form)
-                tried.append((step, best, form, first))
+                tried.append((worker, form, *self._warm(worker, mode, form)))
             except WorkerError as error:
-                failures.append(f"{self._peers[key].title}, {form}: left out: {error}")
-        for line in failures:
-            print(line, flush=True)
-        step, worker, form, first = min(tried, key=lambda one: one[0])
-        if len(workers) > 1:
-            form += ", huge pages" if worker is workers[0] else ""
-        return worker, form, first, step
+                self._slow[key].add(form)
+                print(f"{self._peers[key].title}, {form}: left out: {error}", flush=True)
+        best = min(tried, key=lambda one: one[3])
+        self._slow[key] |= {form for _, form, _, step in tried if step > 2 * best[3]}
+        return best
 
     def rows(self, mode: str) -> list[Row]:
         """Times a mode; returns a row for every peer."""
@@ -415,7 +426,10 @@ class Match:
         rates: dict[str, list[float]] = {key: [] for key in players}
         for key, (_, form, their_first, _) in players.items():
             if key:
-                rows[key].form, rows[key].first = form, (first, their_first)
+                rows[key].form, rows[key].first = (
+                    form + ", huge pages" * players[key][0].huge_pages,
+                    (first, their_first),
+                )
         for key, problem in self.problems.items():
             rows[key].problem = problem
         while len(rates[""]) < self.args.repeats or (
@@ -426,7 +440,7 @@ class Match:
             for key in order:
                 worker, form, _, step = players[key]
                 steps = max(1, math.ceil(TURN / step))
-                seconds = self._turn(worker, mode, form.removesuffix(", huge pages"), steps)
+                seconds = self._turn(worker, mode, form, steps)
                 rates[key].append(steps * self.clips / seconds)
         for key in players:
             if key:
@@ -474,7 +488,9 @@ def check_gpu(args: argparse.Namespace) -> None:
         [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True
     )
     if found.stdout.strip() != "gpu":
-        raise UsageError("--device gpu: JAX finds no GPU here; use --device cpu, or install jax[cuda12] or jax[cuda13]")
+        raise UsageError(
+            "--device gpu: JAX finds no GPU here; use --device cpu, or install jax[cuda12] or jax[cuda13]"
+        )
 
 
 class Parser(argparse.ArgumentParser):

@@ -122,7 +122,9 @@ class Classifier(keras.Model):
             self.queries.assign(tree["pooling"]["views"]["queries"])
         for layer in self.encoder.layers:
             if layer.weights:
-                layer.set_weights(list(weights_of(layer.name, tree["encoder"], self.problem.options["encoder"]["name"])))
+                layer.set_weights(
+                    list(weights_of(layer.name, tree["encoder"], self.problem.options["encoder"]["name"]))
+                )
 
 
 def gru_weights(tree, i):

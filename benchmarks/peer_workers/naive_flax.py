@@ -3,6 +3,8 @@
 Pooling and head are those of mgc_jax, which are written so; so is the optimizer of optax.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +134,7 @@ class Prcnn(nnx.Module):
 class Mlp(nnx.Module):
     def __init__(self, clip_shape, options, dtype, rngs):
         widths = [*clip_shape, *options["hidden"]]
-        self.layers = nnx.List(nnx.Linear(*pair, dtype=dtype, rngs=rngs) for pair in zip(widths, widths[1:]))  # noqa: B905
+        self.layers = nnx.List(nnx.Linear(*pair, dtype=dtype, rngs=rngs) for pair in itertools.pairwise(widths))
         self.dropout, self.features = nnx.Dropout(options["dropout"]), widths[-1]
 
     def __call__(self, clips, mask, train, rngs):

@@ -1,6 +1,5 @@
 """mgc_jax as the main job runs it; also makes the problem that all workers solve."""
 
-import dataclasses
 import importlib.util
 import json
 
