@@ -49,10 +49,16 @@ TITLES = {
 }
 LOG_MEL = ("mel_1360x96", "mel_640x128")
 MODES = ("train", "eval")
+MODE_TITLES = {"train": "train", "eval": "eval", "log_mel": "log-mel of 30 s"}
 TURN = 0.5  # seconds that a turn takes at least
 
-# How far log scores and the losses of the first and of the third step may differ; TF32 has 10 bits, bfloat16 7.
-TOLERANCE = {"cpu float32": (1e-3, 1e-3, 1e-2), "gpu float32": (3e-2, 3e-2, 1e-1), "bfloat16": (0.15, 0.1, 0.3)}
+# How far log scores, and the losses of three steps, may differ. Gradients behind a batch norm cancel, and large steps
+# make more of what is left: so rounding shows in the third loss. TF32 has 10 bits, bfloat16 7.
+TOLERANCE = {
+    "cpu float32": (1e-3, 1e-3, 5e-3, 5e-2),
+    "gpu float32": (3e-2, 3e-2, 0.1, 0.3),
+    "bfloat16": (0.15, 0.1, 0.3, 0.6),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +287,7 @@ def difference(mine: dict, other: dict, weights: Sequence[float], limits: Sequen
     if not largest <= limits[0]:
         return f"its scores differ by {largest:.2g}"
     for number, (a, b) in enumerate(zip(mine["losses"], other["losses"], strict=True)):
-        if not abs(a - b) <= limits[min(number, 1) + 1]:
+        if not abs(a - b) <= limits[number + 1]:
             return f"the loss of step {number + 1} is {b:.4f} instead of {a:.4f}"
     return ""
 
@@ -355,8 +361,8 @@ class Match:
                     worker.ask(do="load", path=path)
                 if self._peers[key].same:
                     reply = workers[0].ask(do="check")
-                    # Decibels, to 0.1 %: float16 keeps 11 bits of one side.
-                    said = difference(expected, reply, weights, (0.1, 0, 0) if log_mel else limits)
+                    # Decibels; one side is in float16, which has 11 bits.
+                    said = difference(expected, reply, weights, (0.1,) if log_mel else limits)
                     if said:
                         raise WorkerError(said)
             except WorkerError as error:
@@ -412,7 +418,7 @@ class Match:
     def rows(self, mode: str) -> list[Row]:
         """Times a mode; returns a row for every peer."""
         rows = {
-            key: Row(TITLES.get(self.name, f"log-mel {self.name}"), mode, self.clips, peer.title, peer.counts)
+            key: Row(TITLES.get(self.name, self.name), MODE_TITLES[mode], self.clips, peer.title, peer.counts)
             for key, peer in self._peers.items()
         }
         form = self._ours.ask(do="forms", mode=mode)["forms"][0]
@@ -426,10 +432,8 @@ class Match:
         rates: dict[str, list[float]] = {key: [] for key in players}
         for key, (_, form, their_first, _) in players.items():
             if key:
-                rows[key].form, rows[key].first = (
-                    form + ", huge pages" * players[key][0].huge_pages,
-                    (first, their_first),
-                )
+                rows[key].form = form + (", huge pages" if players[key][0].huge_pages else "")
+                rows[key].first = (first, their_first)
         for key, problem in self.problems.items():
             rows[key].problem = problem
         while len(rates[""]) < self.args.repeats or (
@@ -470,7 +474,7 @@ def run(args: argparse.Namespace) -> tuple[list[Row], dict]:
             start = time.perf_counter()
             match = Match(name, chosen, args, Path(folder))
             try:
-                for mode in args.modes if name not in LOG_MEL else ["eval"]:
+                for mode in args.modes if name not in LOG_MEL else ["log_mel"]:
                     rows += match.rows(mode)
                     for row in rows[-len(chosen) :]:
                         print(" | ".join(cell for cell in row.cells() if cell), flush=True)

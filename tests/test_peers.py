@@ -67,7 +67,7 @@ def test_what_is_too_noisy_is_missing(peers):
 
 def test_who_computes_something_else_gets_no_ratio(peers):
     mine = {"scores": [[[-1.0, -2.0], [0.0, 0.0]]], "losses": [1.0, 0.9, 0.8]}
-    limits, weights = (1e-3, 1e-3, 1e-2), [1.0, 0.0]
+    limits, weights = (1e-3, 1e-3, 1e-2, 1e-2), [1.0, 0.0]
     same = {"scores": [[[-1.0, -2.0005], [5.0, 5.0]]], "losses": [1.0005, 0.905, 0.805]}  # the second bag is not there
     assert peers.difference(mine, same, weights, limits) == ""
     assert "scores differ by 0.1" in peers.difference(mine, same | {"scores": [[[-1.1, -2], [0, 0]]]}, weights, limits)
