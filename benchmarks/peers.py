@@ -117,13 +117,15 @@ class Worker:
         self.name = " ".join(command)
         self.huge_pages = bool(environment["GLIBC_TUNABLES"])
         self._log = log
+        # What this Python is told to import is of no use to another one.
+        inherited = [os.environ[key] for key in ("PYTHONPATH",) if key in os.environ and python == sys.executable]
         self._process = subprocess.Popen(
             [python, "-u", str(WORKERS / command[0]), *command[1:]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("a"),
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *inherited])} | environment,
         )
 
     def send(self, **request: object) -> None:
@@ -158,10 +160,11 @@ class Worker:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
+        """Lets it end; it is ended if it does not within some seconds."""
         assert self._process.stdin
         try:
             self._process.stdin.close()
-            self._process.wait(20)
+            self._process.wait(10)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
@@ -319,7 +322,11 @@ class Match:
             self._theirs[key] = [self._start(key, peer, huge) for huge in choices]
         self._peers = peers
         self._slow: dict[str, set[str]] = {key: set() for key in peers}
-        self._prepare(log_mel)
+        try:
+            self._prepare(log_mel)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, key: str, peer: Peer, huge_pages: bool) -> Worker:
         environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -472,16 +479,28 @@ def run(args: argparse.Namespace) -> tuple[list[Row], dict]:
                 }
             )  # fmt: skip
             start = time.perf_counter()
-            match = Match(name, chosen, args, Path(folder))
+            modes = ["log_mel"] if name in LOG_MEL else args.modes
+            made: list[Row] = []
             try:
-                for mode in args.modes if name not in LOG_MEL else ["log_mel"]:
-                    rows += match.rows(mode)
-                    for row in rows[-len(chosen) :]:
-                        print(" | ".join(cell for cell in row.cells() if cell), flush=True)
-            finally:
-                match.close()
-            about["versions"] |= match.versions
-            about["idle_cpu"] = max(about["idle_cpu"], match.idle)
+                match = Match(name, chosen, args, Path(folder))
+                try:
+                    for mode in modes:
+                        made += match.rows(mode)
+                        print(
+                            "\n".join(" | ".join(filter(None, row.cells())) for row in made[-len(chosen) :]),
+                            flush=True,
+                        )
+                finally:
+                    match.close()
+                about["versions"] |= match.versions
+                about["idle_cpu"] = max(about["idle_cpu"], match.idle)
+            except WorkerError as error:  # of ours
+                made += [
+                    Row(TITLES.get(name, name), MODE_TITLES[mode], 0, peer.title, peer.counts, problem=str(error))
+                    for mode in modes[len(made) // len(chosen) :]
+                    for peer in chosen.values()
+                ]
+            rows += made
             print(f"({name}: {time.perf_counter() - start:.0f} s)", flush=True)
     return rows, about
 
@@ -557,7 +576,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.device == "gpu":
             check_gpu(args)
         rows, about = run(args)
-    except (UsageError, WorkerError) as error:
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     last, status = conclusion(rows)

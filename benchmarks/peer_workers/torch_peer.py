@@ -43,6 +43,7 @@ class Classifier(nn.Module):
         for block in self.encoder.blocks if hasattr(self.encoder, "blocks") else ():
             if hasattr(block, "norm"):  # PyTorch's own: its unbiased moving variance makes no difference here
                 block.norm = nn.BatchNorm2d(block.norm.num_features, eps=1e-3, momentum=0.01)
+        self.nn_gru = nn_gru
         if nn_gru:
             replace_grus(self.encoder)
         self.matt = Matt(self.encoder.features, options["genres"]) if problem.bags else None
@@ -66,12 +67,14 @@ class Classifier(nn.Module):
             layout["matt.queries"] = tree["pooling"]["views"]["queries"]
         state = {name: torch.tensor(value) for name, value in layout.items()}
         missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [name for name in missing if not name.endswith("num_batches_tracked") and ".gru." not in name]
-        if missing or [name for name in unexpected if ".from_" not in name]:
-            raise ValueError(f"weights that do not fit: {missing} {unexpected}")
+        wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]
+        if self.nn_gru:  # its own random weights
+            wrong = [name for name in wrong if "_l0" not in name and ".from_" not in name]
+        if wrong:
+            raise ValueError(f"weights that do not fit: {', '.join(wrong)}")
 
 
-class LastLayerGRU(nn.GRU):
+class PlainGRU(nn.GRU):
     """`nn.GRU` in the place of Keras 2's GRU: faster, with other equations; its own random weights."""
 
     def __init__(self, other):
@@ -84,7 +87,7 @@ class LastLayerGRU(nn.GRU):
 def replace_grus(module):
     for name, child in module.named_children():
         if isinstance(child, torch_models.KerasGRU):
-            setattr(module, name, LastLayerGRU(child))
+            setattr(module, name, PlainGRU(child))
         else:
             replace_grus(child)
 
