@@ -8,7 +8,7 @@ glibc reads its settings once, before Python starts, so the process has to begin
 import os
 import sys
 
-_SETTINGS = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 
 
 def restart_with_huge_pages() -> None:
@@ -18,5 +18,5 @@ def restart_with_huge_pages() -> None:
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return
-    os.environ["GLIBC_TUNABLES"] = _SETTINGS  # other C libraries ignore it
+    os.environ["GLIBC_TUNABLES"] = HUGE_PAGES  # other C libraries ignore it
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -2,7 +2,7 @@
 
 Each takes clips [n, time, mel] (or [n, feature]) and the options of our encoder of that name that change a shape, and
 returns embeddings. Maps are [n, channel, mel, time] in CRNN, CRNN-TF and FCN-4, [n, channel, time, mel] in PRCNN; they
-are flattened channels last, as Keras flattens. Dropout is left out: its random draws cannot be compared.
+are flattened channels last, as Keras flattens. Dropout is off unless asked for: its random draws cannot be compared.
 
 `model.layout(tree)` gives the values of our encoder's tree under the names and in the layout of the model's
 `state_dict`: weights, moving averages and gradients alike.
@@ -79,8 +79,8 @@ class KerasGRU(nn.Module):
         u_z, u_r, u_h = self.from_state.weight.split(self.units)
         h = x.new_zeros(len(x), self.units)
         states = []
-        for x_t in x.unbind(1):
-            x_z, x_r, x_h = self.from_input(x_t).split(self.units, -1)
+        for x_t in self.from_input(x).unbind(1):
+            x_z, x_r, x_h = x_t.split(self.units, -1)
             z = torch.clip(0.2 * (x_z + h @ u_z.T) + 0.5, 0, 1)
             r = torch.clip(0.2 * (x_r + h @ u_r.T) + 0.5, 0, 1)
             h = z * h + (1 - z) * torch.tanh(x_h + (r * h) @ u_h.T)
@@ -102,7 +102,14 @@ def _conv_blocks(filters, pools, activation, pool_class):
 class Crnn(nn.Module):
     """CRNN of the repository FishInMedi/CRNN-TF."""
 
-    def __init__(self, clip_shape, filters=(64, 128, 128, 128), pools=((2, 2), (3, 3), (4, 4), (4, 4)), gru_units=32):
+    def __init__(
+        self,
+        clip_shape,
+        filters=(64, 128, 128, 128),
+        pools=((2, 2), (3, 3), (4, 4), (4, 4)),
+        gru_units=32,
+        dropout=0.0,
+    ):
         super().__init__()
         mel = clip_shape[1]
         for pool_mel, _ in pools:
@@ -110,12 +117,13 @@ class Crnn(nn.Module):
         self.blocks = _conv_blocks(filters, pools, nn.ReLU, SamePool)
         self.first_gru = KerasGRU(mel * filters[-1], gru_units)
         self.second_gru = KerasGRU(gru_units, gru_units)
+        self.dropout = nn.Dropout(dropout)
         self.features = gru_units
 
     def forward(self, clips):
         x = self.blocks(clips.mT[:, None])
         steps = x.permute(0, 3, 2, 1).flatten(2)  # [n, time, (mel, channel)]
-        return self.second_gru(self.first_gru(steps))[:, -1]
+        return self.dropout(self.second_gru(self.first_gru(steps))[:, -1])
 
     def layout(self, tree):
         return (
@@ -144,7 +152,9 @@ OUR_SCANS = {"along_frequency": (1, 3, 5, 7), "along_time": (2, 6, 4, 8)}
 class CrnnTf(nn.Module):
     """CRNN-TF of the repository FishInMedi/CRNN-TF, with its eight GRUs one by one."""
 
-    def __init__(self, clip_shape, filters=(64, 128, 128, 128), pools=((2, 4),) * 4, gru_units=32, features=64):
+    def __init__(
+        self, clip_shape, filters=(64, 128, 128, 128), pools=((2, 4),) * 4, gru_units=32, features=64, dropout=0.0
+    ):
         super().__init__()
         time, mel = clip_shape
         for pool_mel, pool_time in pools:
@@ -152,6 +162,7 @@ class CrnnTf(nn.Module):
         self.blocks = _conv_blocks(filters, pools, nn.ELU, SamePool)
         other = {"f": time, "t": mel}
         self.grus = nn.ModuleList(KerasGRU(other[axis] * filters[-1], gru_units) for axis, _, _ in SCANS)
+        self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(8 * gru_units, features)
         self.features = features
 
@@ -163,7 +174,7 @@ class CrnnTf(nn.Module):
             x = x.flip(1) if from_end else x
             x = x.flip(2) if turned else x
             last.append(gru(x.flatten(2))[:, -1])
-        return functional.elu(self.dense(torch.cat(last, -1)))
+        return functional.elu(self.dense(self.dropout(torch.cat(last, -1))))
 
     def layout(self, tree):
         layout = _each("blocks", tree["blocks"], _conv_block_layout)
@@ -197,15 +208,16 @@ class Fcn4(nn.Module):
 class Mlp(nn.Module):
     """Dense layers with ReLU."""
 
-    def __init__(self, clip_shape, hidden=(100,)):
+    def __init__(self, clip_shape, hidden=(100,), dropout=0.0):
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(itertools.starmap(nn.Linear, itertools.pairwise([*clip_shape, *hidden])))
         self.features = [*clip_shape, *hidden][-1]
 
     def forward(self, clips):
         x = clips
         for layer in self.layers:
-            x = functional.relu(layer(x))
+            x = self.dropout(functional.relu(layer(x)))
         return x
 
     def layout(self, tree):
