@@ -1,11 +1,10 @@
 """Dense, convolution, pooling and batch-norm layers shared by the models (NHWC; padding as in TensorFlow).
 
 Every function is the plain form in value and gradient. What differs by platform is only how XLA is asked:
-on one CPU device the gradient of a convolution kernel is a sum of matrix products instead of XLA's own
-convolution (3 to 6 times slower), a block on a one-channel input never stores its large convolution
-output, and a block that convolves over time alone never stores any. With several devices or on an accelerator
-the library's convolutions are used (a scan over a sharded batch would gather it). Custom gradients: reverse mode
-only.
+on one CPU device 3 x 3 convolutions are `winograd`'s, a block on a one-channel input never stores its large
+convolution output, and a block that convolves over time alone never stores any. With several devices or on an
+accelerator the library's convolutions are used (a scan over a sharded batch would gather it). Custom gradients:
+reverse mode only.
 
 Weights are float32. Every layer casts them to the dtype of its input, which is the dtype of the computation and
 of the result; batch-norm moments are computed in float32.
@@ -21,9 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.models.forms import plain_wanted
-
-_BLOCK_BYTES = 2 << 20  # patches of a clip above this are cut into blocks of rows,
-_BLOCK_POSITIONS = 1024  # of at most about this many positions (measured: the L2 cache is 1 MiB)
+from mgc_jax.models.winograd import conv3x3
 
 
 def _use_cpu_form() -> bool:
@@ -45,56 +42,6 @@ def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
     return _library_conv(g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-def _kernel_gradient(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
-    """Gradient of an odd-sized kernel as matrix products, clip by clip (or blocks of rows of large clips)."""
-    n, h, w, cin = x.shape
-    cout = g.shape[-1]
-    pad = ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
-    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-    if h * w * kw * cin * x.dtype.itemsize <= _BLOCK_BYTES:
-
-        def add_clip(total, clip):
-            xs = jnp.pad(clip[0], pad)
-            rows = jnp.concatenate([xs[:, j : j + w] for j in range(kw)], -1)
-            gt = clip[1].reshape(h * w, cout).T
-            return total + jnp.stack([product(gt, rows[i : i + h].reshape(h * w, -1)) for i in range(kh)]), None
-
-        total, _ = lax.scan(add_clip, jnp.zeros((kh, cout, kw * cin), jnp.float32), (x, g))
-        total = total.swapaxes(1, 2)
-    else:
-        blocks = min(h, -(-h * w // _BLOCK_POSITIONS))
-        rows = -(-h // blocks)
-        blocks = -(-h // rows)
-        extra = blocks * rows - h
-        xp = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + extra), pad[1], (0, 0)))
-        gp = jnp.pad(g, ((0, 0), (0, extra), (0, 0), (0, 0))) if extra else g
-
-        def add_block(total, block):
-            i, gs = block
-            start = (i // blocks, (i % blocks) * rows, 0, 0)
-            xs = lax.dynamic_slice(xp, start, (1, rows + kh - 1, *xp.shape[2:]))[0]
-            return total + product(gs.T, _patches(xs, kh, kw).reshape(rows * w, -1)), None
-
-        gp = gp.reshape(n * blocks, rows * w, cout)
-        total = jnp.zeros((cout, kh * kw * cin), jnp.float32)
-        total, _ = lax.scan(add_block, total, (jnp.arange(n * blocks), gp))
-        total = total.T
-    return total.reshape(kh, kw, cin, cout)
-
-
-@jax.custom_vjp
-def _cpu_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _library_conv(x, kernel)
-
-
-def _cpu_conv_bwd(residuals, g):
-    x, kernel = residuals
-    return _input_gradient(g, kernel), _kernel_gradient(x, g, *kernel.shape[:2]).astype(kernel.dtype)
-
-
-_cpu_conv.defvjp(lambda x, kernel: (_library_conv(x, kernel), (x, kernel)), _cpu_conv_bwd)
-
-
 def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "n h w cout"]:
     """Convolves with stride 1 and "SAME" zero padding.
 
@@ -105,8 +52,9 @@ def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"])
     Returns:
       The maps, of the same height and width as the input.
     """
-    odd = kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1
-    return _cpu_conv(x, kernel) if odd and _use_cpu_form() else _library_conv(x, kernel)
+    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and _use_cpu_form():
+        return conv3x3(x, kernel)
+    return _library_conv(x, kernel)
 
 
 def _padding(shape: tuple[int, ...], window: tuple[int, int], padding: str) -> list[tuple[int, int]]:
