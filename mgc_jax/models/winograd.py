@@ -111,14 +111,14 @@ class _Blocks(NamedTuple):
       rows: Rows of tiles of a block.
       columns: Tiles side by side.
       per_clip: Blocks of a clip.
-      count: Blocks in all.
+      total: Blocks in all.
     """
 
     clips: int
     rows: int
     columns: int
     per_clip: int
-    count: int
+    total: int
 
     def padded(self, x: jax.Array, margin: int) -> jax.Array:
         """Pads maps with zeros: to whole blocks, and by a margin on all sides."""
@@ -155,7 +155,7 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _transform_output(products, blocks.clips, blocks.rows).astype(x.dtype)
 
     n, h, w, _ = x.shape
-    y = lax.map(convolve, jnp.arange(blocks.count))
+    y = lax.map(convolve, jnp.arange(blocks.total))
     return y.reshape(n, -1, *y.shape[3:])[:, :h, :w], padded
 
 
@@ -192,7 +192,7 @@ def _conv3x3_bwd(residuals, g):
         g_tiles = _transform_output_gradient(gs[:, 1:-1, 1:-1])
         return total + jnp.einsum("ptc,ptk->pck", x_tiles, g_tiles), gx
 
-    total, gx = lax.scan(add_block, jnp.zeros((36, *kernel.shape[2:]), jnp.float32), jnp.arange(blocks.count))
+    total, gx = lax.scan(add_block, jnp.zeros((36, *kernel.shape[2:]), jnp.float32), jnp.arange(blocks.total))
     n, h, w, _ = g.shape
     gx = gx.reshape(n, -1, *gx.shape[3:])[:, :h, :w]
     return gx, _transform_kernel_gradient(total).astype(kernel.dtype)
