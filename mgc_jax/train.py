@@ -285,7 +285,6 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                     state, sums = dispatcher(state, placed)
                     window.add(sums)
                 step += placed.steps
-                profile.after(step, state)
                 if timetable.logs(step):
                     with progress.timed("train"):
                         values = window.means(step)  # waits for the device; stops if the loss is not finite
@@ -306,6 +305,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
                 if timetable.evaluates(step):
                     window.restart()
+                profile.after(step, state)
         progress.clear()
         return evaluate_best(run, checkpoints, test=test)
 
