@@ -317,7 +317,6 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                     state, sums = dispatcher(state, placed)
                     window.add(sums)
                 step += placed.steps
-                profile.after(step, state)
                 if timetable.logs(step):
                     with progress.timed("train"):
                         values = window.means(step)  # waits for the device; stops if the loss is not finite
@@ -339,6 +338,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                         checkpoints.save(state, run.meta(progress.seconds), metrics)
                 if timetable.evaluates(step):
                     window.restart()
+                profile.after(step, state)
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 saved = timetable.saves(step)
                 if (saved or jax.process_count() == 1) and step < total_steps and asked.agreed():

@@ -20,7 +20,7 @@ from mgc_jax.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.compilation_cache import cache_folder
 from mgc_jax.config import differences, to_json
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.batches import TrainBatches
+from mgc_jax.data.batches import Batch, TrainBatches
 from mgc_jax.dispatch import Dispatcher, Timetable, steps_per_dispatch
 from mgc_jax.errors import UserError
 from mgc_jax.feed import DeviceClips, HostClips, placed_batches, placed_dispatches
@@ -247,20 +247,35 @@ def test_an_accumulated_step_is_the_step(tmp_path, features):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)
 
 
-def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(tmp_path, corpus):
-    config = small_config(tmp_path, corpus, **{"model.encoder.filters": (4,), "model.encoder.pools": ((4, 8),)})
-    loss, (params, stats, batch, clips, partners, key) = loss_parts(config, corpus, jax.devices()[:1], rows=8)
-    odd = np.arange(8) % 2 == 1
-    batch = batch._replace(segment=jnp.where(odd[:, None], 6, batch.segment), weight=batch.weight * ~odd[:, None])
-    half = jax.tree.map(lambda values: values[::2], batch)
-    few = (clips[0], clips[1][::2])
-    _, (expected, _) = jax.jit(loss)(params, stats, half, few, partners, key)
-    (_, (found, sums)), gradients = jax.jit(accumulated(loss, 2, unroll=True))(
-        params, stats, batch, clips, partners, key
+def norm_loss(params, batch_stats, batch, clips, partners, key):
+    """A loss whose statistics are those of batch norm: a moving average of the mean over the clips."""
+    there = batch.segment < batch.segment.shape[1]
+    x = jnp.where(there, clips[0][clips[1]], 0)
+    mean = x.sum() / jnp.maximum(there.sum(), 1)
+    sums = {"loss": (params["w"] * (x - mean) ** 2).sum(), "clips": there.sum()}
+    return sums["loss"] / 7, ({"mean": 0.9 * batch_stats["mean"] + 0.1 * mean}, sums)
+
+
+@pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
+def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(unroll):
+    rng = np.random.default_rng(0)
+    corpus = rng.normal(size=20).astype(np.float32)
+    index = rng.integers(0, 20, (6, 4))
+    segment = np.zeros((6, 4), np.int32)
+    segment[1::3] = 4  # the rows of the second of three micro-batches are empty
+    zero = np.zeros((6, 4), np.int32)
+    batch = Batch(index, segment, zero, zero, zero.astype(np.float32))
+    params, stats = {"w": jnp.float32(2)}, {"mean": jnp.float32(1)}
+    (value, (stats, sums)), gradients = jax.jit(accumulated(norm_loss, 3, unroll=unroll))(
+        params, stats, batch, (jnp.asarray(corpus), jnp.asarray(index)), None, jax.random.key(0)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), expected, found)
-    assert int(sums["clips"]) == int((np.asarray(half.segment) < 6).sum())
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    parts = [corpus[index[i::3]] for i in (0, 2)]
+    squares = sum(((part - part.mean()) ** 2).sum() for part in parts)
+    np.testing.assert_allclose(value, 2 * squares / 7, rtol=1e-5)
+    np.testing.assert_allclose(gradients["w"], squares / 7, rtol=1e-5)
+    moved = 0.9 * (0.9 * 1 + 0.1 * parts[0].mean()) + 0.1 * parts[1].mean()
+    np.testing.assert_allclose(stats["mean"], moved, rtol=1e-5)
+    assert int(sums["clips"]) == 16
 
 
 @pytest.mark.parametrize(("unroll", "share"), [(True, 0.5), (False, 0.3)], ids=["unrolled", "loop"])
