@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
 
-from mgc_jax import bench, ceilings, jobs
-from mgc_jax.bench import Block, Row, Setting, settings_of
+from mgc_jax import bench, bench_cell, ceilings, jobs
+from mgc_jax.bench import Row
+from mgc_jax.bench_cell import Block, Setting, settings_of
 from mgc_jax.bench_table import format_bench
 from mgc_jax.config import default, validate
 from mgc_jax.data.bags import bags_of
@@ -96,15 +97,15 @@ def out_of_memory(*_):
 
 def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, capsys):
     config.bench.update(placements=("device", "host"), repeats=2, steps=1)
-    monkeypatch.setattr(bench.Cell, "_evaluate", out_of_memory)
-    place = bench.Run.__init__
+    monkeypatch.setattr(bench_cell.Cell, "_evaluate", out_of_memory)
+    place = bench_cell.Run.__init__
 
     def init(self, config, *args, **kwargs):
         if config.data.placement == "device":
             out_of_memory()
         place(self, config, *args, **kwargs)
 
-    monkeypatch.setattr(bench.Run, "__init__", init)
+    monkeypatch.setattr(bench_cell.Run, "__init__", init)
     result = measured(config, tmp_path / "bench")
     status = {(row["setting"], row["variant"]): row["status"] for row in result["rows"]}
     assert {variant for (s, variant), found in status.items() if s == 0 and found == "out of memory"} == set(
@@ -121,7 +122,7 @@ def test_other_failures_are_not_hidden(tmp_path, config, monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: what is this?")
 
     config.bench.variants = ("train",)
-    monkeypatch.setattr(bench.Cell, "_train", broken)
+    monkeypatch.setattr(bench_cell.Cell, "_train", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         measured(config, tmp_path / "bench")
 
