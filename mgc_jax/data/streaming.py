@@ -53,7 +53,7 @@ class Steps:
     multiple: int
     first: int
     total: int
-    rows: slice = slice(None)
+    rows: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:
         return self.total - self.first
