@@ -46,7 +46,7 @@ part() {
     elif [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
         text="failed: not done within $((limit < left ? limit : left)) s"
     else
-        text="failed: $(grep -a . "$out/$name.log" | tail -n 1 | cut -c 1-120)"
+        text="failed: $(grep -a . "$out/$name.log" | tail -n 1 | cut -c 1-63)"
     fi
     rows+=("$name|$text|$((SECONDS - start)) s")
 }
