@@ -116,14 +116,15 @@ class Stage:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.whole, self.half = folder / "whole", folder / "half"
         (folder / "small.py").write_text(CONFIG.format(folder=folder))
         write_corpus(folder, seed=0)
-        self.whole = folder / "whole"
-        ended = self.run(self.whole)
-        assert ended.status == 0, ended.text
+        if not (self.whole / "results.json").exists():
+            ended = self.run(self.whole)
+            assert ended.status == 0, ended.text
         self.steps = last_step(self.whole)
-        self.half = folder / "half"
-        self.run(self.half, during=lambda process: kill_at(process, self.half, self.steps // 2))
+        if not self.half.exists():
+            self.run(self.half, during=lambda process: kill_at(process, self.half, self.steps // 2))
         assert len(checkpoints(self.half)) >= 2
 
     def copy(self, name: str) -> Path:
@@ -790,7 +791,7 @@ def host_killed(stage: Stage, name: str) -> Row:
 def attempt(stage: Stage, number: int, fault: str) -> tuple[str, Row | None, str]:
     """Tries a fault; returns the row, or why there is none."""
     try:
-        row = CASES[fault](stage, f"case-{number}")
+        row = CASES[fault](stage, f"case-{os.getpid()}-{number}")
         return fault, dataclasses.replace(row, seen=shown(row.seen, stage)), ""
     except Left as why:
         return fault, None, f"left out: {why}"
@@ -802,8 +803,8 @@ def attempt(stage: Stage, number: int, fault: str) -> tuple[str, Row | None, str
 def shown(line: str, stage: Stage) -> str:
     """Returns a line of the terminal without times and folders of this run of the script."""
     line = re.sub(r"\b\d\d:\d\d:\d\d ", "", line.strip())
-    line = re.sub(re.escape(str(stage.folder)) + r"/case-\d+(-disk/run| elsewhere)?", "WORKDIR", line)
-    line = re.sub(re.escape(str(stage.folder)) + r"/case-\d+-disk", "DISK", line)
+    line = re.sub(re.escape(str(stage.folder)) + r"/case-[0-9-]+(-disk/run| elsewhere)?", "WORKDIR", line)
+    line = re.sub(re.escape(str(stage.folder)) + r"/case-[0-9-]+-disk", "DISK", line)
     return line.replace(str(stage.folder), "FOLDER")
 
 
@@ -829,7 +830,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="words, joined by commas: only faults whose name has one of them")
     parser.add_argument("--markdown", type=Path, help="write the table there; with --only, these rows of it")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="so many faults at a time")
-    parser.add_argument("--folder", type=Path, help="an empty folder to work in, which is kept")
+    parser.add_argument("--folder", type=Path, help="a folder to work in, which is kept and can be given again")
     options = parser.parse_args()
     words = [word.lower() for word in options.only.split(",") if word]
     faults = [fault for fault in CASES if not words or any(word in fault.lower() for word in words)]
