@@ -188,9 +188,9 @@ class Checkpoints:
                 self._set_aside(other, reason, step)
             return found
         if damaged:
-            first = damaged[max(damaged)]
+            first, steps = damaged[max(damaged)], ", ".join(map(str, sorted(damaged)))
             raise UserError(
-                f"no checkpoint in {self.directory} can be used ({', '.join(map(str, sorted(damaged)))}): {first.fact}. "
+                f"no checkpoint in {self.directory} can be used ({steps}): {first.fact}. "
                 "Put copies back, or give a new --workdir to train from the beginning."
             )
         return None
