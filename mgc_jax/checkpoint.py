@@ -26,7 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class DamagedError(UserError):
-    """A checkpoint is damaged, or holds a state of another form."""
+    """A checkpoint is damaged, or holds a state of another form.
+
+    Attributes:
+        fact: which one, and how it shows; the message says what to do, too.
+    """
+
+    def __init__(self, fact: str, remedy: str):
+        super().__init__(f"{fact}. {remedy}")
+        self.fact = fact
 
 
 class _Manager(ocp.CheckpointManager):
@@ -180,10 +188,10 @@ class Checkpoints:
                 self._set_aside(other, reason, step)
             return found
         if damaged:
-            first = damaged[max(damaged)]
+            first, steps = damaged[max(damaged)], ", ".join(map(str, sorted(damaged)))
             raise UserError(
-                f"no checkpoint in {self.directory} can be used ({', '.join(map(str, sorted(damaged)))}). {first} To "
-                "train from the beginning, give a new --workdir."
+                f"no checkpoint in {self.directory} can be used ({steps}): {first.fact}. "
+                "Put copies back, or give a new --workdir to train from the beginning."
             )
         return None
 
@@ -239,9 +247,9 @@ class Checkpoints:
 
     def _damaged(self, step: int, why: str) -> DamagedError:
         return DamagedError(
-            f"checkpoint {self.directory / str(step)} is damaged, or of another version of the program ({why}). "
-            f"If it is the last one, training makes it again: give the command without --mode. Otherwise put a copy "
-            f"back, or, to go on without it, rename that folder to damaged-{step}."
+            f"checkpoint {self.directory / str(step)} is damaged, or of another version of the program ({why})",
+            "If it is the last one, training makes it again: give the command without --mode. Otherwise put a copy "
+            f"back, or, to go on without it, rename that folder to damaged-{step}.",
         )
 
     def _set_aside(self, step: int, reason: DamagedError, whole: int) -> None:
@@ -250,7 +258,7 @@ class Checkpoints:
         while place.exists():
             number += 1
             place = self.directory / f"damaged-{step}-{number}"
-        log.warning("%s", reason)
+        log.warning("%s", reason.fact)
         log.warning("it is now %s; training goes on from the checkpoint of step %d", place, whole)
         if jax.process_index() == 0:
             (self.directory / str(step)).rename(place)
@@ -270,7 +278,7 @@ class Checkpoints:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:160]
 
 
 def _checksum(state: Any) -> int | None:

@@ -33,6 +33,8 @@ def run_command(work: Callable[[], int]) -> int:
     That is what the work returns; 1 after a mistake of the user, 75 after SIGTERM (`preemption.EXIT_STATUS`), 130
     after Ctrl-C. In the latter two cases the same command goes on.
     """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: None if _is_leftover(told.exc_value) else hook(told)
     try:
         with notice():
             return work()
@@ -47,6 +49,11 @@ def run_command(work: Callable[[], int]) -> int:
             "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one\n", sys.stderr
         )
         return 130
+
+
+def _is_leftover(error: BaseException | None) -> bool:
+    """Whether it is what TensorStore says when a checkpoint failed, which is told as an error, and nobody waits."""
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def parse_flags(argv: list[str]) -> list[str]:

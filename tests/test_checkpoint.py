@@ -109,7 +109,7 @@ def test_a_part_that_is_missing(workdir, part, caplog):
 def test_nothing_is_moved_where_no_checkpoint_is_whole(workdir):
     for step in (2, 4, 6):
         cut(folder(workdir, step) / "meta" / "metadata")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be used \(2, 4, 6\).*give a new --workdir"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used \(2, 4, 6\): .*give a new --workdir"):
         last_whole(workdir)
     assert names(workdir) == ["2", "4", "6"]
 

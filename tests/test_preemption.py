@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-from helpers import small_config
-from test_train import final_state
+from helpers import make_corpus, small_config
+from ml_collections import ConfigDict
 
 from mgc_jax import train
 from mgc_jax.command_line import run_command
@@ -66,6 +67,7 @@ def test_other_threads_cannot_listen_and_do_not_mind(handler):
     assert seen == [(False, handler)]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_forked_worker_simply_ends():
     with notice():
         child = os.fork()
@@ -111,10 +113,11 @@ def stop_before(monkeypatch, stop):
     monkeypatch.setattr(train, "placed_batches", placed)
 
 
-def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, corpus, monkeypatch, caplog):
+def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, monkeypatch, caplog):
     changes = {"train.epochs": 3, "train.eval_every_epochs": 2, "train.log_every_steps": 9}
-    changes |= {"optimizer.ema": 0.8, "augment.noise": 0.1}
-    config = small_config(tmp_path, corpus, **changes)
+    changes |= {"optimizer.ema": 0.8, "augment.noise": 0.1, "data.arrays.axes": "clip feature"}
+    config = small_config(tmp_path, make_corpus(clip_shape=(6,)), **changes)
+    config.model.encoder = ConfigDict({"name": "mlp", "hidden": (8,)})
     whole = train_and_evaluate(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_before(patch, 3)  # between log lines, and evaluations
@@ -125,7 +128,10 @@ def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, corpus, 
     assert not (tmp_path / "stopped" / "results.json").exists()
     again = train_and_evaluate(config, tmp_path / "stopped")
     assert again["splits"] == whole["splits"]
-    one, two = (final_state(config, tmp_path / name) for name in ("whole", "stopped"))
+    with ocp.PyTreeCheckpointer() as reader:
+        last = str(whole["last_step"])
+        one, two = (reader.restore(tmp_path / name / "checkpoints" / last / "state") for name in ("whole", "stopped"))
+    assert {"params", "opt_state", "ema"} <= one.keys()
     jax.tree.map(np.testing.assert_array_equal, one, two)
     lines = [
         [
