@@ -12,6 +12,7 @@ of the result; batch-norm moments are computed in float32.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.models.forms import plain_wanted
-from mgc_jax.models.winograd import conv3x3
+from mgc_jax.models.winograd import clips_at_once, conv3x3, conv3x3_gradients
 
 
 def _use_cpu_form() -> bool:
@@ -120,10 +121,15 @@ def _max_pool_bwd(window, padding, residuals, g):
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
+def _share(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """What each position of a clip weighs in the moments."""
+    return weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+
+
 def _moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Weighted mean and biased variance per channel, in float32; weight is per clip."""
     x = x.astype(jnp.float32)
-    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+    share = _share(weight, x)
     mean = jnp.einsum("nc,n->c", jnp.sum(x, axis=(1, 2)), share, precision="highest")
     sums = jnp.sum(jnp.square(x - mean), axis=(1, 2))
     return mean, jnp.einsum("nc,n->c", sums, share, precision="highest")
@@ -145,21 +151,67 @@ def _conv_pool_fwd(x, kernel, weight, window, padding):
     return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
 
 
-def _conv_output_gradient(y, pooled, mean, weight, window, padding, cotangents):
+def _conv_output_gradient(y, pooled, mean, share, window, padding, cotangents):
     g_pooled, g_mean, g_var = cotangents
-    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (y.shape[1] * y.shape[2]))
     through_moments = share[:, None, None, None] * ((g_mean - 2 * g_var * mean) + (2 * g_var) * y)
     return (_unpool(y, pooled, g_pooled, window, padding) + through_moments).astype(y.dtype)
 
 
 def _conv_pool_bwd(window, padding, residuals, cotangents):
     x, kernel, weight, y, pooled, mean = residuals
-    g = _conv_output_gradient(y, pooled, mean, weight, window, padding, cotangents)
-    gx, gk = jax.vjp(conv2d, x, kernel)[1](g)
+    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
+    gx, gk = jax.vjp(_library_conv, x, kernel)[1](g)
     return gx, gk, jnp.zeros_like(weight)
 
 
 _conv_pool.defvjp(_conv_pool_fwd, _conv_pool_bwd)
+
+
+def _in_groups(x: jax.Array, clips: int) -> jax.Array:
+    return x.reshape(-1, clips, *x.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _clipwise_conv_pool(x, kernel, weight, window, padding):
+    """The same as _conv_pool for 3 x 3 kernels, a clip (or a few small ones) after the other.
+
+    So a clip's convolution is still in the cache when moments and maxima are taken of it, and so is its gradient.
+    """
+    return _clipwise_conv_pool_fwd(x, kernel, weight, window, padding)[0]
+
+
+def _clipwise_conv_pool_fwd(x, kernel, weight, window, padding):
+    def of_group(x):
+        y = conv3x3(x, kernel)
+        values = y.astype(jnp.float32)
+        mean = jnp.mean(values, axis=(1, 2))
+        var = jnp.mean(jnp.square(values - mean[:, None, None]), axis=(1, 2))
+        return y, max_pool(y, window, padding), mean, var
+
+    groups = lax.map(of_group, _in_groups(x, clips_at_once(x.shape)))
+    y, pooled, means, variances = (values.reshape(len(x), *values.shape[2:]) for values in groups)
+    share = weight / jnp.maximum(jnp.sum(weight), 1.0)
+    mean = share @ means
+    var = share @ (variances + jnp.square(means - mean))
+    return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
+
+
+def _clipwise_conv_pool_bwd(window, padding, residuals, cotangents):
+    x, kernel, weight, y, pooled, mean = residuals
+    g_pooled, *g_moments = cotangents
+
+    def add_group(total, group):
+        x, y, pooled, g_pooled, share = group
+        g = _conv_output_gradient(y, pooled, mean, share, window, padding, (g_pooled, *g_moments))
+        gx, gk = conv3x3_gradients(x, kernel, g)
+        return total + gk, gx
+
+    groups = [_in_groups(a, clips_at_once(x.shape)) for a in (x, y, pooled, g_pooled, _share(weight, y))]
+    gk, gx = lax.scan(add_group, jnp.zeros(kernel.shape, jnp.float32), groups)
+    return gx.reshape(x.shape), gk.astype(kernel.dtype), jnp.zeros_like(weight)
+
+
+_clipwise_conv_pool.defvjp(_clipwise_conv_pool_fwd, _clipwise_conv_pool_bwd)
 
 
 def _one_channel_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -185,7 +237,7 @@ def _one_channel_conv_pool(x, kernel, weight, window, padding):
 
 def _one_channel_conv_pool_fwd(x, kernel, weight, window, padding):
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    share = weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+    share = _share(weight, x)
     sums = lax.map(lambda clip: jnp.sum(_one_channel_patches(clip, kernel), axis=0), x)
     center = share @ sums
 
@@ -214,11 +266,17 @@ def _one_channel_conv_pool_bwd(window, padding, residuals, cotangents):
     # Needed only where x itself is trained on; otherwise the compiler drops it.
     y = _library_conv(x, kernel)
     pooled, mean = max_pool(y, window, padding), center @ matrix
-    g = _conv_output_gradient(y, pooled, mean, weight, window, padding, cotangents)
+    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
     return _input_gradient(g, kernel), gk.reshape(kernel.shape), jnp.zeros_like(weight)
 
 
 _one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool_bwd)
+
+
+def _conv_pool_form(x: jax.Array) -> Callable[..., Any]:
+    if not _use_cpu_form() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
+        return _conv_pool
+    return _one_channel_conv_pool if x.shape[-1] == 1 else _clipwise_conv_pool
 
 
 class Dense(nnx.Module):
@@ -339,8 +397,7 @@ class ConvBlock(nnx.Module):
         kernel, bias, norm = self.kernel[...], self.bias[...], self.norm
         if train:
             sign = jnp.where(norm.scale[...] < 0, -1.0, 1.0)
-            one_channel = x.shape[-1] == 1 and x.dtype == jnp.float32 and _use_cpu_form()
-            function = _one_channel_conv_pool if one_channel else _conv_pool
+            function = _conv_pool_form(x)
             weight = mask.astype(jnp.float32)
             pooled, mean, var = function(x, (kernel * sign).astype(x.dtype), weight, self.pool, self.padding)
             norm.record(mean * sign + bias, var)

@@ -120,22 +120,26 @@ class _Blocks(NamedTuple):
     per_clip: int
     total: int
 
-    def padded(self, x: jax.Array, margin: int) -> jax.Array:
-        """Pads maps with zeros: to whole blocks, and by a margin on all sides."""
+    def padded(self, x: jax.Array) -> jax.Array:
+        """Pads maps with zeros: to whole blocks, and by 1 on all sides."""
         _, h, w, _ = x.shape
-        low = (0, margin, margin, 0)
-        high = (0, _TILE * self.rows * self.per_clip - h + margin, _TILE * self.columns - w + margin, 0)
-        return jnp.pad(x, list(zip(low, high, strict=True)))
+        bottom, right = _TILE * self.rows * self.per_clip - h, _TILE * self.columns - w
+        return jnp.pad(x, ((0, 0), (1, 1 + bottom), (1, 1 + right), (0, 0)))
 
-    def block(self, padded: jax.Array, i: jax.Array, margin: int) -> jax.Array:
-        """Gives block i, with its margin."""
+    def block(self, padded: jax.Array, i: jax.Array) -> jax.Array:
+        """Gives block i, with a margin of 1."""
         start = (i // self.per_clip * self.clips, i % self.per_clip * self.rows * _TILE, 0, 0)
-        size = (self.clips, self.rows * _TILE + 2 * margin, *padded.shape[2:])
+        size = (self.clips, self.rows * _TILE + 2, *padded.shape[2:])
         return lax.dynamic_slice(padded, start, size).astype(jnp.float32)
 
+    def joined(self, blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Puts all blocks, without margins, together to maps as large as those of this shape."""
+        n, h, w, _ = shape
+        return blocks.reshape(n, -1, *blocks.shape[3:])[:, :h, :w]
 
-def _blocks(x: jax.Array) -> _Blocks:
-    n, h, w, _ = x.shape
+
+def _blocks(shape: tuple[int, ...]) -> _Blocks:
+    n, h, w, _ = shape
     rows, columns = -(-h // _TILE), -(-w // _TILE)
     at_once = max(_BLOCK_TILES // (rows * columns), 1)
     clips = max(clips for clips in range(1, min(n, at_once) + 1) if n % clips == 0)
@@ -145,18 +149,20 @@ def _blocks(x: jax.Array) -> _Blocks:
     return _Blocks(clips, rows, columns, per_clip, n // clips * per_clip)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gives the convolution and the padded input."""
-    blocks, transformed = _blocks(x), _transform_kernel(kernel)
-    padded = blocks.padded(x, 1)
+def clips_at_once(shape: tuple[int, ...]) -> int:
+    """Gives how many clips of maps [n, h, w, c] fit a block; it divides n."""
+    return _blocks(shape).clips
+
+
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    blocks, transformed = _blocks(x.shape), _transform_kernel(kernel)
+    padded = blocks.padded(x)
 
     def convolve(i):
-        products = jnp.matmul(_transform_input(blocks.block(padded, i, 1)), transformed)
+        products = jnp.matmul(_transform_input(blocks.block(padded, i)), transformed)
         return _transform_output(products, blocks.clips, blocks.rows).astype(x.dtype)
 
-    n, h, w, _ = x.shape
-    y = lax.map(convolve, jnp.arange(blocks.total))
-    return y.reshape(n, -1, *y.shape[3:])[:, :h, :w], padded
+    return blocks.joined(lax.map(convolve, jnp.arange(blocks.total)), x.shape)
 
 
 @jax.custom_vjp
@@ -170,32 +176,28 @@ def conv3x3(x: Float[Array, "n h w cin"], kernel: Float[Array, "3 3 cin cout"]) 
     Returns:
       The maps, in the input's dtype.
     """
-    return _forward(x, kernel)[0]
+    return _convolve(x, kernel)
 
 
-def _conv3x3_fwd(x, kernel):
-    y, padded = _forward(x, kernel)
-    return y, (padded, kernel)
-
-
-def _conv3x3_bwd(residuals, g):
-    padded, kernel = residuals
-    blocks = _blocks(g)
-    padded_g = blocks.padded(g, 1)
+def conv3x3_gradients(
+    x: Float[Array, "n h w cin"], kernel: Float[Array, "3 3 cin cout"], g: Float[Array, "n h w cout"]
+) -> tuple[Float[Array, "n h w cin"], Float[Array, "3 3 cin cout"]]:
+    """Takes the gradient g of conv3x3(x, kernel) back to both."""
+    blocks = _blocks(x.shape)
+    padded, padded_g = blocks.padded(x), blocks.padded(g)
     transformed = _transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
 
     def add_block(total, i):
-        gs = blocks.block(padded_g, i, 1)
-        products = jnp.matmul(_transform_input(gs), transformed)
-        gx = _transform_output(products, blocks.clips, blocks.rows).astype(padded.dtype)
-        x_tiles = _transform_input(blocks.block(padded, i, 1))
+        gs = blocks.block(padded_g, i)
+        gx = _transform_output(jnp.matmul(_transform_input(gs), transformed), blocks.clips, blocks.rows)
+        x_tiles = _transform_input(blocks.block(padded, i))
         g_tiles = _transform_output_gradient(gs[:, 1:-1, 1:-1])
-        return total + jnp.einsum("ptc,ptk->pck", x_tiles, g_tiles), gx
+        return total + jnp.einsum("ptc,ptk->pck", x_tiles, g_tiles), gx.astype(x.dtype)
 
     total, gx = lax.scan(add_block, jnp.zeros((36, *kernel.shape[2:]), jnp.float32), jnp.arange(blocks.total))
-    n, h, w, _ = g.shape
-    gx = gx.reshape(n, -1, *gx.shape[3:])[:, :h, :w]
-    return gx, _transform_kernel_gradient(total).astype(kernel.dtype)
+    return blocks.joined(gx, x.shape), _transform_kernel_gradient(total).astype(kernel.dtype)
 
 
-conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
+conv3x3.defvjp(
+    lambda x, kernel: (_convolve(x, kernel), (x, kernel)), lambda residuals, g: conv3x3_gradients(*residuals, g)
+)
