@@ -199,5 +199,6 @@ def conv3x3_gradients(
 
 
 conv3x3.defvjp(
-    lambda x, kernel: (_convolve(x, kernel), (x, kernel)), lambda residuals, g: conv3x3_gradients(*residuals, g)
+    lambda x, kernel: (_convolve(x, kernel), (x, kernel)),
+    lambda residuals, g: conv3x3_gradients(residuals[0], residuals[1], g),
 )
