@@ -726,7 +726,7 @@ def diverged(stage: Stage, name: str) -> Row:
 
     workdir = stage.folder / name
     ended = stage.run(
-        workdir, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e18",
+        workdir, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
         "--config.train.checkpoint_every_steps=1",
     )  # fmt: skip
     assert "Traceback" not in ended.text
@@ -803,8 +803,8 @@ def attempt(stage: Stage, number: int, fault: str) -> tuple[str, Row | None, str
 def shown(line: str, stage: Stage) -> str:
     """Returns a line of the terminal without times and folders of this run of the script."""
     line = re.sub(r"\b\d\d:\d\d:\d\d ", "", line.strip())
-    line = re.sub(re.escape(str(stage.folder)) + r"/case-[0-9-]+(-disk/run| elsewhere)?", "WORKDIR", line)
-    line = re.sub(re.escape(str(stage.folder)) + r"/case-[0-9-]+-disk", "DISK", line)
+    line = re.sub(re.escape(str(stage.folder)) + r"/case-\d+-\d+(-disk/run| elsewhere)?", "WORKDIR", line)
+    line = re.sub(re.escape(str(stage.folder)) + r"/case-\d+-\d+-disk", "DISK", line)
     return line.replace(str(stage.folder), "FOLDER")
 
 
