@@ -74,7 +74,7 @@ class ParallelGRU(nnx.Module):
         recurrent = self.recurrent_kernel[...]
 
         bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        states = _states(recurrent, bias, projected)
+        states = (_scan if plain_wanted() else _states)(recurrent, bias, projected)
         return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
 
 
