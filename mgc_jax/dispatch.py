@@ -257,7 +257,7 @@ def memory_of(program: jax.stages.Compiled) -> Memory:
 
 def room_of(mesh: Mesh) -> int | None:
     """Returns the bytes that JAX may use on a device; None where that is unknown, as on a CPU."""
-    return (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _steps(number: int) -> str:
