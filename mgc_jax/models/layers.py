@@ -451,7 +451,11 @@ class ConvBlock(nnx.Module):
             offset = norm.bias[...] - mean * factor
         else:
             factor = norm.factor(norm.var[...])
-            pooled = max_pool(conv2d(x, (kernel * factor).astype(x.dtype)), self.pool, self.padding)
+            kernel = (kernel * factor).astype(x.dtype)
+            if _conv_pool_form(x) is _one_channel_conv_pool:
+                pooled = _one_channel_pooled(x, kernel, self.pool, self.padding)
+            else:
+                pooled = max_pool(conv2d(x, kernel), self.pool, self.padding)
             offset = norm.bias[...] + (bias - norm.mean[...]) * factor
             factor = jnp.ones(())
         return self.activation((pooled * factor + offset).astype(x.dtype))
@@ -469,23 +473,22 @@ def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     For the gradient of the pooling, which asks for equality with the maximum, all its uses must see the same
     roundings: matrix products give that; of sums of products the compiler may make one code here, another there.
     """
-    parts, (size, _, cin, cout) = _shifted(x, len(kernel)), kernel.shape
-    if cin == 1:
-        return jnp.concatenate(parts, -1) @ kernel.reshape(size, cout)
-    return functools.reduce(jnp.add, map(jnp.matmul, parts, kernel[:, 0]))
+    return functools.reduce(jnp.add, map(jnp.matmul, _shifted(x, len(kernel)), kernel[:, 0]))
+
+
+def _one_channel_places(x: jax.Array, size: int, window: tuple[int, int]) -> list[list[jax.Array]]:
+    """For each place of whole pooling windows, the parts of [..., time, mel, 1] that each row of a kernel meets."""
+    ph, pw = window
+    h, w = (x.shape[-3] - size + 1) // ph, x.shape[-2] // pw
+    x = x[..., : w * pw, :]
+    return [[x[..., t + i : t + i + h * ph : ph, j::pw, :] for i in range(size)] for t in range(ph) for j in range(pw)]
 
 
 def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
     """The same as _time_conv_pool for one-channel maps, computed place by place within the pooling windows."""
-    (size, _, _, _), (ph, pw) = kernel.shape, window
-    h, w = (x.shape[1] - size + 1) // ph, x.shape[2] // pw
-    x = x[:, :, : w * pw]
-    places = [
-        functools.reduce(jnp.add, [x[:, t + i : t + i + h * ph : ph, j::pw] * kernel[i, 0, 0] for i in range(size)])
-        for t in range(ph)
-        for j in range(pw)
-    ]
-    return functools.reduce(jnp.maximum, places)
+    places = _one_channel_places(x, len(kernel), window)
+    ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
+    return functools.reduce(jnp.maximum, ys)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -499,9 +502,32 @@ def _time_conv_pool(x, kernel, window):
     return lax.map(lambda clip: max_pool(_time_conv(clip[None], kernel), window, "VALID")[0], x)
 
 
+def _one_channel_time_conv_pool_bwd(x, kernel, window, g):
+    def add_clip(total, clip):
+        places = _one_channel_places(clip[0], len(kernel), window)
+        ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
+        ys = lax.optimization_barrier(ys)  # stored, so that both uses see the same roundings
+        pooled = functools.reduce(jnp.maximum, ys)
+        count = sum((y == pooled).astype(jnp.float32) for y in ys)
+        pooled, share = lax.optimization_barrier((pooled, (clip[1] / count).astype(x.dtype)))
+        gys = [jnp.where(y == pooled, share, 0).astype(jnp.float32) for y in ys]
+        rows = [
+            sum(jnp.sum(parts[i] * gy, (0, 1)) for parts, gy in zip(places, gys, strict=True))
+            for i in range(len(kernel))
+        ]
+        return total + jnp.stack(rows), None
+
+    gk, _ = lax.scan(add_clip, jnp.zeros((len(kernel), kernel.shape[-1]), jnp.float32), (x, g))
+    # Needed only where x itself is trained on; otherwise the compiler drops it.
+    gx = jax.vjp(lambda x: max_pool(_library_conv(x, kernel, "VALID"), window, "VALID"), x)[1](g)[0]
+    return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
+
+
 def _time_conv_pool_bwd(window, residuals, g):
     x, kernel = residuals
     size, _, cin, cout = kernel.shape
+    if cin == 1:
+        return _one_channel_time_conv_pool_bwd(x, kernel, window, g)
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
     def add_clip(total, clip):
@@ -509,10 +535,7 @@ def _time_conv_pool_bwd(window, residuals, g):
         gy = _unpool(y, max_pool(y, window, "VALID"), clip[1][None], window, "VALID")[0]
         columns = gy.reshape(-1, cout)
         parts = _shifted(clip[0], size)
-        if cin == 1:
-            gk = product(jnp.concatenate(parts, -1).reshape(-1, size).T, columns)
-        else:
-            gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
+        gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
         gx = sum(jnp.pad(gy @ kernel[i, 0].T, ((i, size - 1 - i), (0, 0), (0, 0))) for i in range(size))
         return total + gk.reshape(kernel.shape), gx
 

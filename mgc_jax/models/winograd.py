@@ -111,14 +111,14 @@ class _Blocks(NamedTuple):
       rows: Rows of tiles of a block.
       columns: Tiles side by side.
       per_clip: Blocks of a clip.
-      count: Blocks in all.
+      total: Blocks in all.
     """
 
     clips: int
     rows: int
     columns: int
     per_clip: int
-    count: int
+    total: int
 
     def padded(self, x: jax.Array) -> jax.Array:
         """Pads maps with zeros: to whole blocks, and by 1 on all sides."""
@@ -162,7 +162,7 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         products = jnp.matmul(_transform_input(blocks.block(padded, i)), transformed)
         return _transform_output(products, blocks.clips, blocks.rows).astype(x.dtype)
 
-    return blocks.joined(lax.map(convolve, jnp.arange(blocks.count)), x.shape)
+    return blocks.joined(lax.map(convolve, jnp.arange(blocks.total)), x.shape)
 
 
 @jax.custom_vjp
@@ -194,10 +194,17 @@ def conv3x3_gradients(
         g_tiles = _transform_output_gradient(gs[:, 1:-1, 1:-1])
         return total + jnp.einsum("ptc,ptk->pck", x_tiles, g_tiles), gx.astype(x.dtype)
 
-    total, gx = lax.scan(add_block, jnp.zeros((36, *kernel.shape[2:]), jnp.float32), jnp.arange(blocks.count))
+    total, gx = lax.scan(add_block, jnp.zeros((36, *kernel.shape[2:]), jnp.float32), jnp.arange(blocks.total))
     return blocks.joined(gx, x.shape), _transform_kernel_gradient(total).astype(kernel.dtype)
 
 
-conv3x3.defvjp(
-    lambda x, kernel: (_convolve(x, kernel), (x, kernel)), lambda residuals, g: conv3x3_gradients(*residuals, g)
-)
+def _forward(x, kernel):
+    return _convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals, g):
+    x, kernel = residuals
+    return conv3x3_gradients(x, kernel, g)
+
+
+conv3x3.defvjp(_forward, _backward)
