@@ -27,7 +27,6 @@ import tempfile
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -238,9 +237,11 @@ def arrays_of(checkpoint: Path) -> dict[str, object]:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the devices are taken from the checkpoint
-        tree = reader.restore(checkpoint / "state")
+    with ocp.PyTreeCheckpointer() as reader:
+        saved = reader.metadata(checkpoint / "state").item_metadata.tree
+        # As NumPy's: the devices that saved it need not be here.
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        tree = reader.restore(checkpoint / "state", restore_args=how)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.atleast_1d(np.asarray(leaf)) for path, leaf in leaves}
 
@@ -745,11 +746,10 @@ def worker_killed(stage: Stage, name: str) -> Row:
 
     def hit(process):
         wait_for(process, lambda: last_step(workdir) != first)
-        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread may have started them
-        children = [int(child) for task in tasks for child in task.read_text().split()]
-        workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-        assert workers, "no worker processes"
-        os.kill(workers[0], signal.SIGKILL)
+        listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True)
+        workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
+        assert workers, f"no worker processes: {listed.stdout}"
+        os.kill(int(workers[0]), signal.SIGKILL)
 
     ended = stage.run(workdir, "--config.data.placement=stream", "--config.data.workers=2", during=hit)
     stage.resume(workdir)

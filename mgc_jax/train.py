@@ -344,7 +344,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 profile.after(step, state)
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 saved = timetable.saves(step)
-                if (saved or jax.process_count() == 1) and step < total_steps and asked.agreed():
+                if (timetable.logs(step) or jax.process_count() == 1) and step < total_steps and asked.agreed():
                     if not saved:
                         checkpoints.save(state, run.meta(progress.seconds) | {"window": window.sums(step)}, None)
                     checkpoints.wait()
