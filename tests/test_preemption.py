@@ -42,7 +42,7 @@ def ask():
 def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
     with notice() as asked:
         assert not asked.agreed()
-        with asked.deferred():
+        with pytest.raises(Preempted), asked.deferred():  # at its end, where nobody has answered
             ask()
             assert asked.requested
             assert asked.agreed()
