@@ -51,6 +51,7 @@ LOG_MEL = ("mel_1360x96", "mel_640x128")
 MODES = ("train", "eval")
 MODE_TITLES = {"train": "train", "eval": "eval", "log_mel": "log-mel of 30 s"}
 TURN = 0.5  # seconds that a turn takes at least
+WARM = 0.2  # and one that chooses between forms
 
 # How far log scores, and the losses of three steps, may differ. Gradients behind a batch norm cancel, and large steps
 # make more of what is left: so rounding shows in the third loss. TF32 has 10 bits, bfloat16 7.
@@ -392,10 +393,12 @@ class Match:
         return seconds
 
     def _warm(self, worker: Worker, mode: str, form: str) -> tuple[float, float]:
-        """Returns the seconds of the first step, and of a later one."""
+        """Returns the seconds of the first step, and of a later one: of the best of some short turns."""
         first = self._turn(worker, mode, form, 1)
         second = self._turn(worker, mode, form, 1)
-        return first, min(second, self._turn(worker, mode, form, 1) if second < 5 * TURN else second)
+        steps = max(1, math.ceil(WARM / second))
+        turns = 3 if second < 5 * TURN else 0
+        return first, min([second, *(self._turn(worker, mode, form, steps) / steps for _ in range(turns))])
 
     def _fastest(self, key: str, mode: str) -> tuple[Worker, str, float, float]:
         """Chooses process and form of a peer; returns them, and the seconds of the first step and of a later one.
@@ -451,7 +454,15 @@ class Match:
             for key in order:
                 worker, form, _, step = players[key]
                 steps = max(1, math.ceil(TURN / step))
-                seconds = self._turn(worker, mode, form, steps)
+                try:
+                    seconds = self._turn(worker, mode, form, steps)
+                except WorkerError as error:
+                    if not key:
+                        raise
+                    self._drop(key, str(error))
+                    rows[key].problem = self.problems[key]
+                    del players[key], rates[key]
+                    continue
                 rates[key].append(steps * self.clips / seconds)
         for key in players:
             if key:

@@ -14,9 +14,15 @@ set -uo pipefail
 python=${PYTHON:-python}
 out=${OUT:-gpu_bench}
 budget=520 # seconds for all parts
+if [ -e "$out/table.txt" ]; then # of the last time
+    rm -rf "${out:?}"
+elif [ -n "$(ls -A "$out" 2>/dev/null)" ]; then
+    echo "error: OUT=$out is not empty, and not from this script; name another folder" >&2
+    exit 1
+fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -rf "${out:?}"/*
+touch "$out/table.txt"
 
 device=$("$python" -c 'import jax; print("cpu" if jax.default_backend() == "cpu" else "gpu")' 2>"$out/device.log" | tail -n 1)
 if [ "$device" != gpu ]; then
@@ -51,7 +57,7 @@ part() {
     rows+=("$name|$text|$((SECONDS - start)) s")
 }
 
-last_line() { grep -a . "$out/$1.log" | tail -n 1; }
+last_line() { grep -a . "$out/$1.log" | tail -n 1 | tr '|' ' '; }
 
 bench_rate() {
     "$python" - "$out/$1/bench.json" <<'FIGURE'
@@ -75,14 +81,14 @@ FIGURE
 bench() { # name config options...
     local name=$1 config=$2
     shift 2
-    part "$name" 75 bench_rate "$python" -m mgc_jax.main --config "$config" --mode bench --workdir "$out/$name" \
+    part "$name" 60 bench_rate "$python" -m mgc_jax.main --config "$config" --mode bench --workdir "$out/$name" \
         --config.bench.variants="('train',)" "$@"
 }
 
 small=()
 if [ "$device" = gpu ]; then
     clips=6400 frames=640 epochs=50
-    peers=(--device gpu)
+    peers=(--device gpu --models prcnn matt_crnn_tf --modes train --repeats 5)
 else
     clips=64 frames=64 epochs=2
     peers=(--device cpu --models matt_mlp --modes train --repeats 3 --quick)
@@ -112,14 +118,14 @@ for i in range(clips):
     lines.append(f"{i},genre{i % 8},{'validation' if i % 10 == 9 else 'train'},{i // 8},{i // 8}")
 (folder / "tracks.csv").write_text("\n".join(lines) + "\n")
 DATA
-part prcnn_fma_small 150 epochs_time "$python" -m mgc_jax.main --config configs/prcnn.py --workdir "$out/prcnn_fma_small" \
+part prcnn_fma_small 90 epochs_time "$python" -m mgc_jax.main --config configs/prcnn.py --workdir "$out/prcnn_fma_small" \
     --config.data.corpus=arrays --config.data.arrays.clips="$out/clips.npy" --config.data.arrays.ids="$out/ids.npy" \
     --config.data.arrays.table="$out/tracks.csv" --config.train.epochs="$epochs" \
     --config.train.eval_every_epochs="$epochs"
 rm -f "$out/clips.npy"
 
-part gru 60 last_line "$python" -m benchmarks.gru
-part peers 200 last_line "$python" benchmarks/peers.py "${peers[@]}" --json "$out/peers.json"
+part gru 75 last_line "$python" -m benchmarks.gru
+part peers 220 last_line "$python" benchmarks/peers.py "${peers[@]}" --json "$out/peers.json"
 
 echo
 "$python" -c 'import jax; d = jax.devices(); print(f"{len(d)} x {d[0].device_kind}, JAX {jax.__version__}")' 2>/dev/null

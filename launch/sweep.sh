@@ -42,13 +42,14 @@ run_one() { # config seed arguments...
         return 0
     fi
     echo "$name: starts (GPU ${CUDA_VISIBLE_DEVICES:-none})"
-    if "$python" -m mgc_jax.main --config "$config" --config.seed="$seed" --workdir "$workdir" "$@" \
-        >"$workdir.log" 2>&1; then
-        echo "$name: done"
-    else
-        echo "$name: FAILED, see $workdir.log: $(grep -a '^error: ' "$workdir.log" | tail -n 1)"
-        return 1
-    fi
+    "$python" -m mgc_jax.main --config "$config" --config.seed="$seed" --workdir "$workdir" "$@" >"$workdir.log" 2>&1
+    local status=$?
+    case $status in
+        0) echo "$name: done" ;;
+        75) echo "$name: stopped by SIGTERM, to be resumed" ;;
+        *) echo "$name: FAILED, see $workdir.log: $(grep -a '^error: ' "$workdir.log" | tail -n 1)" ;;
+    esac
+    return $status
 }
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -63,8 +64,10 @@ fi
 
 if [ -n "${GPUS:-}" ]; then
     read -ra gpus <<<"$GPUS"
-elif command -v nvidia-smi >/dev/null; then
-    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader)
+elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+elif listed=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null) && [ -n "$listed" ]; then
+    mapfile -t gpus <<<"$listed"
 else
     gpus=("")
 fi

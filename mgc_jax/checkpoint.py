@@ -6,6 +6,7 @@ damaged, evaluation says so and stops.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import zlib
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from mgc_jax import distributed
 from mgc_jax.errors import UserError
 from mgc_jax.state import TrainState
 from mgc_jax.workdir import cannot_write
@@ -46,6 +49,10 @@ class _Manager(ocp.CheckpointManager):
         except Exception:  # it is told when it matters: Checkpoints.last_whole and best_step look themselves
             return None
         return metrics if isinstance(metrics, dict) else None
+
+
+# Reading that failed for another reason than a damaged file; the next time may be better.
+_NOT_ITS_FAULT = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 class Checkpoints:
@@ -181,6 +188,7 @@ class Checkpoints:
             except DamagedError as error:
                 damaged[step] = error
                 continue
+            distributed.require_same("last whole checkpoint", {"step": step})
             best = meta.get("best_step")
             if best is not None and (self.directory / str(best)).exists():
                 self._check_metrics(best)  # without its metrics it would be taken for an old one, and deleted
@@ -216,9 +224,13 @@ class Checkpoints:
     def _restore(self, step: int, args: Any) -> Any:
         try:
             return self._manager.restore(step, args=args)
-        except (MemoryError, PermissionError) as error:
-            raise UserError(f"checkpoint {self.directory / str(step)} cannot be read: {error}") from error
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
+            if (
+                isinstance(error, MemoryError)
+                or getattr(error, "errno", None) in _NOT_ITS_FAULT
+                or ("RESOURCE_EXHAUSTED" in str(error))
+            ):
+                raise UserError(f"checkpoint {self.directory / str(step)} cannot be read: {_short(error)}") from error
             raise self._damaged(step, f"{type(error).__name__}: {_short(error)}") from error
 
     def _best_with(self, step: int, metrics: dict[str, float] | None) -> int | None:
@@ -287,6 +299,8 @@ def _checksum(state: Any) -> int | None:
     for leaf in jax.tree.leaves(state):
         if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return None
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # of optimizers that draw
+            leaf = jax.random.key_data(leaf)
         array = np.ascontiguousarray(jax.device_get(leaf))
         checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
     return checksum

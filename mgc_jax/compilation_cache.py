@@ -21,9 +21,10 @@ def keep_compiled_programs() -> None:
     """Has JAX keep what it compiles from here on, unless the user chose otherwise."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.values["jax_compilation_cache_dir"]:
+    settings = jax.config.values
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or settings["jax_compilation_cache_dir"]:
         return
-    if not jax.config.values["jax_enable_compilation_cache"]:
+    if not settings["jax_enable_compilation_cache"]:
         return
     try:
         folder = cache_folder()

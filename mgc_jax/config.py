@@ -259,6 +259,8 @@ def validate(config: ConfigDict) -> None:
              "config.batch.rows")  # fmt: skip
     at_least("profile.first", config.profile.first, 0)
     at_least("profile.last", config.profile.last, config.profile.first)
+    _require(config.profile.first > 0 or not config.profile.last, "profile.last", config.profile.last,
+             "config.profile.first says where the profile begins, from 1")  # fmt: skip
     at_least("eval.batch_clips", config.eval.batch_clips, 1)
     at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
     at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)

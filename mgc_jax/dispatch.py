@@ -72,9 +72,14 @@ class Timetable:
         found |= {self.model_steps, begin - 1 if begin else 0, end}
         return sorted({step for step in found if first < step < last} | ({last} if last > first else set()))
 
+    @property
+    def gaps(self) -> list[int]:
+        """How many steps lie between those after which the host has something to do."""
+        return _gaps([0, *self.stops(0, self.total_steps)])
+
     def best_length(self, most: int) -> int:
         """Returns the number of steps per dispatch, at most `most`, with which the run has the fewest dispatches."""
-        gaps = collections.Counter(_gaps([0, *self.stops(0, self.total_steps)]))
+        gaps = collections.Counter(self.gaps)
         number = {
             length: sum(times * sum(divmod(gap, length)) for gap, times in gaps.items())
             for length in range(min(most, max(gaps)), 0, -1)
@@ -118,7 +123,7 @@ def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, m
             )  # fmt: skip
         return 1
     if asked:
-        return asked
+        return min(asked, max(timetable.gaps))  # longer ones would never be filled
     return 1 if _on_cpu(mesh) else timetable.best_length(_MOST_STEPS)
 
 
@@ -273,7 +278,7 @@ def memory_of(program: jax.stages.Compiled) -> Memory:
 
 def room_of(mesh: Mesh) -> int | None:
     """Returns the bytes that JAX may use on a device; None where that is unknown, as on a CPU."""
-    return (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _steps(number: int) -> str:

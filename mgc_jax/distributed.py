@@ -9,6 +9,7 @@ looks every second whether another has reported an error, and whether all are st
 by aborting with a stack trace; its own limit is set later, for the case that this process's Python hangs.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from mgc_jax.errors import UserError
@@ -67,8 +67,9 @@ class _Group:
             if failed and not self._finished.is_set():
                 key, told = failed[0]
                 message, status = json.loads(told)
-                self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
-                self._let_others_hear()
+                with contextlib.suppress(Exception):  # the service may be gone already
+                    self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
+                    self._let_others_hear()
                 self._end(f"process {key.rpartition('/')[2]} ended: {message}", status, resumable=False)
             for key, beat in alive.items():
                 if key not in beats or beats[key][0] != beat:
@@ -213,6 +214,11 @@ def _settings(
     }
     missing = [name for name, value in values.items() if value is None]
     if len(missing) == 3:
+        if launched is not None and "OMPI_COMM_WORLD_SIZE" in os.environ and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+            raise UserError(  # Open MPI 5
+                "this Open MPI does not tell its processes where to meet: give --coordinator=HOST:PORT, the host of "
+                "the first one and a free port there"
+            )
         return None if launched is None else ("", *launched)
     address, count, index = values.values()
     if launched is not None:  # which host the first process is on may be given alone
@@ -246,7 +252,7 @@ def _number(name: str) -> int | None:
 def _launched() -> tuple[int, int] | None:
     """Number and index of the processes that SLURM or Open MPI started, as JAX reads them; None for one process."""
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-    if "OMPI_MCA_orte_hnp_uri" in os.environ:
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
         names = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
     elif all(name in os.environ for name in slurm):
         names = "SLURM_NTASKS", "SLURM_PROCID"
@@ -356,7 +362,7 @@ def require_same(what: str, values: Mapping[str, Any]) -> None:
             raise UserError(f"the processes do not have the same {what}: {'; '.join(different[:5])}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Holds the processes together: what ends the block in one of them ends all of them, with the same status.
 
@@ -370,7 +376,8 @@ def joined() -> Iterator[None]:
         if _group is None:
             raise
         if _is_consequence(error):  # the watching thread tells of the cause once it knows
-            time.sleep(LOST_AFTER + 10)
+            with contextlib.suppress(SystemExit):  # SIGTERM meanwhile
+                time.sleep(LOST_AFTER + 10)
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
         if isinstance(error, UserError):

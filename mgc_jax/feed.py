@@ -148,6 +148,9 @@ def placed_dispatches(
         steps: how many steps each dispatch has.
     """
 
+    if not isinstance(clips, DeviceClips) and any(number > 1 for number in steps):
+        raise ValueError("several steps per dispatch need the corpus on the devices")
+
     def one(step: int) -> Placed:
         batch = pad_rows(batches(step), mesh.size)
         partners = None if batch.mix is None else clips(batch.mix.clip)
@@ -162,14 +165,10 @@ def placed_dispatches(
     def indexed() -> Generator[Placed, None, None]:
         step = first_step
         for number in steps:
-            if number > 1 and not isinstance(clips, DeviceClips):
-                raise ValueError("several steps per dispatch need the corpus on the devices")
             yield several(clips, step, number) if number > 1 and isinstance(clips, DeviceClips) else one(step)
             step += number
 
     def streamed(source: StreamClips) -> Generator[Placed, None, None]:
-        if any(number > 1 for number in steps):
-            raise ValueError("several steps per dispatch need the corpus on the devices")
         here = local_rows(-(-batches.rows // mesh.size) * mesh.size, mesh)
         sequence = Steps(batches, source.clips, mesh.size, first_step, first_step + len(steps), here)
 

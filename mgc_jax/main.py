@@ -80,7 +80,7 @@ def _main(argv: list[str]) -> int:
 def _run_config(name: str) -> None:
     """Settles corpus and workdir, in all processes alike, and runs."""
     config = _CONFIG.value
-    if distributed.process_count() > 1 and (config.baseline.name or _MODE.value == "export"):
+    if distributed.process_count() > 1 and (config.baseline.name or _MODE.value in ("export", "bench")):
         what = "a baseline of scikit-learn" if config.baseline.name else f"--mode {_MODE.value}"
         raise UserError(f"{what} is the work of one process; start {distributed.process_count()} for models only")
     if _MODE.value != "train" and _WORKDIR.value:

@@ -41,12 +41,17 @@ class Notice:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a request only sets `requested`: whoever is here saves, and raises `Preempted`."""
+        """Inside, a request only sets `requested`: whoever is here saves, and raises `Preempted`.
+
+        A request that nobody has answered when the block ends raises it then.
+        """
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
+        if self.requested:
+            raise Preempted
 
     def agreed(self) -> bool:
         """Returns whether any process of this run has been asked: all of them must stop after the same step.

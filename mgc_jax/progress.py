@@ -39,7 +39,7 @@ class MetricsWriter:
             self._lines = self._path.open("a")
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
-            self._events = EventsWriter(str(self._folder / "events"), f".{os.getpid()}")
+            self._events = EventsWriter(str(self._folder / "events"), f".{os.getpid()}.{first_step}")
             start = SessionLog(status=SessionLog.START)  # TensorBoard drops what is after this step, as above
             self._events.write_event(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
             self._events.flush()

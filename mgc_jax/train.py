@@ -21,6 +21,7 @@ from mgc_jax.compilation_cache import keep_compiled_programs
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
 from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import Corpus, open_corpus
+from mgc_jax.data.lazy import LazyClips
 from mgc_jax.dispatch import Dispatcher, make_timetable, steps_per_dispatch
 from mgc_jax.errors import UserError
 from mgc_jax.evaluate import Evaluator
@@ -176,7 +177,9 @@ def open_together(config: ConfigDict) -> Corpus:
     corpus = open_corpus(config.data)
     if demo and distributed.is_first():
         distributed.wait_for_all()
-    distributed.require_same("corpus", {"corpus": corpus.name, "fingerprint": corpus.fingerprint})
+    lazy = isinstance(corpus.clips, LazyClips)
+    found = {"corpus": corpus.name, "fingerprint": corpus.fingerprint, "config.data.placement=stream": lazy}
+    distributed.require_same("corpus", found)
     return corpus
 
 
@@ -306,7 +309,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
         progress = Progress(total_steps, first_step, seconds)
         window = MetricWindow(lost)
         writer = MetricsWriter(workdir, first_step)
-        profile = Profile(workdir, config.profile.first, config.profile.last)
+        profile = Profile(workdir, config.profile.first, config.profile.last, first_step)
         dispatcher, feed = begin(phase, first_step, model_steps)
         step = first_step  # counts finished steps
 
@@ -351,7 +354,7 @@ def train_run(run: Run, *, test: bool = False) -> dict[str, Any]:
                 profile.after(step, state)
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 saved = timetable.saves(step)
-                if (saved or jax.process_count() == 1) and step < total_steps and asked.agreed():
+                if (timetable.logs(step) or jax.process_count() == 1) and step < total_steps and asked.agreed():
                     if not saved:
                         checkpoints.save(state, run.meta(progress.seconds) | {"window": window.sums(step)}, None)
                     checkpoints.wait()

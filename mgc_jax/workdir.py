@@ -117,7 +117,8 @@ def _show_others(workdir: Path) -> None:
     """Tells the other processes that this one has the workdir."""
     if distributed.process_count() > 1:
         token = distributed.from_first(lambda: uuid.uuid4().hex)
-        (workdir / _TOKEN).write_text(token)
+        with writing(workdir / _TOKEN):
+            (workdir / _TOKEN).write_text(token)
         distributed.wait_for_all()
 
 

@@ -105,13 +105,13 @@ def test_collectives_in_loops_are_found():
     assert collectives(gathered)
 
 
-def test_a_checkpoint_of_eight_devices_restores_on_fewer(tmp_path, corpus, monkeypatch):
+def test_a_checkpoint_of_eight_devices_restores_on_fewer(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
     train.train_and_evaluate(config, tmp_path / "run")
     states = []
     for number in (8, 4, 2, 1):
-        monkeypatch.setattr(train, "data_mesh", lambda number=number: data_mesh(jax.devices()[:number]))
-        run = Run(config, tmp_path / "run")
+        run = Run(config, tmp_path / "run", devices=jax.devices()[:number])
+        assert run.mesh.size == number
         with open_checkpoints(tmp_path / "run", config.train.select) as checkpoints:
             like = initial_state(run, make_phase(run, classifier_only=False).optimizer)
             state = checkpoints.restore(checkpoints.latest_step(), like)
@@ -123,12 +123,12 @@ def test_a_checkpoint_of_eight_devices_restores_on_fewer(tmp_path, corpus, monke
 
 
 @pytest.mark.slow
-def test_one_two_four_and_eight_devices_give_the_same_curve(tmp_path, corpus, monkeypatch):
+def test_one_two_four_and_eight_devices_give_the_same_curve(tmp_path, corpus):
     curves = []
     for number in (8, 4, 2, 1):
         config = small_config(tmp_path, corpus, **{"data.placement": "host", **AUGMENTED})
-        monkeypatch.setattr(train, "data_mesh", lambda number=number: data_mesh(jax.devices()[:number]))
-        run = Run(config, tmp_path / "run")
+        run = Run(config, tmp_path / "run", devices=jax.devices()[:number])
+        assert run.mesh.size == number
         phase = make_phase(run, classifier_only=False)
         state, losses = initial_state(run, phase.optimizer), []
         for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 6):

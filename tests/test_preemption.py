@@ -102,15 +102,17 @@ def test_exit_statuses(capsys, raised, status, text):
 
 def stop_before(monkeypatch, stop):
     """Sends SIGTERM while the batch after step `stop` is fetched."""
-    make = train.placed_batches
+    make = train.placed_dispatches
 
-    def placed(batches, clips, mesh, first, last):
-        for step, batch in enumerate(make(batches, clips, mesh, first, last), first + 1):
+    def placed(batches, clips, mesh, first, steps):
+        step = first
+        for dispatch in make(batches, clips, mesh, first, steps):
+            step += dispatch.steps
             if step == stop:
                 ask()
-            yield batch
+            yield dispatch
 
-    monkeypatch.setattr(train, "placed_batches", placed)
+    monkeypatch.setattr(train, "placed_dispatches", placed)
 
 
 def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, monkeypatch, caplog):

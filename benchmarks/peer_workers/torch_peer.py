@@ -5,6 +5,7 @@ import os
 import sys
 
 import torch
+import torch._dynamo
 from protocol import ROOT, Peer, serve
 from torch import nn
 from torch.nn import functional
@@ -13,6 +14,8 @@ sys.path.insert(0, str(ROOT / "tests" / "models"))
 import torch_models
 
 _NOTHING = -1e30
+
+torch._dynamo.config.cache_size_limit = 64  # of all forms and modes; beyond it PyTorch would stop compiling
 
 
 class Matt(nn.Module):
@@ -134,7 +137,6 @@ class TorchPeer(Peer):
     def model(self, form):
         """The model and the optimizer of a form, each with the problem's weights."""
         if form not in self.models:
-            torch._dynamo.reset()
             self.models[form] = self.make(form)
         return self.models[form]
 

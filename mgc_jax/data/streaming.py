@@ -44,7 +44,7 @@ class Steps:
         clips: of the corpus.
         multiple: rows are filled up to a multiple of so many devices.
         first: step that the sequence begins with.
-        total: steps of the training.
+        last: step that it ends with; both count finished steps.
         rows: those whose clips this process reads.
     """
 
@@ -52,11 +52,11 @@ class Steps:
     clips: LazyClips
     multiple: int
     first: int
-    total: int
+    last: int
     rows: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:
-        return self.total - self.first
+        return self.last - self.first
 
     def __getitem__(self, number: int) -> Step:
         batch = pad_rows(self.batches(self.first + number), self.multiple)

@@ -23,6 +23,8 @@ from jaxtyping import Array, Bool, Float
 from mgc_jax.models.forms import plain_wanted
 from mgc_jax.models.winograd import clips_at_once, conv3x3, conv3x3_gradients
 
+_BLOCK_POSITIONS = 4096  # of a one-channel map at a time; measured: their outputs stay in the cache
+
 
 def _use_cpu_form() -> bool:
     """Whether to use the forms made for one CPU device."""
@@ -214,15 +216,37 @@ def _clipwise_conv_pool_bwd(window, padding, residuals, cotangents):
 _clipwise_conv_pool.defvjp(_clipwise_conv_pool_fwd, _clipwise_conv_pool_bwd)
 
 
-def _one_channel_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Neighbourhoods of one clip [h, w, 1] as a matrix [h * w, kh * kw]."""
-    kh, kw = kernel.shape[:2]
-    return _patches(jnp.pad(x, ((kh // 2,) * 2, (kw // 2,) * 2, (0, 0))), kh, kw).reshape(-1, kh * kw)
+def _one_channel_windows(
+    x: jax.Array, kernel: jax.Array, window: tuple[int, int], padding: str
+) -> tuple[jax.Array, jax.Array]:
+    """Pads one-channel maps to whole pooling windows and by the margin that an odd kernel meets.
+
+    Returns:
+      The maps [n, h * ph + kh - 1, w * pw + kw - 1], and which of the h * ph x w * pw positions lie in them.
+    """
+    whole = _padding(x.shape, window, padding)
+    inside = _pad(jnp.ones((1, *x.shape[1:3], 1)), 0.0, whole)[0] > 0
+    margins = [(low + size // 2, high + size // 2) for (low, high), size in zip(whole, kernel.shape, strict=False)]
+    return _pad(x, 0.0, margins)[..., 0], inside
 
 
-def _one_channel_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    return (_one_channel_patches(x, kernel) @ matrix).reshape(1, *x.shape[:2], -1)
+def _one_channel_pooled(x, kernel, window, padding):
+    """Gives max_pool(conv(x, kernel)), computed place by place within the pooling windows."""
+    maps, inside = _one_channel_windows(x, kernel, window, padding)
+    (kh, kw, _, _), (ph, pw) = kernel.shape, window
+    h, w = (maps.shape[1] - kh + 1) // ph, (maps.shape[2] - kw + 1) // pw
+    pooled = None
+    for place in range(ph * pw):
+        i, j = divmod(place, pw)
+        y = sum(
+            maps[:, i + a : i + a + (h - 1) * ph + 1 : ph, j + b : j + b + (w - 1) * pw + 1 : pw, None]
+            * kernel[a, b, 0]
+            for a in range(kh)
+            for b in range(kw)
+        )
+        y = jnp.where(inside[i::ph, j::pw], y, -jnp.inf)
+        pooled = y if pooled is None else jnp.maximum(pooled, y)
+    return pooled
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -230,39 +254,62 @@ def _one_channel_conv_pool(x, kernel, weight, window, padding):
     """The same as _conv_pool for a one-channel input and an odd kernel, without storing the convolution.
 
     The moments come from those of the patches (mean . kernel, kernel . covariance . kernel) and the gradient
-    computes the convolution of each clip again.
+    computes the convolution again, some rows at a time.
     """
     return _one_channel_conv_pool_fwd(x, kernel, weight, window, padding)[0]
 
 
+def _patch_moments(x, kernel, weight):
+    """Gives mean [kh * kw] and covariance of the neighbourhoods of one-channel maps."""
+    (_, h, w, _), (kh, kw, _, _) = x.shape, kernel.shape
+    maps, share = jnp.pad(x[..., 0], ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2)), _share(weight, x)
+    shifted = [maps[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)]
+    mean = jnp.stack([share @ jnp.sum(part, (1, 2)) for part in shifted])
+    centered = [part - center for part, center in zip(shifted, mean, strict=True)]
+    rows = [[share @ jnp.sum(a * b, (1, 2)) for b in centered[: i + 1]] for i, a in enumerate(centered)]
+    covariance = jnp.stack([jnp.stack([rows[max(i, j)][min(i, j)] for j in range(kh * kw)]) for i in range(kh * kw)])
+    return mean, covariance
+
+
 def _one_channel_conv_pool_fwd(x, kernel, weight, window, padding):
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    share = _share(weight, x)
-    sums = lax.map(lambda clip: jnp.sum(_one_channel_patches(clip, kernel), axis=0), x)
-    center = share @ sums
-
-    def add_clip(covariance, clip):
-        patches = _one_channel_patches(clip[0], kernel) - center
-        pooled = max_pool(_one_channel_conv(clip[0], kernel), window, padding)[0]
-        return covariance + clip[1] * (patches.T @ patches), pooled
-
-    covariance, pooled = lax.scan(add_clip, jnp.zeros((len(matrix),) * 2, jnp.float32), (x, share))
+    center, covariance = _patch_moments(x, kernel, weight)
+    pooled = _one_channel_pooled(x, kernel, window, padding)
     mean, var = center @ matrix, jnp.sum(matrix * (covariance @ matrix), axis=0)
     return (pooled, mean, var), (x, kernel, weight, center, covariance)
+
+
+def _one_channel_kernel_gradient(x, kernel, window, padding, g):
+    """Takes the gradient g of _one_channel_pooled back to the kernel [kh * kw, cout]."""
+    maps, inside = _one_channel_windows(x, kernel, window, padding)
+    (n, h, w, cout), (kh, kw, _, _), (ph, pw) = g.shape, kernel.shape, window
+    rows = min(h, max(_BLOCK_POSITIONS // (w * ph * pw), 1))
+    per_clip = -(-h // rows)
+    extra = rows * per_clip - h
+    maps = jnp.pad(maps, ((0, 0), (0, extra * ph), (0, 0)))
+    inside = jnp.pad(inside, ((0, extra * ph), (0, 0), (0, 0)), constant_values=True)
+    g = jnp.pad(g, ((0, 0), (0, extra), (0, 0), (0, 0))).reshape(n * per_clip, rows, w, cout)
+    matrix = kernel.reshape(-1, cout)
+
+    def add_block(total, block):
+        i, g = block
+        row = i % per_clip * rows * ph
+        xs = lax.dynamic_slice(maps, (i // per_clip, row, 0), (1, rows * ph + kh - 1, maps.shape[2]))
+        patches = _patches(xs[0, ..., None], kh, kw).reshape(-1, kh * kw)
+        there = lax.dynamic_slice_in_dim(inside, row, rows * ph)
+        y = jnp.where(there, (patches @ matrix).reshape(*there.shape[:2], cout), -jnp.inf)[None]
+        gy = _unpool(y, max_pool(y, window, "VALID"), g[None], window, "VALID")
+        return total + patches.T @ gy.reshape(-1, cout), None
+
+    return lax.scan(add_block, jnp.zeros_like(matrix), (jnp.arange(n * per_clip), g))[0]
 
 
 def _one_channel_conv_pool_bwd(window, padding, residuals, cotangents):
     x, kernel, weight, center, covariance = residuals
     matrix = kernel.reshape(-1, kernel.shape[-1])
     g_pooled, g_mean, g_var = cotangents
-
-    def add_clip(total, clip):
-        y = _one_channel_conv(clip[0], kernel)
-        g = _unpool(y, max_pool(y, window, padding), clip[1][None], window, padding)
-        return total + _one_channel_patches(clip[0], kernel).T @ g.reshape(-1, matrix.shape[1]), None
-
     gk = center[:, None] * g_mean + 2 * (covariance @ matrix) * g_var
-    gk, _ = lax.scan(add_clip, gk, (x, g_pooled))
+    gk += _one_channel_kernel_gradient(x, kernel, window, padding, g_pooled)
     # Needed only where x itself is trained on; otherwise the compiler drops it.
     y = _library_conv(x, kernel)
     pooled, mean = max_pool(y, window, padding), center @ matrix
@@ -405,7 +452,11 @@ class ConvBlock(nnx.Module):
             offset = norm.bias[...] - mean * factor
         else:
             factor = norm.factor(norm.var[...])
-            pooled = max_pool(conv2d(x, (kernel * factor).astype(x.dtype)), self.pool, self.padding)
+            kernel = (kernel * factor).astype(x.dtype)
+            if _conv_pool_form(x) is _one_channel_conv_pool:
+                pooled = _one_channel_pooled(x, kernel, self.pool, self.padding)
+            else:
+                pooled = max_pool(conv2d(x, kernel), self.pool, self.padding)
             offset = norm.bias[...] + (bias - norm.mean[...]) * factor
             factor = jnp.ones(())
         return self.activation((pooled * factor + offset).astype(x.dtype))
@@ -423,23 +474,22 @@ def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     For the gradient of the pooling, which asks for equality with the maximum, all its uses must see the same
     roundings: matrix products give that; of sums of products the compiler may make one code here, another there.
     """
-    parts, (size, _, cin, cout) = _shifted(x, len(kernel)), kernel.shape
-    if cin == 1:
-        return jnp.concatenate(parts, -1) @ kernel.reshape(size, cout)
-    return functools.reduce(jnp.add, map(jnp.matmul, parts, kernel[:, 0]))
+    return functools.reduce(jnp.add, map(jnp.matmul, _shifted(x, len(kernel)), kernel[:, 0]))
+
+
+def _one_channel_places(x: jax.Array, size: int, window: tuple[int, int]) -> list[list[jax.Array]]:
+    """For each place of whole pooling windows, the parts of [..., time, mel, 1] that each row of a kernel meets."""
+    ph, pw = window
+    h, w = (x.shape[-3] - size + 1) // ph, x.shape[-2] // pw
+    x = x[..., : w * pw, :]
+    return [[x[..., t + i : t + i + h * ph : ph, j::pw, :] for i in range(size)] for t in range(ph) for j in range(pw)]
 
 
 def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
     """The same as _time_conv_pool for one-channel maps, computed place by place within the pooling windows."""
-    (size, _, _, _), (ph, pw) = kernel.shape, window
-    h, w = (x.shape[1] - size + 1) // ph, x.shape[2] // pw
-    x = x[:, :, : w * pw]
-    places = [
-        functools.reduce(jnp.add, [x[:, t + i : t + i + h * ph : ph, j::pw] * kernel[i, 0, 0] for i in range(size)])
-        for t in range(ph)
-        for j in range(pw)
-    ]
-    return functools.reduce(jnp.maximum, places)
+    places = _one_channel_places(x, len(kernel), window)
+    ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
+    return functools.reduce(jnp.maximum, ys)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -453,9 +503,32 @@ def _time_conv_pool(x, kernel, window):
     return lax.map(lambda clip: max_pool(_time_conv(clip[None], kernel), window, "VALID")[0], x)
 
 
+def _one_channel_time_conv_pool_bwd(x, kernel, window, g):
+    def add_clip(total, clip):
+        places = _one_channel_places(clip[0], len(kernel), window)
+        ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
+        ys = lax.optimization_barrier(ys)  # stored, so that both uses see the same roundings
+        pooled = functools.reduce(jnp.maximum, ys)
+        count = sum((y == pooled).astype(jnp.float32) for y in ys)
+        pooled, share = lax.optimization_barrier((pooled, (clip[1] / count).astype(x.dtype)))
+        gys = [jnp.where(y == pooled, share, 0).astype(jnp.float32) for y in ys]
+        rows = [
+            sum(jnp.sum(parts[i] * gy, (0, 1)) for parts, gy in zip(places, gys, strict=True))
+            for i in range(len(kernel))
+        ]
+        return total + jnp.stack(rows), None
+
+    gk, _ = lax.scan(add_clip, jnp.zeros((len(kernel), kernel.shape[-1]), jnp.float32), (x, g))
+    # Needed only where x itself is trained on; otherwise the compiler drops it.
+    gx = jax.vjp(lambda x: max_pool(_library_conv(x, kernel, "VALID"), window, "VALID"), x)[1](g)[0]
+    return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
+
+
 def _time_conv_pool_bwd(window, residuals, g):
     x, kernel = residuals
     size, _, cin, cout = kernel.shape
+    if cin == 1:
+        return _one_channel_time_conv_pool_bwd(x, kernel, window, g)
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
     def add_clip(total, clip):
@@ -463,10 +536,7 @@ def _time_conv_pool_bwd(window, residuals, g):
         gy = _unpool(y, max_pool(y, window, "VALID"), clip[1][None], window, "VALID")[0]
         columns = gy.reshape(-1, cout)
         parts = _shifted(clip[0], size)
-        if cin == 1:
-            gk = product(jnp.concatenate(parts, -1).reshape(-1, size).T, columns)
-        else:
-            gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
+        gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
         gx = sum(jnp.pad(gy @ kernel[i, 0].T, ((i, size - 1 - i), (0, 0), (0, 0))) for i in range(size))
         return total + gk.reshape(kernel.shape), gx
 

@@ -198,7 +198,13 @@ def conv3x3_gradients(
     return blocks.joined(gx, x.shape), _transform_kernel_gradient(total).astype(kernel.dtype)
 
 
-conv3x3.defvjp(
-    lambda x, kernel: (_convolve(x, kernel), (x, kernel)),
-    lambda residuals, g: conv3x3_gradients(residuals[0], residuals[1], g),
-)
+def _forward(x, kernel):
+    return _convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals, g):
+    x, kernel = residuals
+    return conv3x3_gradients(x, kernel, g)
+
+
+conv3x3.defvjp(_forward, _backward)

@@ -46,7 +46,9 @@ class SamePool(nn.Module):
     def forward(self, x):
         (rows, columns) = (-size % pool for size, pool in zip(x.shape[2:], self.window, strict=True))
         padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        return functional.max_pool2d(functional.pad(x, padding, value=-math.inf), self.window)
+        if any(padding):  # to pad with nothing would copy
+            x = functional.pad(x, padding, value=-math.inf)
+        return functional.max_pool2d(x, self.window)
 
 
 class ConvBlock(nn.Module):
