@@ -6,7 +6,8 @@
 Every point is measured by `python -m mgc_jax.main --mode bench` in a process of its own, or, where a flag takes
 several values, with the others in one process and in turn. What has been measured is not measured again: delete its
 folder for that. On a CPU the devices are XLA's fake ones, which share the cores: they show what dealing the work
-costs, not what more hardware gains.
+costs, not what more hardware gains. All their numbers are measured in one process, where layers have the form for
+several devices; a process that has one device only takes forms made for that, and is measured, too.
 """
 
 import argparse
@@ -93,6 +94,16 @@ def points_of(study, model, number, out, devices):
     return points, environments
 
 
+def one_device_alone(number, model, out):
+    """Returns a line: what a process with a single device does of the work of the study of devices."""
+    ((_, flags),) = STUDIES["devices"][2]
+    result = measure([*MODELS[model], *COMMON, *flags], out / f"devices-{number}-alone", (1,))
+    rates = [
+        f"{row['variant']} {row['clips_per_second']['p50']:,.0f}" for row in result["rows"] if row["status"] == "ok"
+    ]
+    return f"one device, in a process that has no other: {model}: {', '.join(rates)} clips/s"
+
+
 def draw(measured, environments, path):
     """Draws a panel per study: time per clip on both logarithmic axes, with quartiles over the repeats."""
     import matplotlib as mpl
@@ -151,14 +162,17 @@ def main():
     parser.add_argument("--devices", type=int, nargs="+", default=(1, 2, 4, 8), help="their numbers in that study")
     arguments = parser.parse_args()
     out, devices = arguments.out.absolute(), tuple(arguments.devices)
-    measured, environments = {}, []
+    measured, environments, notes = {}, [], []
     for study in arguments.only or STUDIES:
         measured[study] = {}
         for number, model in enumerate(MODELS):
             measured[study][model], found = points_of(study, model, number, out, devices)
             environments += found
+            if study == "devices":
+                notes.append(one_device_alone(number, model, out))
     draw(measured, environments, arguments.figure)
-    print(f"clips per second, median and quartiles of the repeats\n\n{table(measured)}\n\n{arguments.figure}")
+    lines = ["clips per second, median and quartiles of the repeats\n", table(measured), "", *notes, arguments.figure]
+    print(*lines, sep="\n")
 
 
 if __name__ == "__main__":

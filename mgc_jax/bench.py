@@ -3,23 +3,27 @@
 Everything measured is what training runs: its batches, its step, its evaluator, its checkpoints. For each setting
 (batch, precision, placement, number of devices) these are rows:
 
-* train: steps with the data path, as training does them, save that no more than two are in flight (so that the end
-  of each can be seen);
-* reused batch: the same step on one batch that is on the devices already: what the data path costs is the difference;
+* train: steps with the data path, as training does them: as many per dispatch as training would take of this corpus,
+  and compiled alike. But no more than two dispatches are in flight (so that the end of each can be seen), all have
+  the same length, and none is followed by a log line or an evaluation;
+* reused batch: the same on what is on the devices already: what the data path costs is the difference;
 * data only: batches made and placed without a step;
 * checkpoint: the state saved and waited for;
 * eval: clips of the training split embedded, and their bags pooled.
 
-All settings are built first. Then every row is measured once per repeat, in turn, so that ratios can be taken of
-measurements that were made one after the other.
+All settings are built first; nothing is taken from the cache of compiled programs. Then every row is measured once
+per repeat, in turn, so that ratios can be taken of pairs of one repeat: the rows of a setting follow each other, and
+the settings do. A corpus that lies on the devices is there only while settings that want it there are measured.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import gc
 import logging
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +31,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from mgc_jax import config as config_lib
 from mgc_jax.bench_cell import LEAD, Block, Cell, Setting, settings_of
+from mgc_jax.bench_clips import SharedClips
 from mgc_jax.bench_table import format_bench
 from mgc_jax.ceilings import copy_rate, matmul_rate
-from mgc_jax.data.corpus import Corpus, open_corpus
-from mgc_jax.data.synthetic import synthetic_corpus
 from mgc_jax.environment import command, describe_environment
 from mgc_jax.errors import UserError
 from mgc_jax.sharding import data_mesh
@@ -44,9 +48,10 @@ from mgc_jax.workdir import claim, write_json
 log = logging.getLogger(__name__)
 
 FILE_NAME = "bench.json"
-_WARMUP = 2
+_WARMUP = 2  # dispatches
 _LEAST_SECONDS = 0.5  # of a repeat, so that a hiccup of the machine does not decide it,
-_MOST_STEPS = 1000  # unless it would need more steps than these
+_MOST_DISPATCHES = 1000  # unless it would need more dispatches than these
+_TRAINING = ("train", "reused batch")
 
 
 def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -64,11 +69,13 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             raise UserError(f"--workdir {workdir} holds {name} of another run; give a new folder")
     settings = settings_of(config, jax.device_count())
     load = [_load()]
-    with claim(workdir, config, create=True):
-        corpus = synthetic_corpus(config) if config.bench.data == "synthetic" else open_corpus(config.data)
-        if config.optimizer.plateau_factor < 1 and not len(corpus.indices("validation")):
-            config.optimizer.plateau_factor = 1.0  # nothing to lower the learning rate by; it costs no time
-        facts, rows = _measure(config, corpus, settings, workdir)
+    with claim(workdir, config, create=True), tempfile.TemporaryDirectory(dir=workdir) as folder:
+        clips = SharedClips(config, [setting.placement for setting in settings], Path(folder))
+        corpus = clips.corpora[settings[0].placement]
+        measured = config.copy_and_resolve_references()
+        if measured.optimizer.plateau_factor < 1 and not len(corpus.indices("validation")):
+            measured.optimizer.plateau_factor = 1.0  # nothing to lower the learning rate by; it costs no time
+        facts, rows = _measure(measured, clips, settings, workdir)
         result = {
             "command": command(),
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -95,8 +102,8 @@ class Row:
     Attributes:
         setting: its number.
         variant: what was measured.
-        first_seconds: of the first time: two steps, and for the evaluation the time to compile it.
-        steps: in each repeat.
+        first_seconds: of the first time: two dispatches, and for the evaluation the time to compile it.
+        number: of dispatches (saves, batches of evaluation) in each repeat.
         blocks: one per repeat.
         out_of_memory: there was not enough; then there are no blocks.
     """
@@ -104,7 +111,7 @@ class Row:
     setting: int
     variant: str
     first_seconds: float = 0.0
-    steps: int = 0
+    number: int = 0
     blocks: list[Block] = dataclasses.field(default_factory=list)
     out_of_memory: bool = False
 
@@ -114,14 +121,15 @@ class Row:
         if self.out_of_memory:
             return row | {"status": "out of memory"}
         rates = [block.rate for block in self.blocks]
-        steps = [seconds for block in self.blocks for seconds in block.seconds]
+        steps = [seconds / block.steps for block in self.blocks for seconds in block.seconds]
+        number = sum(len(block.seconds) * block.steps for block in self.blocks)
         row |= {
             "status": "ok",
             "first_seconds": self.first_seconds,
             "repeats": len(self.blocks),
-            "steps": len(steps),
+            "steps": number,
             "step_seconds": percentiles(steps),
-            "waited_seconds_per_step": sum(block.waited for block in self.blocks) / len(steps),
+            "waited_seconds_per_step": sum(block.waited for block in self.blocks) / number,
         }
         if self.variant == "checkpoint":
             speeds = [block.bytes / sum(block.seconds) / 1e6 for block in self.blocks]
@@ -129,53 +137,20 @@ class Row:
                           "megabytes_per_second": percentiles(speeds)}  # fmt: skip
         row |= {"clips_per_second": percentiles(rates), "clips_per_second_each": rates}
         row["clips_per_second_per_device"] = row["clips_per_second"]["p50"] / facts["devices"]
-        if self.variant in ("train", "reused batch") and facts["roof_flops_per_second"]:
-            per_step = float(np.median([sum(block.seconds) / len(block.seconds) for block in self.blocks]))
+        if self.variant in _TRAINING and facts["roof_flops_per_second"]:
+            per_step = float(np.median([np.mean(block.seconds) / block.steps for block in self.blocks]))
             row["flops_per_second"] = facts["flops_per_step"] / per_step
             row["share_of_roof"] = row["flops_per_second"] / facts["roof_flops_per_second"]
         return row
 
 
 def _measure(
-    config: ConfigDict, corpus: Corpus, settings: list[Setting], workdir: Path
+    config: ConfigDict, clips: SharedClips, settings: list[Setting], workdir: Path
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """Builds every setting, then measures all rows in turn; returns facts by setting, and rows."""
-    bench = config.bench
-    cells: list[Cell | None] = []
-    facts: list[dict[str, Any]] = []
-    rows: list[Row] = []
-    for number, setting in enumerate(settings):
-        log.info("setting %d of %d: %s", number + 1, len(settings), setting.to_json())
-        cell: Cell | None = None
-        own = [Row(number, variant) for variant in bench.variants]
-        reached = _device_peak(setting.devices)
-        with _memory_row(*own):
-            cell = Cell(config, corpus, setting, workdir)
-        for row in own:
-            with _memory_row(row):
-                if cell is not None:
-                    _warm_up(cell, row, bench)
-        known = setting.to_json() if cell is None else cell.facts
-        now = _device_peak(setting.devices)
-        # The backend tells the highest since the process began: what was reached before says nothing of this setting.
-        known["peak_device_bytes"] = now if now is not None and (reached is None or now > reached) else None
-        known["peak_device_bytes_at_most"] = now
-        cells.append(cell)
-        facts.append(known)
-        rows += own
-    for repeat in range(bench.repeats):
-        log.info("repeat %d of %d", repeat + 1, bench.repeats)
-        for row in rows:
-            cell = cells[row.setting]
-            if row.out_of_memory or cell is None:
-                continue
-            with _memory_row(row):
-                resets = _reset_host_peak()
-                row.blocks.append(cell.measure(row.variant, row.steps))
-                if row.variant == "train":
-                    known = facts[row.setting]
-                    known["peak_host_bytes"] = max(known.get("peak_host_bytes", 0), _host_peak(resets))
-    cells.clear()  # the ceilings need memory, too; they come last, so that they do not hide the peaks of the settings
+    facts, rows = _measure_settings(config, clips, settings, workdir)
+    clips.free()  # the ceilings need memory, too; they come last, so that they do not hide the peaks of the settings
+    gc.collect()
     ceilings = {which: _ceilings(*which) for which in dict.fromkeys((s.dtype, s.devices) for s in settings)}
     for setting, known in zip(settings, facts, strict=True):
         known |= ceilings[setting.dtype, setting.devices]
@@ -184,23 +159,98 @@ def _measure(
     return facts, rows
 
 
+def _measure_settings(
+    config: ConfigDict, clips: SharedClips, settings: list[Setting], workdir: Path
+) -> tuple[list[dict[str, Any]], list[Row]]:
+    bench = config.bench
+    cells: list[Cell | None] = []
+    facts: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    with _without_cache():
+        for number, setting in enumerate(settings):
+            log.info("setting %d of %d: %s", number + 1, len(settings), setting.to_json())
+            own = [Row(number, variant) for variant in bench.variants]
+            cell, known = _build(config, clips, setting, own, workdir)
+            cells.append(cell)
+            facts.append(known)
+            rows += own
+    for repeat in range(bench.repeats):
+        log.info("repeat %d of %d", repeat + 1, bench.repeats)
+        for row in rows:
+            cell, setting = cells[row.setting], settings[row.setting]
+            if row.out_of_memory or cell is None:
+                continue
+            with _memory_row(row):
+                clips.placed(setting.placement, setting.devices)
+                resets = _reset_host_peak()
+                row.blocks.append(cell.measure(row.variant, row.number))
+                if row.variant == "train":
+                    known = facts[row.setting]
+                    known["peak_host_bytes"] = max(known.get("peak_host_bytes", 0), _host_peak(resets))
+    return facts, rows
+
+
+def _build(
+    config: ConfigDict, clips: SharedClips, setting: Setting, rows: list[Row], workdir: Path
+) -> tuple[Cell | None, dict[str, Any]]:
+    """Builds a setting and measures its rows for the first time; returns it, if there is memory for it, and facts."""
+    cell: Cell | None = None
+    with _memory_row(*rows):
+        clips.free()
+        reached = _device_peak(setting.devices)
+        placed = clips.placed(setting.placement, setting.devices)
+        cell = Cell(config, clips.corpora[setting.placement], placed, setting, workdir)
+    if cell is None:
+        return None, setting.to_json()
+    peak = None
+    # Training first, and its peak is taken then: it is what is estimated when the step is compiled.
+    for row in sorted(rows, key=lambda row: row.variant not in _TRAINING):
+        with _memory_row(row):
+            _warm_up(cell, row, config.bench)
+        if row.variant in _TRAINING:
+            peak = _device_peak(setting.devices)
+    # The backend tells the highest since the process began: what was reached before says nothing of this setting.
+    known = peak is not None and (reached is None or peak > reached)
+    cell.facts |= {"peak_device_bytes": peak if known else None, "peak_device_bytes_at_most": peak}
+    return cell, cell.facts
+
+
 def _warm_up(cell: Cell, row: Row, bench: ConfigDict) -> None:
-    """Measures a row for the first time, and finds out how many steps per repeat the time for it allows."""
+    """Measures a row for the first time, and finds out how many dispatches per repeat the time for it allows."""
     start = time.perf_counter()
     block = cell.measure(row.variant, _WARMUP)
     row.first_seconds = time.perf_counter() - start
     if row.variant == "eval":  # compiles in its first call
         block = cell.measure(row.variant, _WARMUP)
-    row.steps = _steps(sum(block.seconds) / _WARMUP, bench)
+    row.number = _dispatches(sum(block.seconds) / _WARMUP, block.steps, bench)
     if row.variant == "eval":  # and again for another number of clips
-        cell.measure(row.variant, row.steps)
+        cell.measure(row.variant, row.number)
 
 
-def _steps(seconds: float, bench: Any) -> int:
-    """Returns the steps of a repeat, if one takes so many seconds: `bench.steps`, more of fast ones, fewer of slow."""
-    long_enough = min(_LEAST_SECONDS / seconds, _MOST_STEPS)
+def _dispatches(seconds: float, steps: int, bench: Any) -> int:
+    """Returns how many dispatches a repeat has.
+
+    Args:
+        seconds: that one takes.
+        steps: in one.
+        bench: `config.bench`: as many as hold its `steps`, more of fast ones, fewer of slow ones.
+    """
+    long_enough = min(_LEAST_SECONDS / seconds, _MOST_DISPATCHES)
     affordable = bench.seconds / bench.repeats / seconds - LEAD
-    return max(1, int(min(max(bench.steps, long_enough), affordable)))
+    return max(1, int(min(max(-(-bench.steps // steps), long_enough), affordable)))
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Leaves JAX's cache of compiled programs alone, so that the time to compile is measured."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 @contextlib.contextmanager
@@ -211,7 +261,7 @@ def _memory_row(*rows: Row) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        log.warning("out of memory: %s", ", ".join(row.variant for row in rows))
+        log.warning("out of memory: %s (%s)", ", ".join(row.variant for row in rows), error)
         for row in rows:
             row.out_of_memory, row.blocks = True, []
 
@@ -292,7 +342,10 @@ def _reference(settings: list[Setting], number: int, name: str) -> int:
 
 
 def _add_shares(result: dict[str, Any]) -> None:
-    """Adds to each setting the share of time that data, steps and checkpoints take in training as configured."""
+    """Adds to each setting the shares of training as configured that data, steps and checkpoints take.
+
+    Evaluation is left out: how long it takes depends on the validation split, and that of a synthetic corpus is small.
+    """
     train = result["config"]["train"]
     for number, facts in enumerate(result["settings"]):
         rows = {row["variant"]: row for row in result["rows"] if row["setting"] == number and row["status"] == "ok"}

@@ -1,32 +1,32 @@
 """One setting of the bench (batch, precision, placement, number of devices), built, and what is measured of it."""
 
-import contextlib
 import dataclasses
 import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
+from mgc_jax.bench_clips import where
 from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.data.corpus import Corpus
+from mgc_jax.dispatch import Dispatcher, Prepared, make_timetable, steps_per_dispatch
 from mgc_jax.errors import UserError
-from mgc_jax.feed import DeviceClips, placed_batches
+from mgc_jax.feed import Clips, Placed, placed_dispatches
 from mgc_jax.flops import count
 from mgc_jax.models.classifier import describe_model
 from mgc_jax.state import TrainState
-from mgc_jax.train import Run, initial_state, make_phase
+from mgc_jax.train import Run, check_accumulation, initial_state, make_phase
 
 log = logging.getLogger(__name__)
 
-LEAD = 1  # steps before those that are measured in a repeat: they fill the pipeline
+LEAD = 1  # dispatches before those that are measured in a repeat: they fill the pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def settings_of(config: ConfigDict, num_devices: int) -> list[Setting]:
     """Returns every combination of the values that `config.bench` lists.
 
     Raises:
-        UserError: more devices are asked for than there are.
+        UserError: more devices are asked for than there are, or a batch cannot be cut into micro-batches.
     """
     bench = config.bench
     devices = tuple(bench.devices) or (num_devices,)
@@ -75,7 +75,11 @@ def settings_of(config: ConfigDict, num_devices: int) -> list[Setting]:
         tuple(bench.rows) or (config.batch.rows,), tuple(bench.clips_per_row) or (config.batch.clips_per_row,),
         tuple(bench.dtypes) or (config.model.dtype,), tuple(bench.placements) or (config.data.placement,), devices,
     )  # fmt: skip
-    return [Setting(*values, weak=bench.scaling == "weak") for values in combinations]
+    settings = [Setting(*values, weak=bench.scaling == "weak") for values in combinations]
+    for setting in settings:
+        key = "config.bench.rows" if bench.rows else "config.batch.rows"
+        check_accumulation(setting.apply(config), setting.devices, key)
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +87,15 @@ class Block:
     """One measurement of a row.
 
     Attributes:
-        seconds: of each step (a batch, a save, a pass of evaluation).
+        seconds: of each dispatch (a batch, a save, a pass of evaluation).
+        steps: in each dispatch.
         clips: in all steps.
         waited: of the seconds, those spent waiting for data.
         bytes: written.
     """
 
     seconds: list[float]
+    steps: int = 1
     clips: float = 0.0
     waited: float = 0.0
     bytes: float = 0.0
@@ -97,7 +103,7 @@ class Block:
     @property
     def rate(self) -> float:
         """Clips per second; of what handles none, steps per second."""
-        return (self.clips or len(self.seconds)) / sum(self.seconds)
+        return (self.clips or len(self.seconds) * self.steps) / sum(self.seconds)
 
 
 class Cell:
@@ -105,42 +111,54 @@ class Cell:
 
     Attributes:
         setting: which one.
+        length: steps per dispatch, as in training.
         facts: what is known without measuring more: compile time, operations, estimated memory.
     """
 
-    def __init__(self, config: ConfigDict, corpus: Corpus, setting: Setting, workdir: Path):
+    def __init__(self, config: ConfigDict, corpus: Corpus, clips: Clips, setting: Setting, workdir: Path):
+        """Builds and compiles a setting.
+
+        Raises:
+            MemoryError: the train step needs more memory than a device has.
+        """
         self.setting, self._config, self._workdir = setting, setting.apply(config), workdir
         start = time.perf_counter()
-        self._run = Run(self._config, workdir, corpus=corpus, devices=jax.devices()[: setting.devices])
+        devices = jax.devices()[: setting.devices]
+        self._run = Run(self._config, workdir, corpus=corpus, clips=clips, devices=devices)
         self._phase = make_phase(self._run, classifier_only=False)
-        self._key = jax.random.key(config.seed)
+        batches = self._phase.batches
+        timetable = make_timetable(self._config, batches.steps_per_epoch)
+        self.length = steps_per_dispatch(self._config, timetable, clips, self._run.mesh)
+        key = jax.random.key(config.seed)
+        self._dispatcher = Dispatcher(self._phase.train_step, key, self._run.mesh)
         self._next_step = 0
-        arguments = (self._state(), *next(self._batches(0, 1)), self._key)
+        state, placed = self._state(), next(self._dispatches(0, 1))
         built = time.perf_counter()
-        lowered = self._phase.train_step.lower(*arguments)  # type: ignore[attr-defined]
-        traced = time.perf_counter()
-        with _without_cache():
-            self._step = lowered.compile()
-        compiled = time.perf_counter()
-        counted = count(make_phase(self._run, classifier_only=False).train_step, *arguments)
+        try:
+            prepared = self._dispatcher.prepare(state, placed)
+        except UserError as error:
+            raise MemoryError(str(error)) from error
+        one = next(placed_dispatches(batches, clips, self._run.mesh, 0, [1]))
+        step = make_phase(self._run, classifier_only=False).train_step
+        counted = count(step, state, one.batch, one.clips, one.partners, key)
         if counted.unknown:
             log.warning("operations inside %s are counted once, however often they run", ", ".join(counted.unknown))
         slots = self._rows * setting.clips_per_row
-        batches = self._phase.batches
         self.facts: dict[str, Any] = {
             **setting.to_json(),
-            "placed": "device" if isinstance(self._run.clips, DeviceClips) else "host",
+            "placed": where(clips),
             "model": describe_model(self._config.model),
             "parameters": self._run.num_parameters,
             "steps_per_epoch": batches.steps_per_epoch,
+            "steps_per_dispatch": self.length,
             "slots_filled": len(self._run.train_bags.clips) / (batches.steps_per_epoch * slots),
             "build_seconds": built - start,
-            "trace_seconds": traced - built,
-            "compile_seconds": compiled - traced,
+            "trace_seconds": prepared.trace_seconds,
+            "compile_seconds": prepared.compile_seconds,
             "flops_per_step": counted.flops,
             "bytes_per_step": counted.bytes,
             "intensity": counted.flops / counted.bytes if counted.bytes else 0.0,
-            "xla": _xla_facts(self._step),
+            "xla": _xla_facts(prepared),
         }
 
     @property
@@ -152,43 +170,42 @@ class Cell:
         """The state before the first step: training on noise would diverge, and the step takes its memory anyway."""
         return initial_state(self._run, self._phase.optimizer)
 
-    def _batches(self, first: int, number: int) -> Iterator[Any]:
-        return placed_batches(self._phase.batches, self._run.clips, self._run.mesh, first, first + number)
+    def _dispatches(self, first: int, number: int) -> Generator[Placed, None, None]:
+        """So many dispatches from a step on, each of the length that training takes; see `Timetable.best_length`."""
+        return placed_dispatches(self._phase.batches, self._run.clips, self._run.mesh, first, [self.length] * number)
 
-    def _take_steps(self, number: int) -> int:
+    def _next_dispatches(self, number: int) -> Generator[Placed, None, None]:
         first = self._next_step
-        self._next_step += number
-        return first
+        self._next_step += number * self.length
+        return self._dispatches(first, number)
 
-    def measure(self, variant: str, steps: int) -> Block:
-        """Measures a row once: so many steps, of whatever kind its are."""
+    def measure(self, variant: str, number: int) -> Block:
+        """Measures a row once: so many dispatches, or whatever its are."""
         measures: dict[str, Callable[[int], Block]] = {
             "train": self._train, "reused batch": self._reused, "data only": self._data,
             "checkpoint": self._checkpoint, "eval": self._evaluate,
         }  # fmt: skip
-        return measures[variant](steps)
+        return measures[variant](number)
 
-    def _train(self, steps: int) -> Block:
-        first = self._take_steps(LEAD + steps)
-        return self._trained(self._batches(first, LEAD + steps), steps)
+    def _train(self, number: int) -> Block:
+        return self._trained(self._next_dispatches(LEAD + number), number)
 
-    def _reused(self, steps: int) -> Block:
-        placed = next(self._batches(0, 1))
-        return self._trained(itertools.repeat(placed), steps)
+    def _reused(self, number: int) -> Block:
+        return self._trained(itertools.repeat(next(self._dispatches(0, 1))), number)
 
-    def _trained(self, batches: Iterable[Any], steps: int) -> Block:
-        """Steps; the end of each is seen when the next one has been given to the devices."""
-        state, batches = self._state(), iter(batches)
+    def _trained(self, dispatches: Iterable[Placed], number: int) -> Block:
+        """Dispatches; the end of each is seen when the next one has been given to the devices."""
+        state, dispatches = self._state(), iter(dispatches)
         sums: list[dict[str, jax.Array]] = []
         for _ in range(LEAD):
-            state, before = self._step(state, *next(batches), self._key)
+            state, before = self._dispatcher(state, next(dispatches))
         jax.block_until_ready(before)
         ends, waited = [time.perf_counter()], 0.0
-        for _ in range(steps):
+        for _ in range(number):
             asked = time.perf_counter()
-            placed = next(batches)
+            placed = next(dispatches)
             waited += time.perf_counter() - asked
-            state, now = self._step(state, *placed, self._key)
+            state, now = self._dispatcher(state, placed)
             if sums:
                 jax.block_until_ready(sums[-1])
                 ends.append(time.perf_counter())
@@ -196,21 +213,20 @@ class Cell:
         jax.block_until_ready((sums[-1], state))
         ends.append(time.perf_counter())
         clips = sum(float(np.sum(each["clips"])) for each in jax.device_get(sums))
-        return Block(np.diff(ends).tolist(), clips=clips, waited=waited)
+        return Block(np.diff(ends).tolist(), steps=self.length, clips=clips, waited=waited)
 
-    def _data(self, steps: int) -> Block:
-        first = self._take_steps(LEAD + steps)
-        batches, seconds, clips = self._batches(first, LEAD + steps), [], 0
+    def _data(self, number: int) -> Block:
+        dispatches, seconds, clips = self._next_dispatches(LEAD + number), [], 0
         for _ in range(LEAD):
-            jax.block_until_ready(next(batches))
-        for _ in range(steps):
+            jax.block_until_ready(next(dispatches))
+        for _ in range(number):
             start = time.perf_counter()
-            placed = jax.block_until_ready(next(batches))
+            placed = jax.block_until_ready(next(dispatches))
             seconds.append(time.perf_counter() - start)
-            clips += int(np.sum(np.asarray(placed[0].segment) < self.setting.clips_per_row))
-        return Block(seconds, clips=clips, waited=sum(seconds))
+            clips += int(np.sum(np.asarray(placed.batch.segment) < self.setting.clips_per_row))
+        return Block(seconds, steps=self.length, clips=clips, waited=sum(seconds))
 
-    def _checkpoint(self, steps: int) -> Block:
+    def _checkpoint(self, saves: int) -> Block:
         state, train = self._state(), self._config.train
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         seconds, waited = [], 0.0
@@ -218,7 +234,7 @@ class Cell:
             tempfile.TemporaryDirectory(dir=self._workdir) as folder,
             open_checkpoints(Path(folder), train.select, train.keep_checkpoints) as checkpoints,
         ):
-            for step in range(1, 1 + min(steps, 3)):
+            for step in range(1, 1 + min(saves, 3)):
                 state = dataclasses.replace(state, step=state.step + 1)
                 start = time.perf_counter()
                 checkpoints.save(state, self._run.meta({}), None)
@@ -228,9 +244,9 @@ class Cell:
                 assert saved == step
         return Block(seconds, waited=waited, bytes=size * len(seconds))
 
-    def _evaluate(self, steps: int) -> Block:
+    def _evaluate(self, batches: int) -> Block:
         run, bags = self._run, self._run.bags["train"]
-        wanted = steps * run.config.eval.batch_clips
+        wanted = batches * run.config.eval.batch_clips
         some = bags.take(np.arange(max(1, np.searchsorted(bags.offsets, wanted, side="right") - 1)))
         state = self._state()
         start = time.perf_counter()
@@ -238,24 +254,10 @@ class Cell:
         return Block([time.perf_counter() - start], clips=len(some.clips))
 
 
-def _xla_facts(compiled: Any) -> dict[str, Any]:
-    """What the compiler estimates: memory; its operation count, which takes the body of a loop as run once."""
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    facts = {f"{name}_bytes": getattr(memory, f"{name}_size_in_bytes", None)
-             for name in ("argument", "output", "alias", "temp", "generated_code")}  # fmt: skip
-    needed = [facts[f"{name}_bytes"] or 0 for name in ("argument", "output", "temp")]
-    facts["estimated_bytes"] = sum(needed) - (facts["alias_bytes"] or 0) if memory is not None else None
-    return facts | {"flops": costs.get("flops"), "bytes_accessed": costs.get("bytes accessed")}
-
-
-@contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """Leaves JAX's cache of compiled programs alone, so that the time to compile is measured."""
-    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+def _xla_facts(prepared: Prepared) -> dict[str, Any]:
+    """What the compiler estimates of a dispatch: memory; operations, where it takes the body of a loop as run once."""
+    memory, costs = prepared.memory, prepared.program.cost_analysis() or {}
+    facts = {f"{name}_bytes": size for name, size in dataclasses.asdict(memory).items()}
+    estimated = memory.total or None  # not every backend says
+    return facts | {"estimated_bytes": estimated, "flops": costs.get("flops"),
+                    "bytes_accessed": costs.get("bytes accessed")}  # fmt: skip

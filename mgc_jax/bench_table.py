@@ -9,6 +9,12 @@ _HEAD = (
 )  # fmt: skip
 
 
+_WHERE = {
+    "device": "clips on the device(s)", "host": "clips in host memory", "stream": "clips on the disk",
+    "auto": "clips placed by size",
+}  # fmt: skip
+
+
 def format_bench(result: dict[str, Any]) -> str:
     """Formats what `bench.json` holds."""
     corpus, rows = result["corpus"], []
@@ -24,7 +30,7 @@ def format_bench(result: dict[str, Any]) -> str:
         *(_facts(number, facts) for number, facts in enumerate(result["settings"])),
     ]
     if result["ratios"]:
-        parts.append("\nratios: medians of pairs measured one after the other")
+        parts.append("\nratios: medians of pairs, each measured in the same repeat")
         parts += [f"  {_name(result, ratio)}: {ratio['text']}" for ratio in result["ratios"]]
     return "\n".join(parts)
 
@@ -60,7 +66,7 @@ def _cells(row: dict[str, Any], facts: dict[str, Any]) -> list[str]:
 
 def _facts(number: int, facts: dict[str, Any]) -> str:
     """Says in two or three lines what bounds a setting."""
-    name = f"\n{_batch(facts)} clips, {facts['dtype']}, {facts['devices']} device(s), clips on the {_placed(facts)}: "
+    name = f"\n{_batch(facts)} clips, {facts['dtype']}, {facts['devices']} device(s), {_WHERE[_placed(facts)]}: "
     ceilings = (
         f"ceilings measured here: {facts['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s (products of matrices), "
         f"{facts['copy_bytes_per_second'] / 1e9:,.1f} GB/s (copies)"
@@ -70,21 +76,23 @@ def _facts(number: int, facts: dict[str, Any]) -> str:
     bound = "copies" if facts["roof_flops_per_second"] < facts["matmul_flops_per_second"] else "products of matrices"
     lines = [
         f"{name}{facts['model']}, {facts['parameters']:,} parameters, slots {facts['slots_filled']:.0%} full",
-        f"  traced in {facts['trace_seconds']:.1f} s, compiled in {facts['compile_seconds']:.1f} s; "
+        f"  traced in {facts['trace_seconds']:.1f} s, compiled in {facts['compile_seconds']:.1f} s, "
+        f"{facts['steps_per_dispatch']} step(s) per dispatch; "
         f"{facts['flops_per_step'] / 1e9:,.3g} GFLOP a step, {facts['intensity']:,.1f} FLOP/byte; {ceilings}; "
         f"the lower roof is {facts['roof_flops_per_second'] / 1e9:,.0f} GFLOP/s ({bound})",
         f"  memory: {_memory(facts)}",
     ]
     if "shares" in facts:
         shares = ", ".join(f"{share:.1%} {part}" for part, share in facts["shares"].items())
-        lines.append(f"  time in training: {shares} (a checkpoint every {facts['steps_between_checkpoints']} steps)")
+        every = facts["steps_between_checkpoints"]
+        lines.append(f"  time in training, evaluation left out: {shares} (a checkpoint every {every} steps)")
     return "\n".join(lines)
 
 
 def _memory(facts: dict[str, Any]) -> str:
     parts = []
     if facts.get("peak_device_bytes"):
-        parts.append(f"{_mebi(facts['peak_device_bytes'])} on a device at most")
+        parts.append(f"{_mebi(facts['peak_device_bytes'])} on a device in training")
     elif facts.get("peak_device_bytes_at_most"):
         parts.append(f"no more on a device than settings before it, {_mebi(facts['peak_device_bytes_at_most'])}")
     estimate = facts["xla"]["estimated_bytes"]

@@ -149,7 +149,7 @@ def default() -> ConfigDict:
     config.bench.placements = ()  # values of data.placement
     config.bench.devices = ()  # numbers of devices, the first ones of those that there are; (): all
     config.bench.scaling = "strong"  # strong: the same batch for any number of devices; weak: as many rows on each
-    config.bench.steps = 10  # steps in a repeat; more of fast ones, so that it lasts half a second
+    config.bench.steps = 10  # steps in a repeat, as whole dispatches; more of fast ones: half a second of them
     config.bench.repeats = 5  # of everything, in turn
     config.bench.seconds = 30.0  # about the longest that a row may take; slow models are measured on fewer steps
 

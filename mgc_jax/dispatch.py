@@ -154,22 +154,25 @@ class Dispatcher:
         """Whether the program for so many steps is yet to be compiled."""
         return placed.steps not in self._programs
 
-    def prepare(self, state: TrainState, placed: Placed) -> None:
-        """Compiles the program for so many steps.
+    def prepare(self, state: TrainState, placed: Placed) -> "Prepared":
+        """Compiles the program for so many steps; returns what is known of it then.
 
         Raises:
             UserError: it needs more memory than a device has.
         """
         start = time.perf_counter()
         try:
-            program = self._lower(state, placed).compile()
+            lowered = self._lower(state, placed)
+            traced = time.perf_counter()
+            program = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(f"the train step needs more memory than the device has ({error}). {_REMEDY}") from error
+        compiled = time.perf_counter()
         memory, room = memory_of(program), room_of(self._mesh)
         log.info(
-            "compiled %s in %.1f s; memory per device: %s", _steps(placed.steps), time.perf_counter() - start,
+            "compiled %s in %.1f s; memory per device: %s", _steps(placed.steps), compiled - start,
             memory.describe(room),
         )  # fmt: skip
         if room is not None and memory.total > room:
@@ -177,6 +180,7 @@ class Dispatcher:
                 f"the train step needs {memory.describe(room)} on each device, more than there is. {_REMEDY}"
             )
         self._programs[placed.steps] = program
+        return Prepared(program, memory, traced - start, compiled - traced)
 
     def _lower(self, state: TrainState, placed: Placed) -> jax.stages.Lowered:
         function = self._train_step if placed.steps == 1 else several(self._train_step)
@@ -233,6 +237,23 @@ class Memory:
             f"{self.total / _GIB:.2f}{of} GiB (state, batch and corpus {self.arguments / _GIB:.2f}, activations and "
             f"other temporaries {self.temporaries / _GIB:.2f})"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is known of a program before it first runs.
+
+    Attributes:
+        program: as XLA has it.
+        memory: what it needs.
+        trace_seconds: to make what is given to XLA.
+        compile_seconds: of XLA.
+    """
+
+    program: jax.stages.Compiled
+    memory: Memory
+    trace_seconds: float
+    compile_seconds: float
 
 
 _REMEDY = (

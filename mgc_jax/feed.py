@@ -24,8 +24,16 @@ class DeviceClips:
     """The whole corpus in the memory of every device; a batch is an index into it."""
 
     def __init__(self, clips: np.ndarray, mesh: Mesh):
-        self._clips = replicate(clips, mesh)
         self._mesh = mesh
+        self.place(clips)
+
+    def place(self, clips: np.ndarray) -> None:
+        """Sends the corpus to the devices; from the beginning it is there, and again after `free`."""
+        self._clips = replicate(clips, self._mesh)
+
+    def free(self) -> None:
+        """Frees the memory of the devices; nothing can be asked for until `place`."""
+        self._clips.delete()
 
     def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
         """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""

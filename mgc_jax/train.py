@@ -76,6 +76,7 @@ class Run:
         workdir: Path,
         *,
         corpus: Corpus | None = None,
+        clips: Clips | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
         """Builds all of it.
@@ -84,6 +85,7 @@ class Run:
             config: the resolved configuration.
             workdir: the run's folder.
             corpus: the corpus; by default the one that the configuration names is opened.
+            clips: those of the corpus, placed on these devices; by default they are placed as the configuration says.
             devices: those to use; by default all.
         """
         self.config, self.workdir = config, workdir
@@ -102,7 +104,9 @@ class Run:
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = distributed.arrays_from_first(jax.device_get(state))
-        self.clips: Clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
+        if clips is None:
+            clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
+        self.clips: Clips = clips
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(
@@ -228,7 +232,7 @@ def make_phase(run: Run, *, classifier_only: bool) -> Phase:
         class_weights("none" if classifier_only else config.loss.class_weights, run.genre_count, config.loss.beta),
         adjustment * log_prior(run.genre_count), classifier_only=classifier_only,
     )  # fmt: skip
-    check_accumulation(config, run.mesh)
+    check_accumulation(config, run.mesh.size)
     train_step = make_train_step(
         loss, optimizer, trained=("head",) if classifier_only else None, accumulate=config.train.accumulate,
         unroll=run.mesh.devices.flat[0].platform == "cpu",
@@ -236,14 +240,20 @@ def make_phase(run: Run, *, classifier_only: bool) -> Phase:
     return Phase(batches, optimizer, train_step)
 
 
-def check_accumulation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Raises `UserError` if the rows that a device has of a batch cannot be cut into micro-batches."""
-    rows = -(-config.batch.rows // mesh.size)
+def check_accumulation(config: ConfigDict, devices: int, key: str = "config.batch.rows") -> None:
+    """Raises `UserError` if the rows that a device has of a batch cannot be cut into micro-batches.
+
+    Args:
+        config: the configuration.
+        devices: how many there are.
+        key: what says how many rows a batch has.
+    """
+    rows = -(-config.batch.rows // devices)
     if rows % config.train.accumulate:
         raise UserError(
-            f"config.train.accumulate={config.train.accumulate}, but each of the {mesh.size} device(s) has {rows} "
+            f"config.train.accumulate={config.train.accumulate}, but each of the {devices} device(s) has {rows} "
             f"of the {config.batch.rows} rows of a batch, which cannot be cut into so many micro-batches. Give a "
-            f"config.batch.rows that is a multiple of {config.train.accumulate * mesh.size}."
+            f"{key} that is a multiple of {config.train.accumulate * devices}."
         )
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -9,14 +11,16 @@ import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
 
-from mgc_jax import bench, bench_cell, ceilings, jobs
+from mgc_jax import bench, bench_cell, ceilings, dispatch, jobs
 from mgc_jax.bench import Row
 from mgc_jax.bench_cell import Block, Setting, settings_of
+from mgc_jax.bench_clips import SharedClips
 from mgc_jax.bench_table import format_bench
 from mgc_jax.config import default, validate
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.synthetic import bag_sizes, synthetic_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.feed import take_clips
 from mgc_jax.presets import baseline
 from mgc_jax.sharding import data_mesh
 
@@ -117,6 +121,87 @@ def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, caps
     assert "2 pairs of runs are too few" in printed
 
 
+def test_a_step_that_needs_more_memory_than_there_is_is_a_row(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(dispatch, "room_of", lambda mesh: 1000)
+    config.bench.update(repeats=1, variants=("train",))
+    (row,) = measured(config, tmp_path / "bench")["rows"]
+    assert row["status"] == "out of memory"
+
+
+def test_steps_are_dispatched_as_in_training(tmp_path, config):
+    config.train.steps_per_dispatch = 2
+    config.bench.update(placements=("device", "host", "stream"), variants=("train", "reused batch", "data only"),
+                        repeats=2, steps=3)  # fmt: skip
+    result = measured(config, tmp_path / "bench")
+    assert [(f["placement"], f["placed"], f["steps_per_dispatch"]) for f in result["settings"]] == [
+        ("device", "device", 2), ("host", "host", 1), ("stream", "stream", 1)
+    ]  # fmt: skip
+    assert {(row["setting"], row["steps"]) for row in result["rows"]} == {(0, 8), (1, 6), (2, 6)}
+    assert [p.name for p in (tmp_path / "bench").iterdir() if p.is_dir()] == []  # nor are the clips left
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_the_clips_of_all_steps_are_counted(tmp_path, config, length):
+    config.train.steps_per_dispatch = length
+    clips = SharedClips(config, ["device"], tmp_path)
+    corpus, placed = clips.corpora["device"], clips.placed("device", 1)
+    (setting,) = settings_of(config, 1)
+    cell = bench_cell.Cell(config, corpus, placed, dataclasses.replace(setting, placement="device"), tmp_path)
+    batches = cell._phase.batches
+    blocks = [cell.measure("train", 2), cell.measure("data only", 2)]
+    for first, block in zip((length, 4 * length), blocks, strict=True):  # after one dispatch each that does not count
+        assert (len(block.seconds), block.steps) == (2, length)
+        each = [np.sum(batches(step).segment < 8) for step in range(first, first + 2 * length)]
+        assert block.clips == sum(each)
+    facts = cell.facts
+    one = config.copy_and_resolve_references()
+    one.train.steps_per_dispatch = 1
+    other = bench_cell.Cell(one, corpus, placed, setting, tmp_path).facts
+    assert (facts["flops_per_step"], facts["bytes_per_step"]) == (other["flops_per_step"], other["bytes_per_step"])
+
+
+def test_the_clips_are_on_the_devices_once(tmp_path, config):
+    clips = SharedClips(config, ["device", "host", "auto"], tmp_path)
+    corpus = clips.corpora["device"]
+    assert corpus is clips.corpora["host"] is clips.corpora["auto"]
+
+    def there():
+        return [len(a.devices()) for a in jax.live_arrays() if a.shape == corpus.clips.shape]
+
+    before, index = there(), np.arange(8)[:, None]
+    found = {}
+    for placement, devices in [("device", 1), ("device", 2), ("auto", 4), ("host", 2), ("device", 1)]:
+        placed = clips.placed(placement, devices)
+        assert there() == [*before, *([] if placement == "host" else [devices])]
+        np.testing.assert_array_equal(take_clips(placed(index)), corpus.clips[index])
+        assert found.setdefault((placement, devices), placed) is placed
+    clips.free()
+    assert there() == before
+
+
+def test_building_takes_nothing_from_the_cache_and_the_ceilings_have_the_devices_alone(tmp_path, config, monkeypatch):
+    cached, measure = [], bench_cell.Cell.measure
+
+    def noted(*arguments):
+        cached.append(jax.config.jax_enable_compilation_cache)
+        return measure(*arguments)
+
+    def ceilings(*_):
+        assert not any(isinstance(thing, bench_cell.Cell) for thing in gc.get_objects())
+        return {"matmul_flops_per_second": 1e9, "copy_bytes_per_second": 1e8}
+
+    monkeypatch.setattr(bench_cell.Cell, "measure", noted)
+    monkeypatch.setattr(bench, "_ceilings", ceilings)
+    config.bench.update(variants=("train", "eval"), devices=(1, 2), repeats=1, steps=1)
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", True)
+    try:
+        measured(config, tmp_path / "bench")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+    assert cached == [False] * 8 + [True] * 4  # eval is measured three times before it counts
+
+
 def test_other_failures_are_not_hidden(tmp_path, config, monkeypatch):
     def broken(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: what is this?")
@@ -143,15 +228,25 @@ def test_ratios_are_of_settings_that_differ_in_one_thing():
 def test_fast_steps_are_repeated_and_slow_ones_are_not():
     options = default().bench
     options.update(steps=10, repeats=5, seconds=30.0)  # so 6 s for each repeat
-    assert [bench._steps(seconds, options) for seconds in (0.0001, 0.001, 0.05, 0.1, 1.0, 9.0)] == [
+    assert [bench._dispatches(seconds, 1, options) for seconds in (0.0001, 0.001, 0.05, 0.1, 1.0, 9.0)] == [
         1000, 500, 10, 10, 5, 1
     ]  # fmt: skip
+    assert [bench._dispatches(seconds, 4, options) for seconds in (0.001, 0.4, 1.5, 9.0)] == [500, 3, 3, 1]
 
 
 def test_more_devices_than_there_are(config):
     config.bench.devices = (1, 9)
     with pytest.raises(UserError, match="xla_force_host_platform_device_count=9"):
         settings_of(config, 8)
+
+
+def test_rows_that_cannot_be_cut_are_named_before_any_work(config):
+    config.train.accumulate = 2
+    config.bench.update(rows=(4, 6), devices=(1, 2))
+    with pytest.raises(UserError, match=r"has 3 of the 6 rows.*config\.bench\.rows that is a multiple of 4"):
+        settings_of(config, 8)
+    config.bench.rows = (4, 8)
+    assert len(settings_of(config, 8)) == 4
 
 
 def test_a_baseline_has_no_steps(tmp_path):
@@ -174,11 +269,16 @@ def test_the_corpus_itself_is_measured_where_asked_also_without_validation(tmp_p
     corpus = make_corpus(clip_shape=(6,))
     corpus.split[:] = "train"
     config.update_from_flattened_dict(save_arrays(corpus, tmp_path))
-    config.data.arrays.axes = "clip feature"
+    np.save(tmp_path / "clips.npy", corpus.clips)
+    np.save(tmp_path / "ids.npy", corpus.track_id)
+    files = {"clips": str(tmp_path / "clips.npy"), "ids": str(tmp_path / "ids.npy"), "axes": "clip feature"}
+    config.data.arrays.update(files)
     config.optimizer.plateau_factor = 0.5
-    config.bench.update(data="corpus", variants=("train", "eval"), repeats=1, steps=1)
+    config.bench.update(data="corpus", variants=("train", "eval"), repeats=1, steps=1, placements=("auto", "stream"))
     result = measured(config, tmp_path / "bench")
     assert (result["corpus"]["name"], result["corpus"]["clips"]) == ("arrays", len(corpus))
+    assert [facts["placed"] for facts in result["settings"]] == ["device", "stream"]
+    assert result["config"]["optimizer"]["plateau_factor"] == config.optimizer.plateau_factor == 0.5  # as given
 
 
 def test_synthetic_clips_are_like_those_of_the_configuration(config):
@@ -199,6 +299,12 @@ def test_synthetic_clips_are_like_those_of_the_configuration(config):
     config.data.corpus = "arrays"
     with pytest.raises(UserError, match=r"--config.bench.clip_shape"):
         synthetic_corpus(config)
+    config.data.corpus, config.data.representation = "auto", "my_embeddings"
+    with pytest.raises(UserError, match=r"my_embeddings.*--config.bench.clip_shape"):
+        synthetic_corpus(config)
+    config.bench.clip_shape = (128,)
+    corpus = synthetic_corpus(config)
+    assert (corpus.clips.shape, corpus.clips.dtype) == ((300, 128), np.float16)
 
 
 def test_bags_have_a_long_tail():

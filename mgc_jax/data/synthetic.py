@@ -80,7 +80,13 @@ def _clip_type(config: Any) -> tuple[tuple[int, ...], str]:
         representation = get_representation(data.representation)
         shape = (len(columns_of([data.features])),) if data.features else representation.shape
     except FmaError as error:
-        raise UserError(str(error)) from error
+        if given:  # the name of arrays of the user's own
+            return given, "float16"
+        raise UserError(
+            f"{str(error).rstrip('.')}. If that is the name of prepared arrays of your own, give the shape of a clip, "
+            "for instance --config.bench.clip_shape='(128,)', or measure with the arrays themselves, "
+            "--config.bench.data=corpus"
+        ) from error
     if data.frames and not given:
         shape = (min(data.frames, shape[0]), *shape[1:])
     return given or shape, representation.dtype
