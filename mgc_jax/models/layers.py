@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from mgc_jax.models.forms import plain_wanted
 from mgc_jax.models.winograd import clips_at_once, conv3x3, conv3x3_gradients
 
-_BLOCK_POSITIONS = 4096  # of a one-channel map at a time; measured: their outputs stay in the cache
+_BLOCK_POSITIONS = 4096  # of a one-channel map at a time; between 2048 and 8192, both measured faster than 32768
 
 
 def _use_cpu_form() -> bool:

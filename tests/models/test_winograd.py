@@ -49,7 +49,6 @@ def test_conv3x3_rounds_little_more_than_the_library_convolution():
         values = _values(function, *arguments)
         return [np.sqrt(np.mean((v - e) ** 2) / np.mean(e**2)) for v, e in zip(values, exact, strict=True)]
 
-    # Measured: 8e-7, 8e-7 and 1e-6; the library 4e-7, 4e-7 and 1e-6. With the usual points the first is 1.6e-6.
     assert max(errors(winograd.conv3x3)) < 1.5e-6
     assert max(errors(_plain)) < 1.5e-6
 
