@@ -742,14 +742,14 @@ def diverged(stage: Stage, name: str) -> Row:
 @case("a worker that loads data is killed")
 def worker_killed(stage: Stage, name: str) -> Row:
     workdir = stage.copy(name)
-    first = last_step(workdir)
+
+    def workers(process):
+        listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True)
+        return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
 
     def hit(process):
-        wait_for(process, lambda: last_step(workdir) != first)
-        listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True)
-        workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
-        assert workers, f"no worker processes: {listed.stdout}"
-        os.kill(int(workers[0]), signal.SIGKILL)
+        wait_for(process, lambda: bool(workers(process)))
+        os.kill(workers(process)[0], signal.SIGKILL)
 
     ended = stage.run(workdir, "--config.data.placement=stream", "--config.data.workers=2", during=hit)
     stage.resume(workdir)

@@ -19,15 +19,11 @@ from mgc_jax.errors import UserError
 ROOT = Path(__file__).parents[1]
 CONFIG = """
 from mgc_jax.config import default
-def get_config(kind="mlp"):
+def get_config():
     config = default()
     config.data.bag_key = "pair"
-    if kind == "mlp":
-        config.data.arrays.axes = "clip feature"
-        config.model.encoder.update(name="mlp", hidden=(8,))
-    else:
-        config.model.encoder.update(name="crnn_tf", filters=(4, 4), pools=((2, 4), (2, 4)), gru_units=4, features=8)
-        config.model.encoder.batch_norm_momentum = 0.8
+    config.data.arrays.axes = "clip feature"
+    config.model.encoder.update(name="mlp", hidden=(8,))
     config.batch.rows, config.batch.clips_per_row = 8, 6
     config.optimizer.update(name="sgd", learning_rate=0.05, plateau_factor=0.5, plateau_patience=1)
     config.train.epochs, config.train.log_every_steps = 4, 1
@@ -189,7 +185,8 @@ def test_two_processes_train_as_two_devices_do_also_when_killed(folder):
     results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
     assert results[0]["best_step"] == results[1]["best_step"]
     assert "2 x " in results[1]["environment"]["devices"]
-    assert "CRNN" not in output(folder, "two", 1)
+    assert "MLP + MATT" in output(folder, "two")
+    assert "MLP + MATT" not in output(folder, "two", 1)
     assert "accuracy" not in output(folder, "two", 1)
 
 

@@ -42,11 +42,14 @@ def ask():
 def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
     with notice() as asked:
         assert not asked.agreed()
-        with asked.deferred():
-            ask()
-            assert asked.requested
-            assert asked.agreed()
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the next one ends the process at once
+        deferred = asked.deferred()
+        deferred.__enter__()
+        ask()
+        assert asked.requested
+        assert asked.agreed()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the next one ends the process at once
+        with pytest.raises(Preempted):  # nobody has answered
+            deferred.__exit__(None, None, None)
     with notice() as outer, notice() as inner:
         assert inner is outer
         with pytest.raises(Preempted, match="same command resumes") as stopped:
