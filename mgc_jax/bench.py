@@ -3,9 +3,10 @@
 Everything measured is what training runs: its batches, its step, its evaluator, its checkpoints. For each setting
 (batch, precision, placement, number of devices) these are rows:
 
-* train: steps with the data path, as training does them: as many per dispatch as training would take of this corpus,
-  and compiled alike. But no more than two dispatches are in flight (so that the end of each can be seen), all have
-  the same length, and none is followed by a log line or an evaluation;
+* train: steps with the data path, as training does them: as many per dispatch (for a synthetic corpus as if its
+  epochs lasted from one log line to the next, at least), and compiled alike. But no more than two dispatches are in
+  flight (so that the end of each can be seen), all have the same length, and none is followed by a log line or an
+  evaluation;
 * reused batch: the same on what is on the devices already: what the data path costs is the difference;
 * data only: batches made and placed without a step;
 * checkpoint: the state saved and waited for;

@@ -127,7 +127,10 @@ class Cell:
         self._run = Run(self._config, workdir, corpus=corpus, clips=clips, devices=devices)
         self._phase = make_phase(self._run, classifier_only=False)
         batches = self._phase.batches
-        timetable = make_timetable(self._config, batches.steps_per_epoch)
+        epoch = batches.steps_per_epoch
+        if config.bench.data == "synthetic":  # so small a corpus that ends of epochs would cut the dispatches short
+            epoch = max(epoch, config.train.log_every_steps)
+        timetable = make_timetable(self._config, epoch)
         self.length = steps_per_dispatch(self._config, timetable, clips, self._run.mesh)
         key = jax.random.key(config.seed)
         self._dispatcher = Dispatcher(self._phase.train_step, key, self._run.mesh)

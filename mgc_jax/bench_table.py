@@ -37,7 +37,8 @@ def format_bench(result: dict[str, Any]) -> str:
 
 def _name(result: dict[str, Any], ratio: dict[str, Any]) -> str:
     facts = result["settings"][ratio["setting"]]
-    return f"{ratio['what']} ({ratio['variant']}, {_batch(facts)}, {facts['dtype']}, {_placed(facts)})"
+    about = (ratio["variant"], _batch(facts), facts["dtype"], f"{facts['devices']} device(s)", _placed(facts))
+    return f"{ratio['what']} ({', '.join(about)})"
 
 
 def _batch(facts: dict[str, Any]) -> str:

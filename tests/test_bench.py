@@ -140,6 +140,15 @@ def test_steps_are_dispatched_as_in_training(tmp_path, config):
     assert [p.name for p in (tmp_path / "bench").iterdir() if p.is_dir()] == []  # nor are the clips left
 
 
+def test_a_small_synthetic_corpus_is_dispatched_like_a_large_one(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(dispatch, "_on_cpu", lambda mesh: False)
+    config.train.log_every_steps = 7
+    config.bench.update(placements=("device", "host"), variants=("train",), repeats=1, steps=1)
+    facts = measured(config, tmp_path / "bench")["settings"]
+    assert facts[0]["steps_per_epoch"] < 7
+    assert [f["steps_per_dispatch"] for f in facts] == [7, 1]
+
+
 @pytest.mark.parametrize("length", [1, 3])
 def test_the_clips_of_all_steps_are_counted(tmp_path, config, length):
     config.train.steps_per_dispatch = length
