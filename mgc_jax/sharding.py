@@ -45,8 +45,8 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
         mesh: the devices.
     """
 
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        start, stop, _ = (slice(None) if index is None else index[0]).indices(shape[0])
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
         return rows(slice(start, stop))
 
     return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), part)
