@@ -50,10 +50,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         options=different_options(runs),
     )
     path = out if out.suffix == ".html" else out / FILE_NAME
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+    write_text(path, page, remedy="Make room there, or choose another --out.")
     return path
 
 

@@ -66,10 +66,7 @@ def write_report(workdir: Path) -> Path:
         options=dict(config.leaves(run.config)),
     )
     path = Path(workdir) / FILE_NAME
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); copy the run to where you may write") from error
+    write_text(path, page, remedy="Make room there, or copy the run to where you may write.")
     return path
 
 

@@ -45,7 +45,8 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
         mesh: the devices.
     """
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # only keys have none
         start, stop, _ = index[0].indices(shape[0])
         return rows(slice(start, stop))
 

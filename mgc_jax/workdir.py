@@ -180,30 +180,34 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one go, so that an interruption leaves the old one or the new one."""
+_RESUME = "Make room there, or make it writable; then the same command resumes at the last checkpoint."
+
+
+def write_text(path: Path, text: str, remedy: str = _RESUME) -> None:
+    """Writes a file in one go, so that an interruption leaves the old one or the new one.
+
+    Raises:
+        UserError: it cannot be written; the remedy is what the message then says to do.
+    """
     temporary = path.with_suffix(".tmp")
-    with writing(path):
+    with writing(path, remedy):
         temporary.write_text(text)
         temporary.replace(path)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, remedy: str = _RESUME) -> Iterator[None]:
     """Turns an error of the file system into a `UserError` that names the file and says what to do."""
     try:
         yield
     except OSError as error:
-        raise UserError(cannot_write(path, error)) from error
+        raise UserError(cannot_write(path, error, remedy)) from error
 
 
-def cannot_write(path: Path, error: Exception) -> str:
+def cannot_write(path: Path, error: Exception, remedy: str = _RESUME) -> str:
     """Says that a file or folder cannot be written, why, how much room there is, and what to do."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
-    return (
-        f"{path} cannot be written: {why} ({free_space(path)}). Make room there, or make it writable; then the same "
-        "command resumes at the last checkpoint."
-    )
+    return f"{path} cannot be written: {why} ({free_space(path)}). {remedy}"
 
 
 def free_space(path: Path) -> str:
