@@ -142,6 +142,7 @@ class Cell:
         except UserError as error:
             raise MemoryError(str(error)) from error
         one = next(placed_dispatches(batches, clips, self._run.mesh, 0, [1]))
+        # Another function than the phase's: of that one JAX would give the trace it has, which is not the plain form.
         step = make_phase(self._run, classifier_only=False).train_step
         counted = count(step, state, one.batch, one.clips, one.partners, key)
         if counted.unknown:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mgc_jax.sharding import shard
+from mgc_jax.sharding import on_cpu, shard
 
 _LARGEST = 8192  # side of a matrix
 _COPIED = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}  # bytes on all devices, on each: far above any cache
@@ -36,8 +36,7 @@ def matmul_rate(dtype: str, mesh: Mesh) -> float:
 
 def copy_rate(mesh: Mesh) -> float:
     """Returns the rate of adding one to a large array in place: bytes read and written per second, of all devices."""
-    platform = mesh.devices.flat[0].platform
-    size = _COPIED.get(platform, 2**28) // (mesh.size if platform == "cpu" else 1)
+    size = _COPIED.get(mesh.devices.flat[0].platform, 2**28) // (mesh.size if on_cpu(mesh) else 1)
     array = shard(jnp.zeros((mesh.size, size // 4), jnp.float32), mesh)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
 from mgc_jax.feed import Clips, DeviceClips, Placed, with_rows
-from mgc_jax.sharding import replicate
+from mgc_jax.sharding import on_cpu, replicate
 from mgc_jax.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -124,11 +124,7 @@ def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, m
         return 1
     if asked:
         return min(asked, max(timetable.gaps))  # longer ones would never be filled
-    return 1 if _on_cpu(mesh) else timetable.best_length(_MOST_STEPS)
-
-
-def _on_cpu(mesh: Mesh) -> bool:
-    return mesh.devices.flat[0].platform == "cpu"
+    return 1 if on_cpu(mesh) else timetable.best_length(_MOST_STEPS)
 
 
 class Dispatcher:

@@ -26,6 +26,11 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(list(devices)), ("data",), axis_types=(AxisType.Auto,))
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices are those of XLA's CPU backend."""
+    return bool(mesh.devices.flat[0].platform == "cpu")
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copies a pytree, the same in every process, to every device."""
     return _place(tree, NamedSharding(mesh, PartitionSpec()))

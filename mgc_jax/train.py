@@ -34,7 +34,7 @@ from mgc_jax.preemption import Preempted, notice
 from mgc_jax.profiling import Profile
 from mgc_jax.progress import MetricsWriter, Progress, clock
 from mgc_jax.results import finish, nonempty_splits, view_metrics
-from mgc_jax.sharding import data_mesh, replicate
+from mgc_jax.sharding import data_mesh, on_cpu, replicate
 from mgc_jax.state import (
     Optimizer,
     TrainState,
@@ -235,7 +235,7 @@ def make_phase(run: Run, *, classifier_only: bool) -> Phase:
     check_accumulation(config, run.mesh.size)
     train_step = make_train_step(
         loss, optimizer, trained=("head",) if classifier_only else None, accumulate=config.train.accumulate,
-        unroll=run.mesh.devices.flat[0].platform == "cpu",
+        unroll=on_cpu(run.mesh),
     )  # fmt: skip
     return Phase(batches, optimizer, train_step)
 

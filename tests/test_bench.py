@@ -141,7 +141,7 @@ def test_steps_are_dispatched_as_in_training(tmp_path, config):
 
 
 def test_a_small_synthetic_corpus_is_dispatched_like_a_large_one(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(dispatch, "_on_cpu", lambda mesh: False)
+    monkeypatch.setattr(dispatch, "on_cpu", lambda mesh: False)
     config.train.log_every_steps = 7
     config.bench.update(placements=("device", "host"), variants=("train",), repeats=1, steps=1)
     facts = measured(config, tmp_path / "bench")["settings"]
