@@ -69,11 +69,12 @@ def child(hooks: list[str], arguments: list[str]) -> int:
         time.time = lambda: yesterday() - 86400  # type: ignore[assignment]
     from absl import app
 
-    from mgc_jax import evaluate, main
-    from mgc_jax.command_line import parse_flags
+    from mgc_jax import main
     from mgc_jax.data import batches
+    from mgc_jax.evaluation import evaluator
+    from mgc_jax.runtime.terminal import parse_flags
 
-    make, score = batches.TrainBatches.__call__, evaluate.Evaluator.score_split
+    make, score = batches.TrainBatches.__call__, evaluator.Evaluator.score_split
     done = {"evaluations": 0}
 
     def slowly(self, step):
@@ -90,7 +91,7 @@ def child(hooks: list[str], arguments: list[str]) -> int:
         return score(self, *given)
 
     batches.TrainBatches.__call__ = slowly  # type: ignore[method-assign]
-    evaluate.Evaluator.score_split = score_slowly  # type: ignore[method-assign]
+    evaluator.Evaluator.score_split = score_slowly  # type: ignore[method-assign]
     sys.argv = ["mgc_jax.main", *arguments]
     app.run(main.main, flags_parser=parse_flags)
     raise AssertionError

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mgc_jax.models import gru_kernel
+from mgc_jax.models.kernels import gru
 from mgc_jax.models.recurrent import ParallelGRU
 
 FORMS = ("scan", "kernel")
@@ -27,7 +27,7 @@ FORMS = ("scan", "kernel")
 
 def functions(form, module, x, all_steps):
     """Compiles the forward pass, and forward and backward, in one form; each is called without arguments."""
-    os.environ[gru_kernel.VARIABLE] = form
+    os.environ[gru.VARIABLE] = form
     graph, params = nnx.split(module)
 
     def forward(params, x):
@@ -80,8 +80,8 @@ def main():
     for dtype, units, rows, steps in sizes:
         module = ParallelGRU(2, arguments.features, units, reset_after=reset_after, rngs=nnx.Rngs(0))
         x = np.random.default_rng(0).normal(size=(2, rows, steps, arguments.features))
-        os.environ[gru_kernel.VARIABLE] = "auto"  # says so if the kernel does not work
-        works = gru_kernel.choose(units, dtype, reset_after) is not None
+        os.environ[gru.VARIABLE] = "auto"  # says so if the kernel does not work
+        works = gru.choose(units, dtype, reset_after) is not None
         calls = {}
         for form in FORMS if works else FORMS[:1]:
             form_or_auto = "auto" if form == "kernel" else form

@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mgc_jax.allocator import HUGE_PAGES  # noqa: E402
+from mgc_jax.runtime.huge_pages import HUGE_PAGES  # noqa: E402
 
 WORKERS = ROOT / "benchmarks" / "peer_workers"
 # Clips a step on a CPU, where a step of the configuration's batch takes many seconds; None: the configuration's.

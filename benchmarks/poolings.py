@@ -27,10 +27,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import numpy as np
 
-from mgc_jax import jobs
-from mgc_jax.config import validate
-from mgc_jax.predictions import FILE_NAME, VIEWS, load
-from mgc_jax.results import view_metrics
+from mgc_jax import modes
+from mgc_jax.config.checks import validate
+from mgc_jax.evaluation.predictions import VIEWS
+from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.results import view_metrics
 
 NATURAL = {"batch.sub_bags": False, "loss.bag_weight": "bag"}
 SUB_BAGS = {"batch.sub_bags": True, "loss.bag_weight": "size"}
@@ -113,7 +114,7 @@ def run_one(data, pooling, flags, seed, arguments):
     config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds}, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
-        (jobs.cross_validate if folds else jobs.train)(config, workdir)
+        (modes.cross_validate if folds else modes.train)(config, workdir)
         metrics = view_metrics(load(workdir / FILE_NAME).of_split("validation"))
     return {view: metrics[view] for view in VIEWS if view in metrics}, time.perf_counter() - start
 

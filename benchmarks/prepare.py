@@ -31,14 +31,16 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tfds_fma.clip_sources import ClipSource
-from tfds_fma.clips import Clip, Reject
-from tfds_fma.decode import decode
+from tfds_fma.clips.decode import decode
+from tfds_fma.clips.make import Clip, Reject
+from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import genres_of
-from tfds_fma.metadata import Track
 from tfds_fma.parallel import keep_freed_memory, ordered_map
-from tfds_fma.representations import AudioRepresentation, LogMel, LogMelBelowPeak, get_representation
-from tfds_fma.shards import Staging, plan_shards
+from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.source.tracks import Track
+from tfds_fma.storage.shards import Staging, plan_shards
 
 REPRESENTATIONS = ("mel_1360x96", "mel_640x128")
 
@@ -70,7 +72,7 @@ def plain_librosa(path: Path, representation: LogMel | LogMelBelowPeak) -> np.nd
 
 def difference(path: Path, representation: LogMel | LogMelBelowPeak) -> float:
     """Largest difference between both recipes in dB, before float16."""
-    from tfds_fma.spectrogram import log_mel
+    from tfds_fma.representations.spectrogram import log_mel
 
     theirs = plain_librosa(path, representation)
     if isinstance(representation, LogMelBelowPeak):
@@ -173,7 +175,7 @@ def report_speed(paths: list[Path], workers: list[int], rounds: int, clips: int)
 def report_memory(counts: list[int]) -> str:
     """Prints the peak memory of preparing generated corpora of several sizes; returns the line of figures."""
     from tfds_fma.demo import make_demo_tree
-    from tfds_fma.metadata import read_tracks
+    from tfds_fma.source.tracks import read_tracks
 
     figures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -109,7 +109,7 @@ def draw(measured, environments, path):
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from mgc_jax.charts import COLOURS
+    from mgc_jax.report.charts import COLOURS
 
     style = {"svg.fonttype": "none", "svg.hashsalt": "mgc-jax", "font.size": 9, "axes.spines.top": False,
              "axes.spines.right": False, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True}  # fmt: skip

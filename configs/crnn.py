@@ -7,8 +7,8 @@ runs, with 0.624 micro average precision. Not yet run here on FMA-medium. Withou
 corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn", "none")
+    return matt.matt("crnn", "none")

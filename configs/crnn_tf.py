@@ -7,8 +7,8 @@ average precision. Not yet run here on FMA-medium. Without prepared FMA it train
 minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn_tf", "none")
+    return matt.matt("crnn_tf", "none")

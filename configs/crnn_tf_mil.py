@@ -6,8 +6,8 @@ Published on FMA-medium, selected on the test split: 71.89 % accuracy, 0.611 mic
 here on FMA-medium. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn_tf", "mean")
+    return matt.matt("crnn_tf", "mean")

@@ -8,8 +8,8 @@ cross_validate --config.data.folds=5. On 4,752 tracks of FMA-medium (12 genres) 
 CPU core; docs/results.md has the results of every pooling.
 """
 
-from mgc_jax import presets
-from mgc_jax.config import default
+from mgc_jax.config import options
+from mgc_jax.config.keys import default
 
 
 def get_config(system="mlp+matt"):
@@ -23,8 +23,8 @@ def get_config(system="mlp+matt"):
     config.data.arrays.features = (
         "acousticness", "danceability", "energy", "instrumentalness", "liveness", "speechiness", "tempo", "valence",
     )  # fmt: skip
-    config.model.encoder = presets.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.3)
-    config.model.pooling = presets.pooling_options(pooling)
+    config.model.encoder = options.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.3)
+    config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0
     config.batch.rows = 1
     config.batch.clips_per_row = 256

@@ -6,8 +6,8 @@ Published on FMA-medium, best test epoch: 63.88 % accuracy. Not yet run here on 
 trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("fcn4", "none")
+    return matt.matt("fcn4", "none")

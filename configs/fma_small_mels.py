@@ -9,8 +9,8 @@ artist_id. Layers of CRNN, CRNN-TF and FCN-4 are narrower than published, and po
 6,394 clips takes about a minute on a CPU. docs/results.md has the results of every encoder.
 """
 
-from mgc_jax import presets
-from mgc_jax.config import default
+from mgc_jax.config import options
+from mgc_jax.config.keys import default
 
 _NARROW = {
     "crnn_tf": {"filters": (32, 64, 128, 128), "pools": ((2, 4), (2, 4), (2, 2), (2, 2)), "batch_norm_momentum": 0.95},
@@ -28,8 +28,8 @@ def get_config(system="crnn_tf+matt"):
     config.data.arrays.clips_key = "mel"
     config.data.arrays.axes = "clip mel time"
     config.data.arrays.columns.album = ""
-    config.model.encoder = presets.encoder_options(encoder, **_NARROW.get(encoder, {}))
-    config.model.pooling = presets.pooling_options(pooling)
+    config.model.encoder = options.encoder_options(encoder, **_NARROW.get(encoder, {}))
+    config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0 if pooling == "none" else 0.1
     config.batch.rows = 32 if pooling == "none" else 1
     config.batch.clips_per_row = 1 if pooling == "none" else 32

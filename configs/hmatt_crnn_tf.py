@@ -8,8 +8,8 @@ corpus: a minute on 2 CPU cores; validation accuracy 0.62 per clip, 0.73 average
 model, 0.28 for the majority class.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn_tf", "hierarchical_matt")
+    return matt.matt("crnn_tf", "hierarchical_matt")

@@ -6,8 +6,8 @@ Published on FMA-medium, selected on the test split: 69.09 % accuracy, 0.736 mic
 here on FMA-medium. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn", "matt")
+    return matt.matt("crnn", "matt")

@@ -7,8 +7,8 @@ here on FMA-medium. Without prepared FMA it trains on the demo corpus: four minu
 accuracy 0.68 per clip, 0.75 averaged over bags, 0.75 for the bag model, 0.28 for the majority class.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import matt
 
 
 def get_config():
-    return presets.matt("crnn_tf", "matt")
+    return matt.matt("crnn_tf", "matt")

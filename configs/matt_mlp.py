@@ -12,9 +12,10 @@ make its features; validation accuracy with the two sets above 0.66 per clip, 0.
 bag model, 0.28 for the majority class.
 """
 
-from mgc_jax import presets
+from mgc_jax.config import options
+from mgc_jax.papers import matt
 
 
 def get_config(arg=""):
-    given = presets.arguments(arg, features="all", hidden=0)
-    return presets.features("matt", given["features"], (given["hidden"],) if given["hidden"] else ())
+    given = options.arguments(arg, features="all", hidden=0)
+    return matt.features("matt", given["features"], (given["hidden"],) if given["hidden"] else ())

@@ -6,8 +6,8 @@ Published on FMA-small: 46.3 % validation, 35.5 % test accuracy. Not yet run her
 it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("prcnn", gru_layers=2)
+    return ubc.ubc("prcnn", gru_layers=2)

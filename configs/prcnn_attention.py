@@ -7,8 +7,8 @@ What the PRCNN report meant to use; no published figures for FMA. Not yet run he
 Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("prcnn_attention")
+    return ubc.ubc("prcnn_attention")

@@ -8,8 +8,8 @@ nothing: the weights sum to one and are summed over, which leaves the GRU's stat
 demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("prcnn_attention_literal")
+    return ubc.ubc("prcnn_attention_literal")

@@ -6,8 +6,8 @@ Published on GTZAN with short-time Fourier spectrograms: 92 %; here with the PRC
 run here on FMA-small. Without prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128)
+    return ubc.ubc("prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128)

@@ -7,8 +7,8 @@ give the pools of this row. --config.model.encoder.pools='((2, 2), (4, 4), (4, 2
 prepared FMA it trains on the demo corpus, in minutes on a CPU.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("cnn", filters=(16, 32, 64), pools=((2, 2), (2, 2), (2, 2)))
+    return ubc.ubc("cnn", filters=(16, 32, 64), pools=((2, 2), (2, 2), (2, 2)))

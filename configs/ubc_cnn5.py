@@ -7,8 +7,8 @@ Without prepared FMA it trains on the demo corpus: 2 minutes on one busy CPU cor
 0.66 averaged over bags, 0.28 for the majority class.
 """
 
-from mgc_jax import presets
+from mgc_jax.papers import ubc
 
 
 def get_config():
-    return presets.ubc("cnn")
+    return ubc.ubc("cnn")

@@ -9,8 +9,8 @@ artist_id. Bags are cut at random into sub-bags in training, and count as many a
 results of every pooling; a run takes about ten seconds on one CPU core.
 """
 
-from mgc_jax import presets
-from mgc_jax.config import default
+from mgc_jax.config import options
+from mgc_jax.config.keys import default
 
 
 def get_config(system="mlp+matt"):
@@ -21,8 +21,8 @@ def get_config(system="mlp+matt"):
     config.data.arrays.clips_key = "vggish"
     config.data.arrays.axes = "clip feature"
     config.data.arrays.columns.album = ""
-    config.model.encoder = presets.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.5)
-    config.model.pooling = presets.pooling_options(pooling)
+    config.model.encoder = options.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.5)
+    config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0
     config.batch.rows = 1
     config.batch.clips_per_row = 64  # the longest bag has 36 clips

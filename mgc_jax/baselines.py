@@ -30,14 +30,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from mgc_jax import config as config_lib
+from mgc_jax.config import keys
 from mgc_jax.data.bags import Bags, bags_of
-from mgc_jax.data.corpus import Corpus, open_corpus
+from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.open import open_corpus
+from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
-from mgc_jax.predictions import Predictions, concatenate, of_corpus
-from mgc_jax.progress import clock
-from mgc_jax.results import finish, nonempty_splits
-from mgc_jax.workdir import check_same_corpus, claim, write_json
+from mgc_jax.evaluation.predictions import Predictions, concatenate, of_corpus
+from mgc_jax.evaluation.results import finish
+from mgc_jax.runtime.files import write_json
+from mgc_jax.runtime.terminal import clock
+from mgc_jax.runtime.workdir import check_same_corpus, claim
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool) -> dict[str
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no results yet, or damaged ones
         check_same_corpus(corpus, json.loads((workdir / "results.json").read_text()), workdir)
     check_corpus(estimator, corpus)
-    write_json(workdir / "config.json", config_lib.to_json(config))
+    write_json(workdir / "config.json", keys.to_json(config))
     log.info("%s on %s training clips: %s", title, f"{len(corpus.indices('train')):,}", estimator)
     start = time.perf_counter()
     fitted = fit(estimator, corpus, config.data.standardize)

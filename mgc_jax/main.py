@@ -12,12 +12,13 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from mgc_jax import config as config_lib
-from mgc_jax import distributed
-from mgc_jax.allocator import restart_with_huge_pages
-from mgc_jax.command_line import log_to_terminal, parse_flags, run_command
+from mgc_jax.config import checks, identity, keys
 from mgc_jax.errors import UserError
-from mgc_jax.workdir import default_workdir, new_workdir, read_config
+from mgc_jax.runtime import processes
+from mgc_jax.runtime.compilation_cache import keep_compiled_programs
+from mgc_jax.runtime.huge_pages import restart_with_huge_pages
+from mgc_jax.runtime.terminal import log_to_terminal, parse_flags, run_command
+from mgc_jax.runtime.workdir import default_workdir, new_workdir, read_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
@@ -37,8 +38,9 @@ _TEST = flags.DEFINE_bool(
 )
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", None, "With --mode eval: evaluate the scores in this file (predictions.parquet of a run, or a "
-    "Parquet or CSV file of other software; mgc_jax/predictions.py says what is in it). --config names the corpus, if "
-    "the file lacks genres, splits or artists. With --workdir, results.json and report.html are written there.",
+    "Parquet or CSV file of other software; mgc_jax/evaluation/predictions_file.py says what is in it). --config "
+    "names the corpus, if the file lacks genres, splits or artists. With --workdir, results.json and report.html are "
+    "written there.",
 )  # fmt: skip
 
 _COORDINATOR = flags.DEFINE_string(
@@ -71,8 +73,8 @@ def _main(argv: list[str]) -> int:
     file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
     if not file.is_file():
         raise UserError(f"--config {file} does not exist; the repository's are in configs/")
-    distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value)
-    with distributed.joined():
+    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value)
+    with processes.joined():
         _run_config(file.stem)
     return 0
 
@@ -80,16 +82,16 @@ def _main(argv: list[str]) -> int:
 def _run_config(name: str) -> None:
     """Settles corpus and workdir, in all processes alike, and runs."""
     config = _CONFIG.value
-    if distributed.process_count() > 1 and (config.baseline.name or _MODE.value in ("export", "bench")):
+    if processes.process_count() > 1 and (config.baseline.name or _MODE.value in ("export", "bench")):
         what = "a baseline of scikit-learn" if config.baseline.name else f"--mode {_MODE.value}"
-        raise UserError(f"{what} is the work of one process; start {distributed.process_count()} for models only")
+        raise UserError(f"{what} is the work of one process; start {processes.process_count()} for models only")
     if _MODE.value != "train" and _WORKDIR.value:
         config = _with_corpus_of(config, Path(_WORKDIR.value))
     config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     options = {"--mode": _MODE.value, "--test": _TEST.value, "--workdir": _WORKDIR.value} | versions
-    distributed.require_same("configuration", config_lib.shared_values(config) | options)
-    default = distributed.from_first(lambda: "" if _WORKDIR.value else str(_default_workdir(name, config)))
+    processes.require_same("configuration", identity.shared_values(config) | options)
+    default = processes.from_first(lambda: "" if _WORKDIR.value else str(_default_workdir(name, config)))
     workdir = Path(_WORKDIR.value or default)
     log.info(why)
     log.info("workdir %s", workdir)
@@ -98,24 +100,26 @@ def _run_config(name: str) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     """Does what the mode says, and writes the report."""
-    from mgc_jax import jobs
+    from mgc_jax import modes
 
+    if not config.baseline.name:
+        keep_compiled_programs()
     mode = _MODE.value
     if mode in ("export", "cross_validate", "bench"):
         if _TEST.value:
             raise UserError(f"--test does not go with --mode {mode}")
-        {"export": jobs.export, "cross_validate": jobs.cross_validate, "bench": jobs.bench}[mode](config, workdir)
+        {"export": modes.export, "cross_validate": modes.cross_validate, "bench": modes.bench}[mode](config, workdir)
     else:
-        (jobs.train if mode == "train" else jobs.evaluate)(config, workdir, test=_TEST.value)
-    if mode not in ("export", "bench") and distributed.is_first():
+        (modes.train if mode == "train" else modes.evaluate)(config, workdir, test=_TEST.value)
+    if mode not in ("export", "bench") and processes.is_first():
         _write_report(workdir)
 
 
 def _evaluate_predictions(path: Path) -> None:
     """Evaluates the scores in a file."""
-    from mgc_jax import results
-    from mgc_jax.data.corpus import open_corpus
-    from mgc_jax.predictions import load
+    from mgc_jax.data.open import open_corpus
+    from mgc_jax.evaluation import results
+    from mgc_jax.evaluation.predictions_file import load
 
     if _MODE.value != "eval":
         raise UserError("--predictions goes with --mode eval")
@@ -166,8 +170,8 @@ def _with_corpus_of(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[ConfigDict, str]:
     """Returns the configuration with its corpus chosen, and a sentence that says which and why."""
-    config_lib.validate(config)
-    from mgc_jax.data.corpus import resolve_auto
+    checks.validate(config)
+    from mgc_jax.data.open import resolve_auto
 
     if _MODE.value == "bench" and config.bench.data == "synthetic":
         corpus, why = config.data.corpus, "synthetic clips; --config.bench.data=corpus measures on the corpus"
@@ -176,15 +180,15 @@ def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[Conf
     with config.unlocked():
         config.data.corpus = corpus
     if corpus == "demo":
-        config = config_lib.resolve_demo(config, overridden)
-        config_lib.validate(config)
+        config = keys.resolve_demo(config, overridden)
+        checks.validate(config)
     return config, why
 
 
 def _write_report(workdir: Path) -> None:
     """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
     try:
-        from mgc_jax.report import write_report
+        from mgc_jax.report.run_page import write_report
 
         log.info("report: %s", write_report(workdir))
     except ImportError as error:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, columns_of
+from tfds_fma.representations.feature_names import COLUMNS, GROUPS, STATISTICS, columns_of
 
 
 def reference(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mgc_jax.config import default, validate
+from mgc_jax.config.checks import validate
+from mgc_jax.config.keys import default
 from mgc_jax.data.corpus import Corpus
 
 GENRES = ("Rock", "Folk", "Jazz")

@@ -16,20 +16,20 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from mgc_jax import config as config_lib
-from mgc_jax import presets
 from mgc_jax.baselines import couple, evaluate_workdir, fit, make_estimator, train_and_evaluate
+from mgc_jax.config import checks, keys, options
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.corpus import open_corpus
+from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.train import train_and_evaluate as train_model
-from tfds_fma.clip_sources import ClipSource
-from tfds_fma.clips import Clip
-from tfds_fma.features import FEATURE_SETS, columns_of
+from mgc_jax.papers import fma
+from mgc_jax.training.loop import train_and_evaluate as train_model
+from tfds_fma.clips.make import Clip
+from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES
-from tfds_fma.metadata import Track
-from tfds_fma.prepare import prepare_clips
-from tfds_fma.representations import REPRESENTATIONS
+from tfds_fma.preparation import prepare_clips
+from tfds_fma.representations.feature_names import FEATURE_SETS, columns_of
+from tfds_fma.representations.registry import REPRESENTATIONS
+from tfds_fma.source.tracks import Track
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def vectors():
 
 
 def baseline_config(folder, corpus, name, **options):
-    config = config_lib.default()
+    config = keys.default()
     config.update_from_flattened_dict(save_arrays(corpus, folder))
     config.data.arrays.axes = "clip feature"
     config.data.bag_key = "pair"
     config.baseline.name = name
     config.baseline.update(options)
-    config_lib.validate(config)
+    checks.validate(config)
     return config
 
 
@@ -188,7 +188,7 @@ def test_a_workdir_is_of_one_configuration_and_corpus(tmp_path, vectors):
     train_and_evaluate(config, tmp_path / "run")
     other = config.copy_and_resolve_references()
     other.baseline.n_neighbors = 4
-    neural = config_lib.default()
+    neural = keys.default()
     neural.update_from_flattened_dict(save_arrays(vectors, tmp_path))
     for job, wrong in ((train_and_evaluate, other), (evaluate_workdir, other), (train_model, neural)):
         with pytest.raises(UserError, match=r"another configuration \(baseline\.n"):
@@ -218,7 +218,7 @@ def features_518(tmp_path_factory):
 
 
 def features_config(folder, features, **changes):
-    config = presets.baseline("lr", features)
+    config = fma.baseline("lr", features)
     config.data.update(corpus="fma_small", data_dir=str(folder), **changes)
     return config
 
@@ -226,7 +226,7 @@ def features_config(folder, features, **changes):
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_each_feature_set_takes_its_columns(features_518, name):
     config = features_config(features_518, name)
-    config_lib.validate(config)
+    checks.validate(config)
     corpus = open_corpus(config.data)
     np.testing.assert_array_equal(corpus.clips[1] - 2000, columns_of(FEATURE_SETS[name]))
     assert f"clips of {len(columns_of(FEATURE_SETS[name]))} features ({name}) (2 train" in corpus.summary()
@@ -254,10 +254,10 @@ def test_feature_sets_of_equal_width_tell_corpora_apart(features_518):
     ],
 )
 def test_features_that_there_are_not(tmp_path, features, changes, message):
-    config = presets.baseline("lr", features)
+    config = fma.baseline("lr", features)
     config.data.update(changes)
     with pytest.raises(UserError, match=message.replace("+", r"\+")):
-        config_lib.validate(config)
+        checks.validate(config)
 
 
 def test_the_demo_has_a_counterpart_of_every_representation():
@@ -268,19 +268,19 @@ def test_the_demo_has_a_counterpart_of_every_representation():
         ("features_518", "features_518"),
         ("features_mfcc", "features_mfcc"),
     ):
-        config = config_lib.default()
+        config = keys.default()
         config.data.representation = name
-        assert config_lib.resolve_demo(config, {}).data.representation == counterpart
+        assert keys.resolve_demo(config, {}).data.representation == counterpart
 
 
 def test_arguments_of_config_files():
-    assert presets.arguments("", features="all", k=200) == {"features": "all", "k": 200}
-    given = presets.arguments("k=5,features=mfcc+zcr", features="all", k=200)
+    assert options.arguments("", features="all", k=200) == {"features": "all", "k": 200}
+    given = options.arguments("k=5,features=mfcc+zcr", features="all", k=200)
     assert given == {"features": "mfcc+zcr", "k": 5}
     for wrong in ("features", "feature=mfcc", "mfcc", "k=", "k=5 features=all"):
         with pytest.raises(UserError, match="after the config file"):
-            presets.arguments(wrong, features="all", k=200)
+            options.arguments(wrong, features="all", k=200)
     with pytest.raises(UserError, match="'five' is not a whole number"):
-        presets.arguments("k=five", features="all", k=200)
+        options.arguments("k=five", features="all", k=200)
     knn = importlib.import_module("configs.knn").get_config("features=mfcc,k=5")
     assert (knn.data.features, knn.baseline.n_neighbors) == ("mfcc", 5)

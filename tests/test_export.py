@@ -9,10 +9,12 @@ import pytest
 from helpers import make_corpus, small_config
 from safetensors.numpy import load_file, save_file
 
-from mgc_jax.checkpoint import open_checkpoints
 from mgc_jax.errors import UserError
-from mgc_jax.export import export_workdir, load_export
-from mgc_jax.train import Run, best_state, train_and_evaluate
+from mgc_jax.experiment import Experiment
+from mgc_jax.export import export_workdir
+from mgc_jax.inference import load_export
+from mgc_jax.training.checkpoint import open_checkpoints
+from mgc_jax.training.loop import best_state, train_and_evaluate
 
 
 def best(run):
@@ -39,8 +41,9 @@ def trained(tmp_path_factory):
 
 def test_the_export_scores_as_the_best_checkpoint(trained):
     corpus, config, workdir, folder = trained
-    run = Run(config, workdir)
-    expected = run.predict("validation", best(run))
+    run = Experiment(config, workdir)
+    state = best(run)
+    expected = run.predict("validation", state.evaluated, state.batch_stats)
     model = load_export(folder)
     assert model.genres == corpus.genres
     clips = corpus.clips[run.bags["validation"].clips]
@@ -82,7 +85,7 @@ def test_the_files_can_be_read_without_us(trained):
 
 def test_the_averaged_weights_are_exported(trained):
     _, config, workdir, folder = trained
-    run = Run(config, workdir)
+    run = Experiment(config, workdir)
     state = best(run)
     weights = load_file(folder / "weights.safetensors")
     np.testing.assert_array_equal(weights["head.kernel"], state.evaluated["head"]["kernel"])

@@ -112,7 +112,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config.py"]),
+        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py"]),
         (["--config.train.epochs=many"], ["many", "epochs"]),
         (["--config.seed=-1"], ["config.seed=-1", "at least 0"]),
         (["--config.data.representation=mel_96"], ["mel_96", "mel_1360x96"]),
@@ -203,17 +203,18 @@ def test_help_and_imports_are_light(folder):
 
 def test_training_imports_neither_tensorflow_nor_torch_nor_librosa():
     program = (
-        "import sys, mgc_jax.train, tfds_fma.reading, tensorflow_datasets\n"
+        "import sys, mgc_jax.training.loop, tfds_fma.reading, tensorflow_datasets\n"
         "print(sorted({'tensorflow', 'torch', 'librosa', 'numba'} & set(sys.modules)))"
     )
     assert run(ROOT, "-c", program).stdout.strip() == "[]"
 
 
 BASELINE = """
-from mgc_jax import presets
+from mgc_jax.config import options
+from mgc_jax.papers import fma
 def get_config(arg=""):
-    given = presets.arguments(arg, k=5)
-    config = presets.baseline("knn", "", n_neighbors=given["k"])
+    given = options.arguments(arg, k=5)
+    config = fma.baseline("knn", "", n_neighbors=given["k"])
     config.data.bag_key = "pair"
     return config
 """
@@ -239,5 +240,5 @@ def test_a_baseline_by_the_same_command(folder):
     assert_clear_error(flag, "config.baseline.n_neighbors=500", "training clips")
     wrong = main(folder, "--config", "knn.py:n=3", *ARRAYS)
     assert_clear_error(wrong, "'n=3' after the config file is not an argument", "k=...")
-    assert "presets.py" not in wrong.stderr
+    assert "options.py" not in wrong.stderr
     assert_clear_error(main(folder, "--config", "knn.py", "--config.baseline.name=tree"), "lr, knn, svm, mlp")

@@ -5,7 +5,7 @@
 
 It is laid out as the real thing (`tracks.csv` with three header rows, `genres.csv`, numbered folders of MP3
 files) and meant to go through the same code. Its genres have FMA-medium's long tail, its splits keep artists
-apart, and albums hold several clips. The music is procedural (`tfds_fma.synthesis`); nothing of FMA is in it.
+apart, and albums hold several clips. The music is procedural (`tfds_fma.synthesis.music`); nothing of FMA is in it.
 """
 
 import argparse
@@ -19,17 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfds_fma.command_line import run_command
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import GENRE_IDS, GENRES
 from tfds_fma.locks import only_one
-from tfds_fma.metadata import SPLITS
 from tfds_fma.parallel import ordered_map
-from tfds_fma.prepare import prepare, run_command
+from tfds_fma.preparation import prepare
 from tfds_fma.reading import find_prepared
-from tfds_fma.representations import FeatureVector, demo_representation, get_representation
+from tfds_fma.representations.feature_vector import FeatureVector
+from tfds_fma.representations.registry import demo_representation, get_representation
+from tfds_fma.source.tracks import SPLITS
 
 if TYPE_CHECKING:
-    from tfds_fma.synthesis import Identity
+    from tfds_fma.synthesis.music import Identity
 
 DEMO_SUBSET = "medium"
 
@@ -40,7 +42,7 @@ _FMA_MEDIUM = (7103, 1018, 1519, 2251, 1350, 1186, 2201, 6314, 154, 74, 510, 384
 
 
 # Up to two of FMA's sub-genres of each genre, with FMA's ids: the first sounds faster and brighter than the genre, the
-# second slower and darker (`tfds_fma.synthesis`). FMA has one under Blues and none under Old-Time / Historic.
+# second slower and darker (`tfds_fma.synthesis.music`). FMA has one under Blues and none under Old-Time / Historic.
 SUB_GENRES: dict[str, dict[str, int]] = {
     "Rock": {"Punk": 25, "Psych-Rock": 58},
     "International": {"Balkan": 118, "Reggae - Dub": 79},
@@ -111,7 +113,7 @@ def ensure_demo(
 
     Args:
       data_dir: data folder; the demo goes to ``data_dir/demo``.
-      representation: see `tfds_fma.representations.demo_representation`, which says what the demo has instead of it.
+      representation: `representations.registry.demo_representation` says what the demo has instead of it.
       workers: processes; by default one per CPU core.
       log: takes the lines for people.
 
@@ -238,7 +240,7 @@ def _write_dummy_clip(path: Path, track: DemoTrack) -> None:
     import soundfile
     import soxr
 
-    from tfds_fma.synthesis import SAMPLE_RATE, render
+    from tfds_fma.synthesis.music import SAMPLE_RATE, render
 
     rendered = render(_identity(0, track))
     samples = np.resize(soxr.resample(rendered, SAMPLE_RATE, 12_000), 30 * 12_000)
@@ -319,7 +321,7 @@ def _write_clip(audio: Path, seed: int, track: DemoTrack) -> None:
     """Renders one clip and writes it as MP3 (runs in a worker process)."""
     import soundfile
 
-    from tfds_fma.synthesis import SAMPLE_RATE, render
+    from tfds_fma.synthesis.music import SAMPLE_RATE, render
 
     samples = render(_identity(seed, track))
     path = audio / f"{track.track_id // 1000:03d}" / f"{track.track_id:06d}.mp3"
@@ -328,7 +330,7 @@ def _write_clip(audio: Path, seed: int, track: DemoTrack) -> None:
 
 def _identity(seed: int, track: DemoTrack) -> "Identity":
     """What the synthesis must know of a track."""
-    from tfds_fma.synthesis import Identity
+    from tfds_fma.synthesis.music import Identity
 
     names = ("", *SUB_GENRES[track.genre])
     return Identity(seed, track.genre, track.artist_id, track.album_id, track.track_id, names.index(track.sub_genre))

@@ -21,15 +21,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_fma import layout
-from tfds_fma.clip_sources import ClipSource, fma_source
-from tfds_fma.clips import Clip, Reject
+from tfds_fma.clips.make import Clip, Reject
+from tfds_fma.clips.sources import ClipSource, fma_source
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS, genres_of
-from tfds_fma.metadata import SPLITS
 from tfds_fma.parallel import ordered_map
-from tfds_fma.representations import REPRESENTATIONS, get_representation
-from tfds_fma.shards import (
+from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
+from tfds_fma.source.tracks import SPLITS
+from tfds_fma.storage import layout
+from tfds_fma.storage.shards import (
     Shard,
     ShardJob,
     ShardResult,
@@ -57,7 +57,7 @@ class FmaConfig(tfds.core.BuilderConfig):
 
 
 def make_config(subset: str, representation: str, description: str) -> FmaConfig:
-    """Returns a config under the name that `tfds_fma.layout` gives it."""
+    """Returns a config under the name that `tfds_fma.storage.layout` gives it."""
     return FmaConfig(
         name=layout.config_name(subset, representation),
         description=f"FMA-{subset}, {description}",

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma import layout, reading
+from tfds_fma import reading
 from tfds_fma.errors import FmaError
 from tfds_fma.labels import SUBSETS
-from tfds_fma.representations import AudioRepresentation, get_representation
+from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.storage import layout
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfds_fma.describe import Description
+    from tfds_fma.description import Description
 
 # Colours that people with any colour vision tell apart (Okabe and Ito, Color Universal Design, 2008).
 _SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
@@ -48,7 +50,7 @@ def plot_genres(description: "Description", path: str | Path) -> None:
     The axis is logarithmic: on a linear one, the rare genres of FMA-medium (13 of 19,922 clips) have no visible bar.
 
     Args:
-      description: the dataset, from `tfds_fma.describe.describe`.
+      description: the dataset, from `tfds_fma.description.describe`.
       path: PNG file to write.
 
     Raises:
@@ -58,7 +60,7 @@ def plot_genres(description: "Description", path: str | Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from tfds_fma.describe import NO_GENRE
+    from tfds_fma.description import NO_GENRE
 
     clips = description.clips
     # What is no genre comes last, however frequent it is.
@@ -203,7 +205,7 @@ def mel_ticks(sample_rate: int, n_fft: int, n_mels: int) -> dict[int, float]:
     """Returns round frequencies in Hz -> their place on the axis of mel bands (0 is the centre of the lowest band)."""
     import numpy as np
 
-    from tfds_fma.spectrogram import mel_filters
+    from tfds_fma.representations.spectrogram import mel_filters
 
     filters = mel_filters(sample_rate, n_fft, n_mels)
     bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma import layout
 from tfds_fma.errors import FmaError, in_words
-from tfds_fma.metadata import SPLITS
+from tfds_fma.source.tracks import SPLITS
+from tfds_fma.storage import layout
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfds_fma.records import ClipRecords
+    from tfds_fma.storage.records import ClipRecords
 
 # Records decoded at a time: many enough to amortise the call, few enough to add nothing to memory.
 _BATCH = 256
@@ -42,7 +42,7 @@ def load(path: str | Path) -> Mapping[str, Any]:
     """Opens a prepared dataset.
 
     Args:
-      path: its folder, from `find_prepared` or `tfds_fma.prepare.prepare`.
+      path: its folder, from `find_prepared` or `tfds_fma.preparation.prepare`.
 
     Returns:
       Split name -> TFDS data source (random access; ``source[i]`` is a dict of NumPy values, text as bytes).
@@ -96,7 +96,7 @@ def open_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "ClipRecord
     """
     import tensorflow_datasets as tfds
 
-    from tfds_fma.records import ClipRecords
+    from tfds_fma.storage.records import ClipRecords
 
     builder = _open_builder(path)
     with _damage_explained(path):

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma import layout, reading
-from tfds_fma.archives import readable_size
-from tfds_fma.dataset_flags import add_dataset_flags, dataset_path
-from tfds_fma.describe import NO_GENRE_ID, read_rejects
+from tfds_fma import reading
+from tfds_fma.command_line import add_dataset_flags, dataset_path, run_command
+from tfds_fma.description import NO_GENRE_ID, read_rejects
 from tfds_fma.errors import FmaError, in_words
-from tfds_fma.metadata import SPLITS, UNKNOWN_ID
-from tfds_fma.prepare import run_command
-from tfds_fma.representations import LogMel, LogMelBelowPeak, Representation, get_representation
+from tfds_fma.representations.base import Representation
+from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.source.archives import readable_size
+from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+from tfds_fma.storage import layout
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 from protocol import Peer, serve
 
-from tfds_fma.representations import LogMelBelowPeak, get_representation
+from tfds_fma.representations.log_mel import LogMelBelowPeak
+from tfds_fma.representations.registry import get_representation
 
 
 class LogMel(Peer):
@@ -58,7 +59,7 @@ class LogMel(Peer):
         else:
             import jax
 
-            from mgc_jax.models.frontend import LogMelFrontend
+            from mgc_jax.data.frontend import LogMelFrontend
 
             frontend = LogMelFrontend(found.name)
             jitted = jax.jit(lambda clips: frontend(clips))

@@ -12,10 +12,10 @@ from flax import nnx
 from ours import read_config
 from protocol import Peer, serve
 
-from mgc_jax.environment import describe_environment
 from mgc_jax.models.classifier import BagClassifier
 from mgc_jax.models.pooling import POOLINGS, Target
-from mgc_jax.state import make_optimizer
+from mgc_jax.runtime.environment import describe_environment
+from mgc_jax.training.optimizer import make_optimizer
 
 
 class KerasGRUCell(nnx.RNNCellBase):

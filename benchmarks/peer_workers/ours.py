@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 from protocol import ROOT, Peer, serve
 
 from mgc_jax.data.batches import Batch
-from mgc_jax.data.corpus import Standardization
-from mgc_jax.environment import describe_environment
-from mgc_jax.feed import DeviceClips
-from mgc_jax.inputs import Inputs
-from mgc_jax.models.classifier import build_model
-from mgc_jax.sharding import data_mesh, replicate, shard
-from mgc_jax.state import make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.placement import DeviceClips
+from mgc_jax.data.standardization import Standardization
+from mgc_jax.models.classifier import build_model, split_model
+from mgc_jax.runtime.devices import data_mesh, replicate, shard
+from mgc_jax.runtime.environment import describe_environment
+from mgc_jax.training.optimizer import make_optimizer
+from mgc_jax.training.step import make_loss, make_train_step
 
 _BAG_CLIPS = 3.5  # mean size of the training bags of FMA-medium
 

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
-from mgc_jax.data.lazy import LazyClips
+from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.errors import UserError
 
 # Threads that each read a batch, where there are no worker processes. On two cores worker processes took two to six

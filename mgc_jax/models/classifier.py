@@ -172,3 +172,9 @@ def describe_model(model: Any) -> str:
 def count_parameters(model: nnx.Module) -> int:
     """Number of weights and batch-norm moments, as Keras counts (so as the papers count)."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
+    """Returns the model's structure, its weights and its batch statistics, the latter two as nested dicts."""
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)

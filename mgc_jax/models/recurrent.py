@@ -8,8 +8,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgc_jax.models import gru_kernel
-from mgc_jax.models.forms import plain_wanted
+from mgc_jax.models.kernels import gru
+from mgc_jax.runtime import platform
 
 
 def hard_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -62,11 +62,11 @@ class ParallelGRU(nnx.Module):
         Returns:
             States, [gru, n, units], or with all steps [gru, n, step, units].
         """
-        form = gru_kernel.choose(self.units, x.dtype, reset_after=self.recurrent_bias is not None)
-        if form is not None and not plain_wanted():  # on a GPU
+        form = gru.choose(self.units, x.dtype, reset_after=self.recurrent_bias is not None)
+        if form is not None and not platform.plain_wanted():  # on a GPU
             recurrent_bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
             weights = (self.kernel[...], self.recurrent_kernel[...], self.bias[...], recurrent_bias)
-            states = gru_kernel.gru_states(form, x, *weights)
+            states = gru.gru_states(form, x, *weights)
             return states if all_steps else states[:, :, -1]
 
         projected = jnp.einsum("gnsf,gfu->sgnu", x, self.kernel[...].astype(x.dtype))
@@ -74,7 +74,7 @@ class ParallelGRU(nnx.Module):
         recurrent = self.recurrent_kernel[...]
 
         bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
-        states = (_scan if plain_wanted() else _states)(recurrent, bias, projected)
+        states = (_scan if platform.plain_wanted() else _states)(recurrent, bias, projected)
         return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
 
 

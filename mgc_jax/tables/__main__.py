@@ -9,9 +9,9 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from mgc_jax.allocator import restart_with_huge_pages
-from mgc_jax.command_line import log_to_terminal, parse_flags, run_command
 from mgc_jax.errors import UserError
+from mgc_jax.runtime.huge_pages import restart_with_huge_pages
+from mgc_jax.runtime.terminal import log_to_terminal, parse_flags, run_command
 from mgc_jax.tables.plan import PARTS
 
 _CORPUS = flags.DEFINE_enum(

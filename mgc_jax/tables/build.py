@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mgc_jax.errors import UserError
-from mgc_jax.predictions import Predictions
-from mgc_jax.significance import concentration_warnings
-from mgc_jax.tables import pictures, published
+from mgc_jax.evaluation.bootstrap import concentration_warnings
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.papers import published
+from mgc_jax.tables import pictures
 from mgc_jax.tables.measure import measure, rare_genres
 from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
 from mgc_jax.tables.runs import Outcome, Settings, finished_cells, run_cells

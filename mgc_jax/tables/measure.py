@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mgc_jax import metrics
-from mgc_jax.predictions import Predictions
-from mgc_jax.significance import ArtistBootstrap, interval
-from mgc_jax.tables.published import RECALLS
+from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap, interval
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.papers.published import RECALLS
 
 AVERAGES = ("macro", "weighted")  # over genres
 PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins
@@ -174,7 +174,7 @@ def rare_genres(run: Predictions, name: str) -> tuple[int, ...]:
     Args:
         run: gives the counts.
         name: "<100": fewer training clips than that; "<200 (paper, 100)": the list of the paper whose shortest list is
-            that of 100; see `mgc_jax.metrics.paper_rare_genres`.
+            that of 100; see `mgc_jax.evaluation.metrics.paper_rare_genres`.
     """
     limit, paper, smallest = re.fullmatch(r"<(\d+)( \(paper, (\d+)\))?", name).groups()  # type: ignore[union-attr]
     if run.train_clips is None or (paper and run.train_clips_outside_small is None):

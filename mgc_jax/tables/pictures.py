@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mgc_jax import metrics
-from mgc_jax.charts import COLOURS, Chart, Dots, Line, dot_chart, line_chart
-from mgc_jax.predictions import Predictions
-from mgc_jax.tables import published
+from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.papers import published
+from mgc_jax.report.charts import COLOURS, Chart, Dots, Line, dot_chart, line_chart
 from mgc_jax.tables.plan import CLASSICAL, CRNN_FAMILIES, MLP_FAMILY
 from mgc_jax.tables.write import Entry
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mgc_jax.tables import published
-from mgc_jax.tables.published import Published
+from mgc_jax.papers import published
+from mgc_jax.papers.published import Published
 
 # What can be made of vectors alone, or of spectrograms alone; the other parts use what there is.
 VECTORS_ONLY = (("matt", "table1"), ("matt", "case_study"))
@@ -33,7 +33,7 @@ CRNN_FAMILIES = ("CRNN", "CRNN+MIL", "CRNN+MATT", "CRNN-TF", "CRNN-TF+MIL", "CRN
 LITERAL = "... and attention, as drawn"
 OVER_TIME = "RNN with attention over time"
 SVC = "SVC on MFCC statistics"
-# The names here of systems that `mgc_jax.systems` names otherwise.
+# The names here of systems that `mgc_jax.papers.system` names otherwise.
 ALIASES = {"MLP": "MLP (scikit-learn)", SVC: "SVM"}
 
 

@@ -17,14 +17,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mgc_jax import config as config_lib
-from mgc_jax import jobs
-from mgc_jax.data.corpus import open_corpus
+from mgc_jax import modes
+from mgc_jax.config import checks, identity, keys
+from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.predictions import FILE_NAME, Predictions, load
-from mgc_jax.progress import clock
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.runtime.terminal import clock
+from mgc_jax.runtime.workdir import OtherCorpusError, read_config
 from mgc_jax.tables.plan import Cell
-from mgc_jax.workdir import OtherCorpusError, read_config
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def limited(config: ConfigDict, settings: Settings) -> ConfigDict:
     config.data.folds = settings.folds
     if settings.epochs:
         config.train.epochs = min(config.train.epochs, settings.epochs)
-    config_lib.validate(config)
+    checks.validate(config)
     return config
 
 
@@ -222,7 +223,7 @@ def _folders(
             continue
         before = read_config(folder / "config.json")
         epochs = before.get("train", {}).get("epochs")
-        if config_lib.differences(config, before) or (not config.baseline.name and epochs != config.train.epochs):
+        if identity.differences(config, before) or (not config.baseline.name and epochs != config.train.epochs):
             continue
         try:
             run = _read(folder)
@@ -253,7 +254,7 @@ def _read(folder: Path) -> _Run:
 
 def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
     """Returns the fingerprint of the corpus; each is opened once."""
-    key = json.dumps(config_lib.to_json(config)["data"], sort_keys=True)
+    key = json.dumps(keys.to_json(config)["data"], sort_keys=True)
     if key not in known:
         known[key] = open_corpus(config.data).fingerprint
     return known[key]
@@ -263,9 +264,9 @@ def _train(config: ConfigDict, folder: Path, settings: Settings) -> None:
     """Trains without a word on the terminal: `train.log` has it all."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         if settings.folds:
-            jobs.cross_validate(config, folder)
+            modes.cross_validate(config, folder)
         else:
-            jobs.train(config, folder, test=settings.test)
+            modes.train(config, folder, test=settings.test)
 
 
 def _headline(predictions: Predictions, settings: Settings) -> str:

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from mgc_jax import config as config_lib
-from mgc_jax import presets
-from mgc_jax.data.corpus import Corpus, open_corpus
+from mgc_jax.config import checks, keys, options
+from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
-from mgc_jax.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.systems import SYSTEMS, System
-from mgc_jax.tables import published
+from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
+from mgc_jax.papers import published
+from mgc_jax.papers.system import SYSTEMS, System
 from mgc_jax.tables.plan import ALIASES, HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
 
 _SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
@@ -96,15 +96,15 @@ class Prepared:
         if config.baseline.name == "knn" and self.name == "demo":
             config.baseline.n_neighbors = neighbours(self._train_clips)
         if self.name == "demo":
-            config = config_lib.resolve_demo(config, {})
+            config = keys.resolve_demo(config, {})
         return config
 
     def _data(self, representation: str, folds: int) -> ConfigDict:
-        config = config_lib.default()
+        config = keys.default()
         config.data.representation = representation
         config.data.corpus, config.data.data_dir, config.data.folds = self.name, self.data_dir, folds
         if self.name == "demo":
-            config = config_lib.resolve_demo(config, {})
+            config = keys.resolve_demo(config, {})
         return config.data
 
     def _is_prepared(self, representation: str) -> bool:
@@ -174,7 +174,7 @@ class FromFile:
         config = self._load(encoder.name, pooling.name)
         if cell.system in HIDDEN:
             return config
-        usual = presets.encoder_options(encoder.name)
+        usual = options.encoder_options(encoder.name)
         config.model.encoder.update({key: value for key, value in encoder.items() if value != usual[key]})
         return config
 
@@ -199,7 +199,7 @@ class FromFile:
             config.update_from_flattened_dict(dict(self.overrides))
         except KeyError as error:
             raise UserError(f"unknown config key: {error.args[0]}") from error
-        config_lib.validate(config)
+        checks.validate(config)
         if config.data.corpus != "arrays":
             raise UserError(
                 f"--config {self.file} is for precomputed arrays (config.data.corpus=arrays); for "

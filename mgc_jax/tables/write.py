@@ -8,12 +8,12 @@ import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgc_jax.charts import Chart, standalone
-from mgc_jax.pages import render
+from mgc_jax.papers.published import NOTES
+from mgc_jax.report.charts import Chart, standalone
+from mgc_jax.report.html import render
+from mgc_jax.runtime.files import write_text
 from mgc_jax.tables.measure import PERCENT, Measured
 from mgc_jax.tables.plan import Number
-from mgc_jax.tables.published import NOTES
-from mgc_jax.workdir import write_text
 
 SYNTHETIC = "SYNTHETIC MUSIC: these numbers say nothing about music"
 _CHARTS = ("fig2", "fig3", "fig4a", "fig4b", "fig4c")

@@ -6,18 +6,21 @@ import pytest
 from helpers import make_corpus, save_arrays
 from sklearn.preprocessing import StandardScaler
 
-from mgc_jax.config import default
+from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.corpus import cross_validation, find_subgenres, open_corpus, resolve_auto, standardization
+from mgc_jax.data.open import open_corpus, resolve_auto
+from mgc_jax.data.splits import cross_validation
+from mgc_jax.data.standardization import standardization
+from mgc_jax.data.sub_genres import find_subgenres
 from mgc_jax.errors import UserError
-from mgc_jax.predictions import training_clips
-from tfds_fma.arrays import ArrayFiles
-from tfds_fma.clip_sources import ClipSource
-from tfds_fma.clips import Clip
+from mgc_jax.evaluation.predictions import training_clips
+from tfds_fma.clips.make import Clip
+from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES
-from tfds_fma.metadata import Track
-from tfds_fma.prepare import prepare_arrays, prepare_clips
-from tfds_fma.representations import Precomputed
+from tfds_fma.preparation import prepare_arrays, prepare_clips
+from tfds_fma.representations.feature_vector import Precomputed
+from tfds_fma.source.arrays import ArrayFiles
+from tfds_fma.source.tracks import Track
 
 
 def config_for(folder, corpus, **changes):

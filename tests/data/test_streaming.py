@@ -15,17 +15,20 @@ from helpers import make_corpus, small_config
 
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.corpus import open_corpus, standardization, stays_on_disk
-from mgc_jax.data.lazy import LazyClips, all_finite
-from mgc_jax.data.memory import available_memory
+from mgc_jax.data.feed import placed_batches
+from mgc_jax.data.on_disk import LazyClips, all_finite, stays_on_disk
+from mgc_jax.data.open import open_corpus
+from mgc_jax.data.placement import DeviceClips, HostClips, StreamClips, place_clips, take_clips
+from mgc_jax.data.standardization import standardization
 from mgc_jax.data.streaming import Steps, stream_steps
 from mgc_jax.errors import UserError
-from mgc_jax.feed import DeviceClips, HostClips, StreamClips, place_clips, placed_batches, take_clips
-from mgc_jax.sharding import data_mesh
-from mgc_jax.train import Run, initial_state, make_phase, train_and_evaluate
-from tfds_fma.arrays import ArrayFiles
+from mgc_jax.experiment import Experiment
+from mgc_jax.runtime.devices import data_mesh
+from mgc_jax.runtime.memory import available_memory
+from mgc_jax.training.loop import initial_state, make_phase, train_and_evaluate
 from tfds_fma.errors import FmaError
-from tfds_fma.prepare import prepare_arrays
+from tfds_fma.preparation import prepare_arrays
+from tfds_fma.source.arrays import ArrayFiles
 
 
 def npy_config(folder, corpus, **changes):
@@ -118,7 +121,7 @@ def test_every_placement_gives_the_same_batches(tmp_path, corpus, make_config):
 
 @pytest.mark.slow
 def test_training_gives_the_same_weights(tmp_path, corpus):
-    run = Run(tfds_config(tmp_path, corpus, **{"data.placement": "stream"}), tmp_path / "run")
+    run = Experiment(tfds_config(tmp_path, corpus, **{"data.placement": "stream"}), tmp_path / "run")
     assert isinstance(run.clips, StreamClips)
     phase, weights = make_phase(run, classifier_only=False), []
     for clips in (run.clips, HostClips(run.corpus.clips[:], run.mesh)):
@@ -233,7 +236,8 @@ def test_what_does_not_fit_into_memory_stays_on_the_disk(tmp_path, corpus, monke
     assert stays_on_disk("stream", 1, None)
     assert not stays_on_disk("auto", 61, None)
     config = npy_config(tmp_path, corpus)
-    monkeypatch.setattr("mgc_jax.data.corpus.available_memory", lambda: corpus.clips.nbytes)
+    for opener in ("fma", "arrays"):
+        monkeypatch.setattr(f"mgc_jax.data.{opener}.available_memory", lambda: corpus.clips.nbytes)
     clips = open_corpus(config.data).clips
     assert isinstance(place_clips(clips, "auto", data_mesh()), StreamClips)
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from test_recurrent import keras_states, randomized
 
-from mgc_jax.config import default
+from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, count_parameters
 from mgc_jax.models.encoders import ENCODERS, Crnn, CrnnTf, Fcn4, Mlp

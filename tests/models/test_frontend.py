@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mgc_jax.data import frontend
+from mgc_jax.data.frontend import LogMelFrontend, frontend_for
 from mgc_jax.errors import UserError
-from mgc_jax.models import frontend
-from mgc_jax.models.frontend import LogMelFrontend, frontend_for
-from mgc_jax.sharding import data_mesh, shard
-from tfds_fma.representations import get_representation
-from tfds_fma.spectrogram import log_mel, log_mel_below_peak
+from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import data_mesh, shard
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.representations.spectrogram import log_mel, log_mel_below_peak
 
 NAMES = ["mel_1360x96", "mel_1360x96_nfft512", "mel_640x128", "mel_640x128_hop512", "mel_256x96", "mel_120x128"]
 DB_PER_LN = 10 / np.log(10)
@@ -20,7 +21,7 @@ DB_PER_LN = 10 / np.log(10)
 
 @pytest.fixture(params=["cpu form", "batch form"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(frontend, "_use_cpu_form", lambda: request.param == "cpu form")
+    monkeypatch.setattr(platform, "use_cpu_form", lambda: request.param == "cpu form")
 
 
 def _clips(module, seconds_more=0.5):

@@ -11,10 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_recurrent import randomized
 
 from mgc_jax.errors import UserError
-from mgc_jax.models import gru_kernel
-from mgc_jax.models.gru_kernel import KernelForm, choose
+from mgc_jax.models.kernels import gru as gru_kernel
+from mgc_jax.models.kernels.gru import KernelForm, choose
 from mgc_jax.models.recurrent import ParallelGRU
-from mgc_jax.sharding import data_mesh
+from mgc_jax.runtime.devices import data_mesh
 
 
 def _gru(reset_after, units=5, num_grus=2):

@@ -6,6 +6,8 @@ from flax import nnx
 from jax import lax
 
 from mgc_jax.models import layers
+from mgc_jax.models.kernels import conv_pool
+from mgc_jax.runtime import platform
 
 
 def _normal(seed, *shape):
@@ -41,7 +43,7 @@ def _value_and_gradients(function, *args):
 
 @pytest.fixture(params=["cpu form", "library form"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(layers, "_use_cpu_form", lambda: request.param == "cpu form")
+    monkeypatch.setattr(platform, "use_cpu_form", lambda: request.param == "cpu form")
 
 
 @pytest.mark.usefixtures("form")
@@ -49,7 +51,8 @@ def form(request, monkeypatch):
 def test_conv2d_is_the_library_convolution(kernel_shape):
     args = (_normal(0, 2, 11, 9, kernel_shape[2]), _normal(1, *kernel_shape), _normal(2, kernel_shape[3]))
     _assert_close(
-        _value_and_gradients(lambda x, k, b: layers.conv2d(x, k) + b, *args), _value_and_gradients(_plain_conv, *args)
+        _value_and_gradients(lambda x, k, b: conv_pool.conv2d(x, k) + b, *args),
+        _value_and_gradients(_plain_conv, *args),
     )
 
 
@@ -60,13 +63,13 @@ def test_max_pool_is_reduce_window(shape, window, padding):
     if padding == "VALID":
         window = tuple(min(pool, size) for pool, size in zip(window, shape[1:], strict=False))
     x = _normal(0, *shape)
-    actual = _value_and_gradients(lambda x: layers.max_pool(x, window, padding), x)
+    actual = _value_and_gradients(lambda x: conv_pool.max_pool(x, window, padding), x)
     _assert_close(actual, _value_and_gradients(lambda x: _plain_pool(x, window, padding), x), rtol=1e-6)
 
 
 def test_max_pool_divides_the_gradient_between_equal_maxima():
     x = jnp.array([3.0, 3.0, 1.0, 2.0, 5.0, 4.0]).reshape(1, 1, 6, 1)  # padded by 1 on both sides
-    grad = jax.grad(lambda x: jnp.sum(layers.max_pool(x, (1, 4)) * jnp.array([1.0, 10.0])[:, None]))(x)
+    grad = jax.grad(lambda x: jnp.sum(conv_pool.max_pool(x, (1, 4)) * jnp.array([1.0, 10.0])[:, None]))(x)
     np.testing.assert_array_equal(grad.ravel(), [0.5, 0.5, 0, 0, 10, 0])
 
 
@@ -114,7 +117,7 @@ def _plain_block(block, x, mask, train):
     ids=["elu", "relu", "floor"],
 )
 def test_conv_block_is_convolution_norm_activation_pool(options, in_features, train, monkeypatch):
-    monkeypatch.setattr(layers, "_BLOCK_POSITIONS", 30)  # blocks that do not divide the map
+    monkeypatch.setattr(conv_pool, "_BLOCK_POSITIONS", 30)  # blocks that do not divide the map
     x, mask = _normal(0, 3, 7, 10, in_features), jnp.array([True, True, False])
     graph, params, rest = nnx.split(_block(in_features, (2, 4), **options), nnx.Param, ...)
 

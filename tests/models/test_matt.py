@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mgc_jax.checkpoint import open_checkpoints
-from mgc_jax.config import default
+from mgc_jax.config.keys import default
 from mgc_jax.data.batches import Batch
-from mgc_jax.data.corpus import Standardization
-from mgc_jax.inputs import Inputs
-from mgc_jax.models.classifier import build_model, count_parameters
+from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.standardization import Standardization
+from mgc_jax.models.classifier import build_model, count_parameters, split_model
 from mgc_jax.models.pooling import Target
 from mgc_jax.models.pooling.hierarchical_matt import HierarchicalMattPooling
 from mgc_jax.models.pooling.matt import MattPooling
-from mgc_jax.state import make_loss, make_optimizer, make_train_step, split_model
+from mgc_jax.training.checkpoint import open_checkpoints
+from mgc_jax.training.optimizer import make_optimizer
+from mgc_jax.training.step import make_loss, make_train_step
 
 FEATURES, GENRES, CLIPS = 4, 5, 8
 

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from pooling_reference import PARENTS, REFERENCES, log_softmax, softmax, weights_of
 
-from mgc_jax.config import default
+from mgc_jax.config.keys import default
+from mgc_jax.config.options import pooling_options
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, describe_model
 from mgc_jax.models.pooling import POOLINGS, Target
-from mgc_jax.presets import pooling_options
 
 SEGMENT = np.array([[0, 0, 0, 1, 2, 2, 7], [0, 1, 1, 1, 1, 7, 7]])  # 7: no clip
 BAGS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from test_recurrent import randomized
 
-from mgc_jax.config import default
+from mgc_jax.config.keys import default
 from mgc_jax.models.classifier import build_model, count_parameters
 from mgc_jax.models.encoders import BiGru, Cnn, Prcnn, PrcnnAttention, PrcnnAttentionLiteral
 

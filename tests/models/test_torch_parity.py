@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mgc_jax.models import layers
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.recurrent import BidirectionalGRU, ParallelGRU
 
@@ -149,7 +148,7 @@ def _vanishing(name, train, weight):
 @pytest.mark.parametrize(("case", "train", "form"), RUNS)
 def test_encoder_equals_pytorch(case, train, form, monkeypatch):
     """Output, gradients of all weights and of the clips, and moving averages; a padding clip changes none."""
-    monkeypatch.setattr(layers, "_use_cpu_form", lambda: form == "cpu")
+    monkeypatch.setattr(platform, "use_cpu_form", lambda: form == "cpu")
     name, clip_shape, options = CASES[case]
     ours, theirs = _pair(name, clip_shape, options)
     theirs.train(train)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mgc_jax.models import winograd
+from mgc_jax.models.kernels import winograd
 
 
 def _plain(x, kernel):

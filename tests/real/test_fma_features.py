@@ -5,9 +5,10 @@ import pytest
 from feature_reference import assert_equal_by_column, reference
 
 from tfds_fma import FmaError
-from tfds_fma.extract_features import _load_mono, extract
-from tfds_fma.feature_table import read_features
-from tfds_fma.features import STATISTICS, groups_of
+from tfds_fma.clips.feature_extraction import extract
+from tfds_fma.extract_features import _load_mono
+from tfds_fma.representations.feature_names import STATISTICS, groups_of
+from tfds_fma.source.feature_table import read_features
 
 
 @pytest.fixture(scope="module")

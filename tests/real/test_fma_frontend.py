@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgc_jax.models.frontend import frontend_for
-from tfds_fma.decode import decode
-from tfds_fma.representations import get_representation
+from mgc_jax.data.frontend import frontend_for
+from tfds_fma.clips.decode import decode
+from tfds_fma.representations.registry import get_representation
 
 
 @pytest.mark.parametrize(

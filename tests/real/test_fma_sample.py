@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgc_jax.config import validate
-from mgc_jax.train import train_and_evaluate
-from tfds_fma.decode import decode
-from tfds_fma.metadata import read_tracks
-from tfds_fma.prepare import prepare
+from mgc_jax.config.checks import validate
+from mgc_jax.training.loop import train_and_evaluate
+from tfds_fma.clips.decode import decode
+from tfds_fma.preparation import prepare
 from tfds_fma.reading import class_names, read_split
-from tfds_fma.representations import REPRESENTATIONS, get_representation
-from tfds_fma.spectrogram import log_mel
+from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
+from tfds_fma.representations.spectrogram import log_mel
+from tfds_fma.source.tracks import read_tracks
 
 REAL_DATA = Path(os.environ.get("MGC_REAL_DATA", Path(__file__).parents[3] / "shared" / "real_data"))
 SAMPLE = REAL_DATA / "fma_sample"

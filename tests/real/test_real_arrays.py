@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgc_jax.config import validate
+from mgc_jax.config.checks import validate
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.corpus import open_corpus
-from mgc_jax.train import train_and_evaluate
-from tfds_fma.arrays import ArrayFiles, Columns
+from mgc_jax.data.open import open_corpus
+from mgc_jax.training.loop import train_and_evaluate
 from tfds_fma.labels import genres_of
-from tfds_fma.prepare import prepare_arrays
+from tfds_fma.preparation import prepare_arrays
+from tfds_fma.source.arrays import ArrayFiles, Columns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tfds_fma import layout
 from tfds_fma.demo import make_demo_tree
-from tfds_fma.prepare import prepare
+from tfds_fma.preparation import prepare
+from tfds_fma.storage import layout
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tfds_fma import archives
-from tfds_fma.archives import OFFICIAL, Archive, check_zip, readable_size, verify_checksum
 from tfds_fma.errors import FmaError
+from tfds_fma.source import archives
+from tfds_fma.source.archives import OFFICIAL, Archive, check_zip, readable_size, verify_checksum
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
 
-from mgc_jax.config import default
-from mgc_jax.data.corpus import open_corpus
-from tfds_fma import FmaError, genres_of, layout
-from tfds_fma.arrays import ArrayFiles, Columns, number_names, read_arrays
-from tfds_fma.clip_sources import arrays_source
-from tfds_fma.prepare import main, prepare_arrays
+from mgc_jax.config.keys import default
+from mgc_jax.data.open import open_corpus
+from tfds_fma import FmaError, genres_of
+from tfds_fma.clips.sources import arrays_source
+from tfds_fma.preparation import prepare_arrays
+from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, find_prepared, read_dataset
-from tfds_fma.representations import Precomputed
+from tfds_fma.representations.feature_vector import Precomputed
+from tfds_fma.source.arrays import ArrayFiles, Columns, number_names, read_arrays
+from tfds_fma.storage import layout
 
 
 def write_table(path: Path, rows: list[dict]) -> str:

@@ -13,7 +13,7 @@ import soundfile
 from fma_trees import clip_path, write_table
 
 import tfds_fma
-from tfds_fma.prepare import prepare
+from tfds_fma.preparation import prepare
 from tfds_fma.reading import read_dataset
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, (30 * 48_000, 2)).clip(-1, 1)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfds_fma.decode import decode
+from tfds_fma.clips.decode import decode
 from tfds_fma.errors import ClipError, FmaError
-from tfds_fma.representations import REPRESENTATIONS, AudioRepresentation, get_representation
-from tfds_fma.spectrogram import log_mel, mel_filters
+from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
+from tfds_fma.representations.spectrogram import log_mel, mel_filters
 
 
 def librosa_log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:

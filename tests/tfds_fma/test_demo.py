@@ -8,11 +8,14 @@ import pytest
 
 from tfds_fma import GENRES, FmaError
 from tfds_fma.demo import DEMO_SUBSET, SUB_GENRES, ensure_demo, main, make_demo_tree, plan
-from tfds_fma.feature_table import format_row, write_rows
-from tfds_fma.metadata import read_tracks
 from tfds_fma.reading import read_dataset
-from tfds_fma.representations import REPRESENTATIONS, Audio, FeatureVector, demo_representation, get_representation
-from tfds_fma.synthesis import SAMPLE_RATE, SECONDS, STYLES, Identity, render
+from tfds_fma.representations.audio import Audio
+from tfds_fma.representations.feature_vector import FeatureVector
+from tfds_fma.representations.registry import REPRESENTATIONS, demo_representation, get_representation
+from tfds_fma.source.feature_table import format_row, write_rows
+from tfds_fma.source.tracks import read_tracks
+from tfds_fma.synthesis.music import SAMPLE_RATE, SECONDS, Identity, render
+from tfds_fma.synthesis.styles import STYLES
 
 
 def test_plan_has_the_long_tail_and_keeps_artists_apart():

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import GENRES, FmaError, layout, published
-from tfds_fma.describe import NO_GENRE, Description, bag_statistics, describe, main, render
-from tfds_fma.metadata import read_tracks
-from tfds_fma.prepare import prepare
+from tfds_fma import GENRES, FmaError
+from tfds_fma.describe import main, render
+from tfds_fma.description import NO_GENRE, Description, bag_statistics, describe
+from tfds_fma.preparation import prepare
+from tfds_fma.source import counts
+from tfds_fma.source import counts as counts_module
+from tfds_fma.source.tracks import read_tracks
+from tfds_fma.storage import layout
 
 MEL = "mel_256x96"
 
@@ -30,22 +34,22 @@ def add_rejects(path: Path, *rows: tuple) -> None:
 
 
 def test_published_counts_add_up():
-    assert published.clips_per_split("small") == {"train": 6400, "validation": 800, "test": 800}
-    assert published.clips_per_split("medium") == {"train": 19_922, "validation": 2505, "test": 2573}
-    large = published.clips_per_split("large")
-    assert large == published.clips_per_split("full") == {"train": 84_353, "validation": 10_958, "test": 11_263}
+    assert counts.clips_per_split("small") == {"train": 6400, "validation": 800, "test": 800}
+    assert counts.clips_per_split("medium") == {"train": 19_922, "validation": 2505, "test": 2573}
+    large = counts.clips_per_split("large")
+    assert large == counts.clips_per_split("full") == {"train": 84_353, "validation": 10_958, "test": 11_263}
     assert sum(large.values()) == 106_574  # the tracks of tracks.csv
-    medium = published.clips_per_genre("medium")
+    medium = counts.clips_per_genre("medium")
     assert all(set(numbers) == set(GENRES) for numbers in medium.values())
-    assert published.clips_per_genre("large") is None
-    assert published.clips_per_split("mine") is None
+    assert counts.clips_per_genre("large") is None
+    assert counts.clips_per_split("mine") is None
 
 
 def test_published_counts_are_those_of_the_real_table(real_data):
     with (real_data / "fma_medium_tables" / "labels.csv").open() as file:
         found = collections.Counter((row["split"], row["genre_top"]) for row in csv.DictReader(file))
     lacking = 0
-    for split, numbers in published.clips_per_genre("medium").items():
+    for split, numbers in counts.clips_per_genre("medium").items():
         for genre, number in numbers.items():
             missing = number - found[{"train": "training"}.get(split, split), genre]
             assert 0 <= missing < 10
@@ -86,7 +90,7 @@ def test_every_mismatch_is_told(own, monkeypatch):
         counts["train"]["Folk"],
         sum(map(lambda n: sum(n.values()), counts.values())),
     )
-    monkeypatch.setattr(published, "clips_per_genre", lambda subset: counts)
+    monkeypatch.setattr(counts_module, "clips_per_genre", lambda subset: counts)
     report = render(describe(own)).splitlines()
     start = report.index("Published counts: differences")
     assert report[start + 1 : start + 6] == [

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfds_fma import download as module
-from tfds_fma.archives import OFFICIAL, Archive
-from tfds_fma.download import download
 from tfds_fma.errors import FmaError
+from tfds_fma.source import download as module
+from tfds_fma.source.archives import OFFICIAL, Archive
+from tfds_fma.source.download import download
 
 SIZE = 300_000
 DATA = np.random.default_rng(0).bytes(SIZE)
@@ -275,7 +275,7 @@ def test_killed_then_run_again(site, tmp_path, how):
     site.replies = [Reply(send=200_000, stall=20.0)]
     sha1 = hashlib.sha1(DATA).hexdigest()
     program = f"""if True:
-        import signal, tfds_fma.archives as a, tfds_fma.download as d
+        import signal, tfds_fma.source.archives as a, tfds_fma.source.download as d
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         a.OFFICIAL["fma_small.zip"] = a.Archive("fma_small.zip", {SIZE}, "{sha1}")
         d.download(["fma_small"], {str(tmp_path)!r}, base_url={site.url!r})

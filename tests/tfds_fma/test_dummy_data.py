@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import tfds_fma
-from tfds_fma.clip_sources import fma_source
-from tfds_fma.clips import Clip
+from tfds_fma.clips.make import Clip
+from tfds_fma.clips.sources import fma_source
 from tfds_fma.demo import make_dummy_data
-from tfds_fma.feature_table import read_features
-from tfds_fma.features import COLUMNS
 from tfds_fma.fma_dataset_builder import Builder
-from tfds_fma.prepare import prepare
+from tfds_fma.preparation import prepare
 from tfds_fma.reading import load
-from tfds_fma.representations import REPRESENTATIONS
+from tfds_fma.representations.feature_names import COLUMNS
+from tfds_fma.representations.registry import REPRESENTATIONS
+from tfds_fma.source.feature_table import read_features
 
 PACKAGE = Path(tfds_fma.__file__).parent
 DUMMY = PACKAGE / "dummy_data"

@@ -14,10 +14,11 @@ from feature_reference import assert_equal_by_column, reference
 from fma_trees import clip_path, write_table
 
 from tfds_fma import FmaError
+from tfds_fma.clips.feature_extraction import extract, statistics
 from tfds_fma.errors import ClipError
-from tfds_fma.extract_features import _load_mono, extract, extract_folder, extract_tracks, main, statistics
-from tfds_fma.feature_table import read_features
-from tfds_fma.features import COLUMNS, GROUPS, STATISTICS, columns_of
+from tfds_fma.extract_features import _load_mono, extract_folder, extract_tracks, main
+from tfds_fma.representations.feature_names import COLUMNS, GROUPS, STATISTICS, columns_of
+from tfds_fma.source.feature_table import read_features
 
 RATE = 44_100
 
@@ -90,9 +91,9 @@ def test_tuning_is_estimated_and_matters(monkeypatch):
 def test_a_long_track_is_computed_in_blocks(monkeypatch):
     samples = music(seconds=7)
     whole = extract(samples, RATE)
-    monkeypatch.setattr("tfds_fma.extract_features._KEPT_SAMPLES", 0)
+    monkeypatch.setattr("tfds_fma.clips.feature_extraction._KEPT_SAMPLES", 0)
     np.testing.assert_array_equal(extract(samples, RATE), whole)
-    monkeypatch.setattr("tfds_fma.extract_features._BLOCK_FRAMES", 100)
+    monkeypatch.setattr("tfds_fma.clips.feature_extraction._BLOCK_FRAMES", 100)
     assert_equal_by_column(extract(samples, RATE), whole)
 
 

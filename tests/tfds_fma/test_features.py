@@ -8,8 +8,8 @@ import pytest
 from fma_trees import corruptions
 
 from tfds_fma import FmaError
-from tfds_fma.feature_table import read_features, write_features
-from tfds_fma.features import COLUMNS, FEATURE_SETS, GROUPS, STATISTICS, columns_of, groups_of
+from tfds_fma.representations.feature_names import COLUMNS, FEATURE_SETS, GROUPS, STATISTICS, columns_of, groups_of
+from tfds_fma.source.feature_table import read_features, write_features
 
 IDS = np.array([2, 3, 5, 10, 134])
 
@@ -147,7 +147,7 @@ def test_what_others_write_is_read(source, values):
 
 
 def test_a_table_longer_than_a_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfds_fma.feature_table._CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("tfds_fma.source.feature_table._CHUNK_BYTES", 20_000)
     values = np.arange(40 * 518, dtype=np.float32).reshape(40, 518)
     write_features(tmp_path / "t.csv", np.arange(40), values)
     np.testing.assert_array_equal(read_features(tmp_path / "t.csv").values, values)
@@ -251,5 +251,5 @@ def test_writing_to_no_folder_is_an_error_for_people(tmp_path, values):
 
 def test_importing_it_is_light():
     heavy = ("numpy", "tensorflow_datasets", "librosa", "numba", "scipy", "pyarrow", "jax")
-    check = f"import tfds_fma.features, sys; print('loaded', [name for name in {heavy} if name in sys.modules])"
+    check = f"import tfds_fma.representations.feature_names, sys; print('loaded', [name for name in {heavy} if name in sys.modules])"
     assert "loaded []" in subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout

@@ -5,7 +5,7 @@ import pytest
 from fma_trees import corruptions, write_table
 
 from tfds_fma import FmaError
-from tfds_fma.metadata import read_tracks
+from tfds_fma.source.tracks import read_tracks
 
 
 def test_small_comes_before_the_rest_of_medium(tmp_path):

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from tfds_fma import FmaError, layout, plots
-from tfds_fma.clip_sources import ClipSource
-from tfds_fma.clips import Clip
-from tfds_fma.describe import NO_GENRE, describe, main
+from tfds_fma import FmaError, plots
+from tfds_fma.clips.make import Clip
+from tfds_fma.clips.sources import ClipSource
+from tfds_fma.describe import main
+from tfds_fma.description import NO_GENRE, describe
 from tfds_fma.labels import genres_of
-from tfds_fma.metadata import Track
-from tfds_fma.prepare import prepare_clips
-from tfds_fma.representations import get_representation
+from tfds_fma.preparation import prepare_clips
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.source.tracks import Track
+from tfds_fma.storage import layout
 
 MEL = "mel_256x96"
 

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import FmaError, layout
-from tfds_fma.clip_sources import fma_source
-from tfds_fma.dataset_flags import prepared_below
-from tfds_fma.feature_table import write_features
-from tfds_fma.features import columns_of
+from tfds_fma import FmaError
+from tfds_fma.clips.sources import fma_source
+from tfds_fma.command_line import prepared_below
 from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS, Builder
-from tfds_fma.metadata import read_tracks
-from tfds_fma.prepare import main, prepare
+from tfds_fma.preparation import prepare
+from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, find_prepared, load, read_dataset, read_split
-from tfds_fma.shards import Staging, _example, features_of, plan_shards
+from tfds_fma.representations.feature_names import columns_of
+from tfds_fma.source.feature_table import write_features
+from tfds_fma.source.tracks import read_tracks
+from tfds_fma.storage import layout
+from tfds_fma.storage.shards import Staging, _example, features_of, plan_shards
 from tfds_fma.validate import validate
 
 MEL = "mel_256x96"
@@ -163,9 +165,9 @@ def test_a_dataset_from_before_the_subset_label_is_read_and_checked(tmp_path, mp
             del example["subset"]
             return example
 
-        for module in ("shards", "fma_dataset_builder"):
+        for module in ("storage.shards", "fma_dataset_builder"):
             patch.setattr(f"tfds_fma.{module}.features_of", features_without)
-        patch.setattr("tfds_fma.shards._example", example_without)
+        patch.setattr("tfds_fma.storage.shards._example", example_without)
         path, _ = prepared(source, tmp_path / "data", subset="medium")
     assert "subset" not in load(path)["train"].dataset_info.features
     assert subsets_of(path) == {2: "", 3: ""}
@@ -184,7 +186,7 @@ def test_finished_shards_with_another_subset_label_are_made_again(tmp_path, mp3,
 
 
 def test_many_shards_keep_the_order(demo_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 500_000)  # ten clips
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 500_000)  # ten clips
     path, _ = prepared(demo_tree, tmp_path, subset="medium")
     shards = sorted(file.name for file in path.glob("*train*"))
     assert len(shards) == 7
@@ -213,9 +215,9 @@ def test_a_rerun_does_nothing_and_overwrite_prepares_again(damaged, tmp_path):
 
 SLICED = """
 import sys
-import tfds_fma.shards
+import tfds_fma.storage.shards
 from tfds_fma.prepare import main
-tfds_fma.shards._SHARD_BYTES = 30 * 256 * 96 * 2
+tfds_fma.storage.shards._SHARD_BYTES = 30 * 256 * 96 * 2
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -259,7 +261,7 @@ def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
         assert time.time() < deadline, "workers outlive their parent"
         time.sleep(0.05)
 
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     kept = len(list(config_dir.glob(".unfinished-*/*.json")))
     assert kept < 30
     path, lines = prepared(many_clips, tmp_path / "data")
@@ -291,7 +293,7 @@ def tree_of(path: Path, tracks: int, clip: bytes) -> Path:
 def test_only_what_has_changed_is_made_again(tmp_path, demo_tree, monkeypatch):
     """After an interruption: another table, another clip, one more clip, another folder."""
     first, second = (path.read_bytes() for path in sorted(demo_tree.glob("fma_medium/*/*.mp3"))[:2])
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 4 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 4 * 256 * 96 * 2)
     source = tree_of(tmp_path / "source", 12, first)
 
     def done_after(change, source: Path = source, data_dir: Path = tmp_path / "data") -> int:
@@ -393,7 +395,7 @@ def test_a_rerun_says_what_is_done_on_the_command_line(tmp_path, mp3, monkeypatc
 
 def test_download_comes_after_all_that_can_be_checked(tmp_path, damaged, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("tfds_fma.download.download", lambda names, *_, **__: asked.append(list(names)))
+    monkeypatch.setattr("tfds_fma.source.download.download", lambda names, *_, **__: asked.append(list(names)))
     arguments = ["--source", str(damaged), "--subset", "small", "--representation", MEL, "--download"]
     assert main([*arguments, "--data_dir", str(tmp_path), "--workers", "0"]) == 1
     assert "workers is 0" in capsys.readouterr().err
@@ -515,7 +517,7 @@ def test_a_failed_overwrite_leaves_the_old_dataset(damaged, damaged_prepared, tm
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("tfds_fma.shards.Staging._write_records", fail)
+    monkeypatch.setattr("tfds_fma.storage.shards.Staging._write_records", fail)
     with pytest.raises((FmaError, KeyboardInterrupt), match=r"Make room and run the same command again|^$"):
         prepared(damaged, tmp_path, overwrite=True)
     assert contents(path) == contents(damaged_prepared)
@@ -530,7 +532,7 @@ def test_killed_while_the_new_dataset_takes_its_place(damaged, damaged_prepared,
 
 
 def test_a_disk_that_may_be_too_small_is_told(damaged, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfds_fma.shards.free_bytes", lambda folder: 400_000)
+    monkeypatch.setattr("tfds_fma.storage.shards.free_bytes", lambda folder: 400_000)
     _, lines = prepared(damaged, tmp_path)
     assert lines[0].endswith("up to 9 clips, 432 KiB; the disk has 391 KiB left, which may be too little")
 
@@ -544,12 +546,12 @@ def test_a_full_disk_keeps_what_is_finished(many_clips, tmp_path, monkeypatch):
             if len(list(tmp_path.rglob("*.json"))) >= 2:
                 raise RuntimeError("write() failed: No space left on device; writing x.partial; at byte 86016")
 
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     monkeypatch.setattr(array_record_module, "ArrayRecordWriter", FullAfterTwoFiles)
     with pytest.raises(FmaError, match=r"Cannot write to .* \(No space left on device\). Make room and run the same"):
         prepared(many_clips, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     _, lines = prepared(many_clips, tmp_path)
     assert any("tracks are done from an interrupted run" in line for line in lines)
     assert "898 clips written" in lines[-2]
@@ -607,7 +609,7 @@ def test_the_names_that_tfds_knows(damaged, tmp_path):
 @pytest.mark.slow
 def test_beam_makes_the_same_bytes(many_clips, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam", reason="Apache Beam is not installed (extra: beam)")
-    monkeypatch.setattr("tfds_fma.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
+    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     write_table(tmp_path, [{"track_id": 2}])
     write_features(tmp_path / "fma_metadata" / "features.csv", np.array([2]), np.zeros((1, 518), np.float32))
     with pytest.raises(FmaError, match="There is nothing for Beam to do"):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from fma_trees import clip_path, corruptions
 
-from tfds_fma.clips import Clip, Reject, make_clip
+from tfds_fma.clips.make import Clip, Reject, make_clip
 from tfds_fma.errors import ClipError, FmaError
-from tfds_fma.metadata import Track
-from tfds_fma.representations import get_representation
-from tfds_fma.sources import Container, find_containers
+from tfds_fma.representations.registry import get_representation
+from tfds_fma.source.audio_files import Container, find_containers
+from tfds_fma.source.tracks import Track
 
 MEL = get_representation("mel_256x96")
 TRACK = Track(2, "train", "Rock", 7, 5, "T", "A", 100.0)

@@ -10,8 +10,8 @@ import pytest
 from fma_trees import clip_path, write_table
 
 from tfds_fma import FmaError
-from tfds_fma.prepare import prepare
-from tfds_fma.representations import get_representation
+from tfds_fma.preparation import prepare
+from tfds_fma.representations.registry import get_representation
 from tfds_fma.validate import Findings, Validation, main, range_problem, render, validate, value_range
 
 MEL = "mel_256x96"

@@ -1,0 +1,5 @@
+"""What a run is told: keys, checks, options."""
+
+from mgc_jax.config.keys import default
+
+__all__ = ["default"]

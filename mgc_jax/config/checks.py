@@ -1,0 +1,161 @@
+"""Is a configuration possible? Asked before any work starts."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mgc_jax.config.keys import (
+    BASELINES,
+    BENCH_DATA,
+    BENCH_VARIANTS,
+    CORPORA,
+    DTYPES,
+    PLACEMENTS,
+    SELECTION_METRICS,
+    SELECTION_VIEWS,
+    default,
+    leaves,
+)
+from mgc_jax.errors import UserError
+from tfds_fma.errors import FmaError
+from tfds_fma.representations.feature_names import groups_of
+from tfds_fma.representations.registry import REPRESENTATIONS, is_name
+
+
+def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key}={value!r} is impossible: {remedy}.")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
+    known, given = dict(leaves(default())), dict(leaves(config))
+    # Checked by what they are the options of, and the demo's against the keys themselves.
+    options = ("model.encoder.", "model.pooling.", "baseline.", "optimizer.options.", "optimizer.schedule_options.")
+    free = (*options, "demo.")
+    missing = sorted(known.keys() - given.keys())
+    if missing:
+        raise UserError(f"config keys are missing: {', '.join(missing)}. Start from mgc_jax.config.default().")
+    unknown = sorted(key for key in given.keys() - known.keys() if not key.startswith(free))
+    unknown += sorted(key for key, _ in leaves(config.demo) if key not in given)
+    if unknown:
+        raise UserError(
+            f"unknown config keys: {', '.join(unknown)}. mgc_jax/config/keys.py lists every key with its meaning."
+        )
+    for key, value in known.items():
+        kind = (int, float) if isinstance(value, float) else (tuple, list) if isinstance(value, tuple) else type(value)
+        _require(isinstance(given[key], kind), key, given[key], f"it must be of the kind of {value!r}")
+    data, batch, train = config.data, config.batch, config.train
+
+    def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
+        _require(value in choices, key, value, f"choose one of {', '.join(choices)}")
+
+    def at_least(key: str, value: float, least: float) -> None:
+        _require(value >= least, key, value, f"it must be at least {least}")
+
+    at_least("seed", config.seed, 0)
+    one_of("data.corpus", data.corpus, CORPORA)
+    # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
+    _require(is_name(data.representation), "data.representation", data.representation,
+             f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
+    _check_features(data)
+    one_of("data.bag_key", data.bag_key, ("paper", "pair"))
+    one_of("data.placement", data.placement, PLACEMENTS)
+    one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
+    one_of("baseline.name", config.baseline.name, ("", *BASELINES))
+    one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
+    one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
+    one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
+    one_of("loss.class_weights", config.loss.class_weights, ("none", "class_balanced"))
+    at_least("data.frames", data.frames, 0)
+    _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
+    _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
+    at_least("data.workers", data.workers, -1)
+    at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
+    at_least("batch.rows", batch.rows, 1)
+    at_least("batch.clips_per_row", batch.clips_per_row, 1)
+    at_least("train.epochs", train.epochs, 1)
+    at_least("train.eval_every_epochs", train.eval_every_epochs, 1)
+    at_least("train.log_every_steps", train.log_every_steps, 1)
+    at_least("train.checkpoint_every_steps", train.checkpoint_every_steps, 0)
+    at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    at_least("train.steps_per_dispatch", train.steps_per_dispatch, 0)
+    at_least("train.accumulate", train.accumulate, 1)
+    _require(batch.rows % train.accumulate == 0, "train.accumulate", train.accumulate,
+             f"the {batch.rows} row(s) of a batch cannot be cut into so many micro-batches; it must divide "
+             "config.batch.rows")  # fmt: skip
+    at_least("profile.first", config.profile.first, 0)
+    at_least("profile.last", config.profile.last, config.profile.first)
+    _require(config.profile.first > 0 or not config.profile.last, "profile.last", config.profile.last,
+             "config.profile.first says where the profile begins, from 1")  # fmt: skip
+    at_least("eval.batch_clips", config.eval.batch_clips, 1)
+    at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
+    at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
+    at_least("optimizer.clip_norm", config.optimizer.clip_norm, 0)
+    at_least("optimizer.plateau_patience", config.optimizer.plateau_patience, 1)
+    at_least("optimizer.plateau_min_delta", config.optimizer.plateau_min_delta, 0)
+    at_least("train.classifier_epochs", train.classifier_epochs, 0)
+    at_least("loss.focal_gamma", config.loss.focal_gamma, 0)
+    for key, value in leaves(config.augment, "augment."):
+        at_least(key, value, 0)
+    _check_bench(config.bench)
+    for key in ("loss.label_smoothing", "loss.beta", "optimizer.ema"):
+        _require(0 <= given[key] < 1, key, given[key], "it must be at least 0 and below 1")
+    _require(0 < given["optimizer.plateau_factor"] <= 1, "optimizer.plateau_factor", given["optimizer.plateau_factor"],
+             "it must be above 0 and at most 1")  # fmt: skip
+    for key in ("loss.logit_adjustment", "eval.logit_adjustment"):
+        at_least(key, given[key], 0)
+        _require(not given[key] or batch.sampling == "natural", key, given[key],
+                 "bags that are drawn by genre have another prior; set config.batch.sampling to natural")  # fmt: skip
+    _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
+             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to take away; set "
+             "config.train.classifier_epochs to 0")  # fmt: skip
+    _require(not batch.sub_bags or config.model.pooling.name != "none", "batch.sub_bags", batch.sub_bags,
+             "a model without pooling sees clips alone")  # fmt: skip
+    _require(bool(config.model.frontend) == data.representation.startswith("audio") or data.corpus == "arrays",
+             "model.frontend", config.model.frontend, f"a model on {data.representation} "
+             + ("needs the spectrogram to compute from audio, such as mel_1360x96"
+                if not config.model.frontend else "has no audio to compute a spectrogram from"))  # fmt: skip
+    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate,
+             "it must be positive")  # fmt: skip
+    _require(0 <= config.model.head_dropout < 1, "model.head_dropout", config.model.head_dropout,
+             "it must be at least 0 and below 1")  # fmt: skip
+    view, _, metric = train.select.partition("/")
+    _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
+             f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
+             f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
+    _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
+             "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+def _check_bench(bench: ConfigDict) -> None:
+    choices = {
+        "data": BENCH_DATA, "variants": BENCH_VARIANTS, "dtypes": DTYPES, "placements": PLACEMENTS,
+        "scaling": ("strong", "weak"),
+    }  # fmt: skip
+    for key, allowed in choices.items():
+        values = (bench[key],) if isinstance(bench[key], str) else bench[key]
+        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose of {', '.join(allowed)}")
+    for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
+        values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
+        _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
+                 "whole numbers of at least 1 are possible")  # fmt: skip
+    _require(len(bench.clip_shape) <= 2, "bench.clip_shape", bench.clip_shape, "give (time, mel) or (feature,)")
+    _require(len(bench.variants) > 0, "bench.variants", bench.variants, "there is nothing to measure")
+    _require(bench.bag_length >= 0, "bench.bag_length", bench.bag_length, "it must be at least 0")
+    _require(bench.seconds > 0, "bench.seconds", bench.seconds, "it must be positive")
+
+
+def _check_features(data: ConfigDict) -> None:
+    if not data.features:
+        return
+    try:
+        groups_of(data.features)
+    except FmaError as error:
+        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+    _require(data.corpus != "arrays", "data.features", data.features,
+             "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
+    _require(data.representation == "features_518", "data.features", data.features,
+             f"it picks columns of features_518, and config.data.representation is {data.representation}; set that to "
+             "features_518, or leave config.data.features empty")  # fmt: skip

@@ -1,0 +1,51 @@
+"""Would two configurations train the same model? Asked before a run is resumed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mgc_jax.config.keys import default, leaves, to_json
+
+
+def shared_values(config: ConfigDict) -> dict[str, Any]:
+    """Returns what all processes of a run must have alike: every key but where the corpus lies on their hosts."""
+    return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
+
+
+# Keys that do not alter what a step computes.
+_HARMLESS = (
+    "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
+    "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
+    "train.steps_per_dispatch",
+)  # fmt: skip
+
+
+# Where the corpus lies may change too: its fingerprint says whether it is the same one.
+_LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.ids", "data.arrays.table")
+
+
+def differences(
+    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True
+) -> list[str]:
+    """Lists what makes this configuration train another model than an earlier one.
+
+    Args:
+        config: the configuration of this run.
+        before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
+        moved: whether the corpus may lie elsewhere.
+        training: whether the model is to be trained on; if not, it may be evaluated in another way.
+    """
+    ignored = _HARMLESS + (_LOCATION if moved else ())
+    if config.optimizer.plateau_factor < 1:  # counts evaluations
+        ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
+    if not training:
+        ignored += ("eval.",)
+    if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
+        ignored += ("train.epochs",)
+    now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
+    return [
+        f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
+        for key in sorted(now.keys() | then.keys())
+        if now.get(key) != then.get(key) and not key.startswith(ignored)
+    ]

@@ -1,0 +1,196 @@
+"""Every key of a configuration, with its default and meaning."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tfds_fma.representations.registry import demo_representation
+
+CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
+
+
+SELECTION_VIEWS = ("clip", "clip_mean", "bag")
+
+
+SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
+
+
+BASELINES = ("lr", "knn", "svm", "mlp")
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+PLACEMENTS = ("auto", "device", "host", "stream")
+
+
+BENCH_DATA = ("synthetic", "corpus")
+
+
+BENCH_VARIANTS = ("train", "reused batch", "data only", "checkpoint", "eval")
+
+
+def default() -> ConfigDict:
+    """Returns a configuration with every key."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
+    config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
+    config.data.representation = "mel_1360x96"  # what tfds_fma prepared: computed, or arrays under a name of their own
+    config.data.features = ""  # of features_518: all, or sets such as mfcc+spectral_contrast; empty: all
+    config.data.frames = 0  # use only the first frames of each clip; 0: all
+    config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
+    config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
+    config.data.folds = (
+        0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
+    )
+    config.data.fold = 0  # the fold that is the validation split, from 0
+    config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
+    # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
+    config.data.placement = "auto"
+    config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)
+
+    # data.corpus=arrays: precomputed features and a CSV track table.
+    config.data.arrays = ConfigDict()
+    config.data.arrays.clips = ""  # .npz or .npy of per-clip arrays; empty: the feature columns of the table
+    config.data.arrays.clips_key = ""  # name of the array in the .npz; empty: its only array beside the ids
+    config.data.arrays.ids = ""  # .npy of track ids; empty: ids_key of the .npz, or the order of the table
+    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz
+    config.data.arrays.axes = "clip time mel"  # order of the axes: "clip time mel", "clip mel time", "clip feature"
+    config.data.arrays.table = ""  # CSV with a header row and one row per clip
+    config.data.arrays.features = ()  # columns of the table to use as features where clips is empty
+    config.data.arrays.genres = ()  # label list; empty: the genres that occur in the table
+    config.data.arrays.columns = ConfigDict()
+    config.data.arrays.columns.track_id = "track_id"
+    config.data.arrays.columns.genre = "genre_top"
+    config.data.arrays.columns.split = "split"
+    config.data.arrays.columns.artist = "artist_id"  # empty: unknown
+    config.data.arrays.columns.album = "album_id"  # empty: unknown
+    config.data.arrays.columns.subset = ""  # FMA's subset (small, medium, ...); empty: unknown
+
+    config.model = ConfigDict()
+    config.model.encoder = ConfigDict()  # name, and the keyword arguments of that encoder
+    config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
+    config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
+    config.model.head_dropout = 0.5  # dropout on the bag vector
+    config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
+    config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
+
+    config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
+    config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
+
+    config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
+    config.batch.rows = 1  # a multiple of the number of devices
+    config.batch.clips_per_row = 64  # a longer bag is split over rows
+    config.batch.sampling = "natural"  # natural: every bag once an epoch; sqrt, class_balanced: drawn by genre
+    config.batch.sub_bags = False  # cut every bag at random into smaller ones, anew in each epoch
+
+    config.loss = ConfigDict()
+    config.loss.name = "cross_entropy"  # cross_entropy, focal (Lin et al. 2017)
+    config.loss.focal_gamma = 2.0
+    config.loss.label_smoothing = 0.0  # share of the target that is spread over all genres
+    config.loss.bag_weight = "bag"  # bag: every bag counts as one; size: as many as its clips
+    config.loss.class_weights = "none"  # none, class_balanced (Cui et al. 2019)
+    config.loss.beta = 0.999  # of class_balanced
+    config.loss.logit_adjustment = 0.0  # tau of the logit-adjusted loss (Menon et al. 2020); 0: off
+
+    config.augment = ConfigDict()  # of training clips, after standardization
+    config.augment.crop_frames = 0  # a random window of so many frames; evaluation takes the middle one; 0: off
+    config.augment.time_masks = 0  # SpecAugment (Park et al. 2019): bands of time set to the mean
+    config.augment.time_mask_frames = 40  # their greatest width
+    config.augment.mel_masks = 0  # and bands of mel bands
+    config.augment.mel_mask_bands = 12
+    config.augment.noise = 0.0  # standard deviation of Gaussian noise
+    config.augment.mixup = 0.0  # alpha of mixup between bags (Zhang et al. 2018); 0: off
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # an optimizer of optax: sgd, adam, adamw, rmsprop, lion, ...
+    config.optimizer.options = ConfigDict()  # its other arguments, such as momentum
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.schedule = "constant"  # constant, cosine (to zero at the last step), or a schedule of optax
+    config.optimizer.schedule_options = ConfigDict()  # the arguments of a schedule of optax; steps, not epochs
+    config.optimizer.warmup_epochs = 0.0  # linear warm-up
+    config.optimizer.plateau_factor = 1.0  # times the learning rate where validation stalls (train.select); 1: off
+    config.optimizer.plateau_patience = 10  # evaluations without progress before that
+    config.optimizer.plateau_min_delta = 0.01  # less than this is no progress
+    config.optimizer.weight_decay = 0.0  # decoupled for adamw and its like; for others L2 added to the gradient
+    config.optimizer.clip_norm = 0.0  # clip the global gradient norm; 0: off
+    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated; 0: off
+
+    config.train = ConfigDict()
+    config.train.epochs = 60
+    config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
+    config.train.eval_every_epochs = 1
+    config.train.log_every_steps = 20
+    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
+    config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
+    config.train.keep_checkpoints = 2  # the last ones, beside the best one
+    # Steps that the devices do alone, where the corpus is on them. 0: as many as lie between what is to be done (log,
+    # evaluate, save), at most 64; one on a CPU, where convolutions are many times slower in a loop.
+    config.train.steps_per_dispatch = 0
+    # Cut the rows of a batch into so many micro-batches, whose gradients are added up: less memory, the same update
+    # but for dropout's draws. Batch norm normalizes each micro-batch by itself.
+    config.train.accumulate = 1
+
+    config.profile = ConfigDict()  # of the steps from first to last, counted from 1, in <workdir>/profile
+    config.profile.first = 0  # 0: no profile
+    config.profile.last = 0
+
+    config.eval = ConfigDict()
+    config.eval.batch_clips = 64  # clips embedded at once, over all devices
+    config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
+
+    config.bench = ConfigDict()  # of --mode bench; where several values may be given, () is that of the configuration
+    config.bench.data = "synthetic"  # synthetic (noise in the shape of the clips), corpus (that of config.data)
+    config.bench.clips = 512  # synthetic clips
+    config.bench.clip_shape = ()  # of a synthetic clip, (time, mel) or (feature,); (): that of data.representation
+    config.bench.bag_length = 0  # clips of a synthetic bag; 0: a long-tailed mix, like that of albums
+    config.bench.variants = BENCH_VARIANTS  # what is measured
+    config.bench.rows = ()  # values of batch.rows
+    config.bench.clips_per_row = ()  # values of batch.clips_per_row
+    config.bench.dtypes = ()  # values of model.dtype
+    config.bench.placements = ()  # values of data.placement
+    config.bench.devices = ()  # numbers of devices, the first ones of those that there are; (): all
+    config.bench.scaling = "strong"  # strong: the same batch for any number of devices; weak: as many rows on each
+    config.bench.steps = 10  # steps in a repeat, as whole dispatches; more of fast ones: half a second of them
+    config.bench.repeats = 5  # of everything, in turn
+    config.bench.seconds = 30.0  # about the longest that a row may take; slow models are measured on fewer steps
+
+    config.demo = ConfigDict()  # what changes when the corpus is the demo; a flag for the same key wins
+    return config
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf of a nested configuration."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy with the values of `config.demo` in place.
+
+    Args:
+        config: a configuration whose corpus turned out to be the demo.
+        overridden: dotted keys given on the command line, which win over `config.demo`.
+    """
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.data.representation = demo_representation(config.data.representation)
+        if config.model.frontend:
+            resolved.model.frontend = demo_representation(config.model.frontend)
+        for key, value in leaves(config.demo):
+            if key not in overridden:
+                resolved.update_from_flattened_dict({key: value})
+    return resolved
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns the configuration as JSON would give it back (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))

@@ -1,0 +1,129 @@
+"""From stored clips to what the encoder takes: spectrogram, standardization, augmentation, mixup, precision."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgc_jax.data import augmentation
+from mgc_jax.data.batches import Batch
+from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.frontend import LogMelFrontend, frontend_for
+from mgc_jax.data.placement import take_clips
+from mgc_jax.data.standardization import Standardization, standardization
+from mgc_jax.errors import UserError
+
+_FRONTEND_CLIPS = 512  # whose spectrograms give the statistics where they are computed on the way
+
+
+class Inputs:
+    """Turns stored clips into the encoder's input, inside jitted functions.
+
+    Attributes:
+        clip_shape: of the encoder's input: (time, mel) or (feature,).
+        statistics: standardization.
+    """
+
+    def __init__(
+        self, config: Any, stored_shape: tuple[int, ...], frontend: LogMelFrontend | None, statistics: Standardization
+    ):
+        """Checks that what the configuration asks for fits the clips.
+
+        Args:
+            config: the whole configuration; `augment` and `model.dtype` are used.
+            stored_shape: shape of a stored clip.
+            frontend: computes spectrograms of stored audio; None: clips are taken as they are.
+            statistics: standardization of spectrograms or features.
+        """
+        self._frontend, self.statistics, self._augment = frontend, statistics, config.augment
+        self._dtype = jnp.dtype(config.model.dtype)
+        shape = tuple(stored_shape) if frontend is None else frontend.clip_shape
+        crop = self._augment.crop_frames
+        if crop:
+            if len(shape) != 2 or crop > shape[0]:
+                raise UserError(
+                    f"config.augment.crop_frames={crop}, but a clip is {' x '.join(map(str, shape))} (time x mel). "
+                    "Give fewer frames, or 0 for whole clips."
+                )
+            shape = (crop, *shape[1:])
+        masks = self._augment.time_masks or self._augment.mel_masks
+        if masks and len(shape) != 2:
+            raise UserError(
+                "config.augment.time_masks and mel_masks are for spectrograms; this corpus has feature vectors of "
+                f"{shape[0]}. Set both to 0."
+            )
+        self.clip_shape = shape
+
+    def _standardized(self, clips: jax.Array) -> jax.Array:
+        """[n, ...] as stored -> float32 [n, time, mel] or [n, feature]."""
+        values = clips.astype(jnp.float32) if self._frontend is None else self._frontend(clips)
+        return (values - self.statistics.mean) * (1 / self.statistics.std)
+
+    def evaluation(self, clips: tuple[jax.Array, ...]) -> jax.Array:
+        """Returns the inputs [n, ...] of placed clips."""
+        values = self._standardized(take_clips(clips))
+        if self._augment.crop_frames:
+            values = augmentation.middle_crop(values, self._augment.crop_frames)
+        return values.astype(self._dtype)
+
+    def training(
+        self,
+        batch: Batch,
+        clips: tuple[jax.Array, ...],
+        partners: tuple[jax.Array, ...] | None,
+        key: jax.Array,
+    ) -> jax.Array:
+        """Returns the augmented inputs [row, slot, ...] of a batch.
+
+        Args:
+            batch: says how clips are mixed.
+            clips: its clips, placed.
+            partners: the clips that they are mixed with, placed, or None.
+            key: for the draws.
+        """
+        keys = jax.random.split(key, 3)
+        values = self._drawn(take_clips(clips), keys[0])
+        if batch.mix is not None and partners is not None:
+            share = jnp.take_along_axis(batch.mix.share, jnp.minimum(batch.segment, batch.segment.shape[1] - 1), 1)
+            share = share.reshape(-1, *[1] * (values.ndim - 1))
+            values = share * values + (1 - share) * self._drawn(take_clips(partners), keys[1])
+        if self._augment.noise:
+            values = augmentation.add_noise(values, self._augment.noise, keys[2])
+        return values.reshape(*batch.segment.shape, *self.clip_shape).astype(self._dtype)
+
+    def _drawn(self, clips: jax.Array, key: jax.Array) -> jax.Array:
+        """Standardizes clips [row, slot, ...] and draws crop and masks for each of them: [row * slot, ...]."""
+        options, keys = self._augment, jax.random.split(key, 3)
+        values = self._standardized(clips.reshape(-1, *clips.shape[2:]))
+        if options.crop_frames:
+            values = augmentation.random_crop(values, options.crop_frames, keys[0])
+        if options.time_masks:
+            values = augmentation.mask_bands(values, 1, options.time_masks, options.time_mask_frames, keys[1])
+        if options.mel_masks:
+            values = augmentation.mask_bands(values, 2, options.mel_masks, options.mel_mask_bands, keys[2])
+        return values
+
+
+def make_inputs(config: Any, corpus: Corpus) -> Inputs:
+    """Returns the inputs of a corpus under a configuration; the statistics are those of its training clips.
+
+    Raises:
+        UserError: frontend, augmentation and corpus do not fit together.
+    """
+    frontend = None
+    if config.model.frontend:
+        name = config.model.frontend
+        frontend = LogMelFrontend(name) if corpus.name == "arrays" else frontend_for(name, config.data.representation)
+        if corpus.clips.ndim != 2:
+            raise UserError(
+                f"config.model.frontend={name} computes spectrograms from audio, but a clip of this corpus is "
+                f"{' x '.join(map(str, corpus.clips.shape[1:]))}. Leave it empty for clips that are spectrograms."
+            )
+        spectrograms = jax.jit(lambda audio: frontend(audio))
+        statistics = standardization(
+            corpus, config.data.standardize, _FRONTEND_CLIPS, lambda clips: np.asarray(spectrograms(clips))
+        )
+    else:
+        statistics = standardization(corpus, config.data.standardize)
+    return Inputs(config, corpus.clips.shape[1:], frontend, statistics)

@@ -1,0 +1,68 @@
+"""Opens the corpus that a configuration names: FMA as prepared by `tfds_fma`, the demo corpus, or precomputed arrays.
+
+What follows (bags, batches, training, evaluation) sees only a `Corpus`.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from mgc_jax.data.arrays import open_arrays
+from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.fma import is_computed, not_prepared, open_fma
+from mgc_jax.data.on_disk import LazyClips
+from mgc_jax.data.splits import cross_validation
+from mgc_jax.errors import UserError
+from tfds_fma.representations.feature_names import columns_of
+
+log = logging.getLogger(__name__)
+
+
+def open_corpus(data: Any) -> Corpus:
+    """Opens the corpus that `config.data` names; `auto` must have been resolved with `resolve_auto`.
+
+    Raises:
+        UserError: the corpus is not there, or its files do not fit together; the message says what to do.
+    """
+    corpus = open_arrays(data) if data.corpus == "arrays" else open_fma(data)
+    if data.features:
+        columns, clips = columns_of([data.features]), corpus.clips
+        clips = clips.take_columns(columns) if isinstance(clips, LazyClips) else clips[:, columns]
+        corpus = dataclasses.replace(corpus, clips=clips, features=data.features)
+    if data.frames:
+        if corpus.clips.ndim != 3 or data.frames > corpus.clips.shape[1]:
+            raise UserError(
+                f"config.data.frames={data.frames}, but a clip of this corpus is "
+                f"{' x '.join(map(str, corpus.clips.shape[1:]))} (time x mel). Give 0 for all frames."
+            )
+        clips, frames = corpus.clips, data.frames
+        clips = clips.first_frames(frames) if isinstance(clips, LazyClips) else clips[:, :frames]
+        corpus = dataclasses.replace(corpus, clips=clips)
+    if data.folds:
+        corpus = cross_validation(corpus, data.folds, data.fold)
+    if len(corpus.indices("train")) == 0:
+        raise UserError(f"corpus {data.corpus}: no clip is in the training split, so nothing can be trained")
+    return corpus
+
+
+def resolve_auto(data: Any) -> tuple[str, str]:
+    """Returns the corpus to use for `auto` and a sentence that says why, without opening it.
+
+    Raises:
+        UserError: a representation that only precomputed arrays can have is not prepared: mistyped, most likely.
+    """
+    if data.corpus != "auto":
+        return data.corpus, f"corpus {data.corpus}, as asked"
+    from tfds_fma.reading import find_prepared
+
+    for subset in ("medium", "small"):
+        found = find_prepared(data.data_dir, subset, data.representation)
+        if found:
+            return f"fma_{subset}", f"corpus fma_{subset}: prepared FMA found in {found}"
+    if not is_computed(data.representation):
+        raise UserError(not_prepared(data, "small"))
+    return "demo", (
+        "corpus demo: SYNTHETIC music, since neither fma_medium nor fma_small is prepared in "
+        f"{Path(data.data_dir).resolve()}; `python -m tfds_fma.prepare --help` tells how to prepare FMA"
+    )

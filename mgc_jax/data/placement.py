@@ -1,0 +1,101 @@
+"""Where the clips of a corpus are while a model trains: on the devices, in host memory, or on the disk."""
+
+import logging
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mgc_jax.data.on_disk import LazyClips
+from mgc_jax.runtime import processes
+from mgc_jax.runtime.devices import replicate, shard, shard_rows
+
+log = logging.getLogger(__name__)
+
+
+class DeviceClips:
+    """The whole corpus in the memory of every device; a batch is an index into it."""
+
+    def __init__(self, clips: np.ndarray, mesh: Mesh):
+        self._mesh = mesh
+        self.place(clips)
+
+    def place(self, clips: np.ndarray) -> None:
+        """Sends the corpus to the devices; from the beginning it is there, and again after `free`."""
+        self._clips = replicate(clips, self._mesh)
+
+    def free(self) -> None:
+        """Frees the memory of the devices; nothing can be asked for until `place`."""
+        self._clips.delete()
+
+    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+        return self._clips, shard(index, self._mesh)
+
+    def of_steps(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns those of several steps, for clips `index` [step, row, slot]."""
+        return self._clips, shard(index, self._mesh, axis=1)
+
+
+class HostClips:
+    """The corpus in host memory; the clips of a batch are gathered there and sent."""
+
+    def __init__(self, clips: np.ndarray, mesh: Mesh):
+        self._clips = clips
+        self._mesh = mesh
+
+    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+        shape = (*index.shape, *self._clips.shape[1:])
+        return (shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh),)
+
+
+class StreamClips:
+    """The corpus on the disk; the clips of a batch are read and sent."""
+
+    def __init__(self, clips: LazyClips, mesh: Mesh, workers: int = -1):
+        self.clips, self.workers = clips, workers
+        self._mesh = mesh
+
+    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+        shape = (*index.shape, *self.clips.shape[1:])
+        return (shard_rows(shape, lambda rows: self.clips[index[rows]], self._mesh),)
+
+
+Clips = DeviceClips | HostClips | StreamClips
+
+
+def take_clips(arguments: tuple[jax.Array, ...]) -> jax.Array:
+    """Gives, inside a jitted function, the clips that a `DeviceClips` or another one was asked for."""
+    return arguments[0][arguments[1]] if len(arguments) == 2 else arguments[0]
+
+
+def with_rows(arguments: tuple[jax.Array, ...], rows: jax.Array) -> tuple[jax.Array, ...]:
+    """Replaces, in what `take_clips` takes, the part that has a row per row of the batch: it comes last."""
+    return *arguments[:-1], rows
+
+
+def place_clips(clips: np.ndarray | LazyClips, placement: str, mesh: Mesh, workers: int = -1) -> Clips:
+    """Chooses where the corpus lives.
+
+    Args:
+        clips: [clip, ...], as stored; those that were left on the disk stay there.
+        placement: device, host, or auto: on the devices if it takes at most half of their memory. A CPU backend
+            holds a copy per device in host memory, so there auto means at most 2 GiB of copies.
+        mesh: the devices.
+        workers: `config.data.workers`.
+    """
+    size = f"{clips.nbytes / 2**30:.2f} GiB of clips"
+    if isinstance(clips, LazyClips):
+        log.info("%s stay on the disk (config.data.placement=%s)", size, placement)
+        return StreamClips(clips, mesh, workers)
+    local = mesh.local_devices
+    stats = local[0].memory_stats() or {}
+    room = processes.from_first(lambda: stats.get("bytes_limit", 2**32 // len(local)) // 2)
+    on_device = placement == "device" or (placement == "auto" and clips.nbytes <= room)
+    log.info(
+        "%s are in %s memory (config.data.placement=%s; device memory takes up to %.2f GiB)",
+        size, "device" if on_device else "host", placement, room / 2**30,
+    )  # fmt: skip
+    return DeviceClips(clips, mesh) if on_device else HostClips(clips, mesh)

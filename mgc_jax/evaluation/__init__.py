@@ -1,0 +1,1 @@
+"""Scores, predictions, metrics and their intervals."""

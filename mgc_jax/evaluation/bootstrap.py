@@ -1,0 +1,248 @@
+"""How far chance reaches: bootstrap over artists, paired comparisons, and genres that few artists carry.
+
+Clips of an artist are alike, so artists are what is drawn: 2,500 clips by 700 artists say less than 2,500 independent
+clips would. The intervals are about other music of the same sort, scored by the same model; how much another seed of
+the training would change is not in them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from mgc_jax.evaluation.metrics import confidence_bins, confusion_metrics, one_against_rest
+
+
+class ArtistBootstrap:
+    """Draws artists with replacement, all their clips with them, and computes statistics of each resample.
+
+    The draws depend on the names of the artists, the number of resamples and the seed alone, so two models scored on
+    the same clips are compared draw by draw. Statistics are made of sums over each artist's clips, weighted by how
+    often the artist was drawn.
+
+    Attributes:
+        artists: str [artist], sorted.
+        draws: float64 [resample, artist]: how many times each artist was drawn.
+    """
+
+    def __init__(self, artists: np.ndarray, resamples: int = 1000, seed: int = 0):
+        """Draws.
+
+        Args:
+            artists: str [clip].
+            resamples: how many.
+            seed: of the draws.
+        """
+        self.artists, self._artist = np.unique(artists, return_inverse=True)
+        number = len(self.artists)
+        self.draws = np.zeros((resamples, number))
+        if number:
+            self.draws[:] = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), resamples)
+
+    def mean(self, value: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        """Weighted mean of a value per clip in each resample: float64 [resample]; NaN where no clip counts.
+
+        Args:
+            value: [clip]; where the weight is 0 it may be anything.
+            weight: [clip]; a mask picks a subset; by default 1.
+        """
+        weight = np.ones(len(self._artist)) if weight is None else np.asarray(weight, np.float64)
+        return self._sums(np.where(weight, value, 0) * weight) / _not_zero(self._sums(weight))
+
+    def confusion(self, label: np.ndarray, predicted: np.ndarray, num_genres: int) -> np.ndarray:
+        """Confusion matrix of each resample: float64 [resample, true genre, named genre], of whole numbers."""
+        cells = np.asarray(label, np.int64) * num_genres + predicted
+        shares = self._shares(cells, np.ones(len(cells)), num_genres**2)
+        return (shares.T @ self.draws.T).T.reshape(-1, num_genres, num_genres)
+
+    def metrics(
+        self, label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """What `genre_metrics` returns, of each resample: float64 [resample] each.
+
+        A genre whose few artists are all not drawn does not occur in a resample, and so is not in its balanced
+        accuracy and macro F1. Where such genres are the hard ones, these two lie higher than those of all the clips.
+        """
+        if predicted is None:
+            predicted = log_scores.argmax(axis=1)
+        return confusion_metrics(self.confusion(label, predicted, log_scores.shape[1])) | {
+            "micro_ap": self.micro_ap(label, log_scores),
+            "ece": self.expected_calibration_error(label, log_scores),
+        }
+
+    def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
+        """Micro average precision of each resample: float64 [resample]."""
+        result = np.full(len(self.draws), np.nan)
+        for i, (found, above) in enumerate(self._curves(label, log_scores)):
+            if found.any():
+                result[i] = np.diff(found, prepend=0) @ (found / np.maximum(above, 1)) / found[-1]
+        return result
+
+    def curve_metrics(
+        self, label: np.ndarray, log_scores: np.ndarray, levels: Sequence[float]
+    ) -> dict[str, np.ndarray]:
+        """What the micro-averaged precision-recall curve of each resample looks like; NaN where no clip counts.
+
+        Args:
+            label: int [clip].
+            log_scores: [clip, genre].
+            levels: of recall.
+
+        Returns:
+            `max_f1`, the highest F1, and `precision_at_max_f1` and `recall_at_max_f1`: float64 [resample];
+            `precision_at`, as `mgc_jax.evaluation.metrics.precision_at`: float64 [resample, level].
+        """
+        at_best = np.full((3, len(self.draws)), np.nan)
+        at_levels = np.full((len(self.draws), len(levels)), np.nan)
+        for i, (found, above) in enumerate(self._curves(label, log_scores)):
+            if found.any():
+                precision, recall = found / np.maximum(above, 1), found / found[-1]
+                f1 = 2 * found / (above + found[-1])
+                best = f1.argmax()
+                at_best[:, i] = f1[best], precision[best], recall[best]
+                # A hair below the level, as in `mgc_jax.evaluation.metrics.precision_at`.
+                at_levels[i] = precision[np.searchsorted(recall, np.asarray(levels) - 1e-12)]
+        names = ("max_f1", "precision_at_max_f1", "recall_at_max_f1")
+        return dict(zip(names, at_best, strict=True)) | {"precision_at": at_levels}
+
+    def _curves(self, label: np.ndarray, log_scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each resample, of one ranking of all scores: (true genres found, scores) at or above each threshold.
+
+        The thresholds fall, float64 [threshold] each, and are those at which a true genre is found; elsewhere neither
+        recall nor F1 nor average precision can grow.
+        """
+        positive, score = one_against_rest(label, log_scores)
+        order = np.argsort(-score, kind="stable")
+        artist = np.repeat(self._artist, log_scores.shape[1])[order]
+        # Where the score is about to fall: tied scores share one threshold. Only those with true genres count.
+        last = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]
+        threshold = np.searchsorted(last, np.flatnonzero(positive[order]))
+        last, threshold = last[np.unique(threshold)], np.unique(threshold, return_inverse=True)[1]
+        positive_artist = artist[positive[order]]
+        for draw in self.draws:
+            yield np.cumsum(np.bincount(threshold, draw[positive_artist], len(last))), np.cumsum(draw[artist])[last]
+
+    def expected_calibration_error(self, label: np.ndarray, log_scores: np.ndarray, bins: int = 15) -> np.ndarray:
+        """Expected calibration error of each resample: float64 [resample].
+
+        Chance only ever adds to this error, and resampling adds chance: most values lie above that of the clips.
+        """
+        confidence, right, number = confidence_bins(label, log_scores, bins)
+        gaps = (self._shares(number, right - confidence, bins).T @ self.draws.T).T
+        return np.abs(gaps).sum(axis=1) / _not_zero(self._sums(np.ones(len(right))))
+
+    def _sums(self, value: np.ndarray) -> np.ndarray:
+        return self.draws @ np.bincount(self._artist, value, len(self.artists))
+
+    def _shares(self, column: np.ndarray, value: np.ndarray, columns: int) -> scipy.sparse.csr_array:
+        """Sums of a value per clip by artist and column: sparse [artist, column]."""
+        shape = (len(self.artists), columns)
+        return scipy.sparse.coo_array((value, (self._artist, column)), shape=shape).tocsr()
+
+
+def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the values of the resamples; NaN among them does not count."""
+    samples = samples[~np.isnan(samples)]
+    if not len(samples):
+        return float("nan"), float("nan")
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class PairedDifference(NamedTuple):
+    """A difference of two models: its 95 % interval, and the two-sided p-value of there being none."""
+
+    low: float
+    high: float
+    p: float
+
+
+def paired(samples_a: np.ndarray, samples_b: np.ndarray) -> PairedDifference:
+    """Compares a statistic of two models on the same resamples: a minus b.
+
+    Args:
+        samples_a: [resample]: from an `ArtistBootstrap`.
+        samples_b: [resample]: from one with the same artists, resamples and seed.
+
+    Returns:
+        The percentile interval of the difference, and as p twice the smaller share of resamples at or beyond 0, with
+        one more counted there so that p is never 0. Artists are drawn, so clips of an artist need not be independent.
+    """
+    difference = samples_a - samples_b
+    difference = difference[~np.isnan(difference)]
+    beyond = min(np.sum(difference <= 0), np.sum(difference >= 0))
+    p = min(1.0, 2 * (beyond + 1) / (len(difference) + 1)) if len(difference) else float("nan")
+    return PairedDifference(*interval(difference), p)
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Exact McNemar test that two models are right equally often: the two-sided p-value.
+
+    It takes the clips as independent, which clips of one artist are not: so p comes out too small. `paired` does not.
+
+    Args:
+        right_a: bool [clip].
+        right_b: bool [clip], of the same clips.
+    """
+    from scipy.stats import binomtest
+
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def concentration(label: np.ndarray, artists: np.ndarray, genres: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How many artists carry each genre.
+
+    Args:
+        label: int [clip].
+        artists: str [clip].
+        genres: label names.
+
+    Returns:
+        For each genre `clips`, `artists`, `largest_share` of an artist in the clips, and `effective_artists`: so many
+        with equal shares would be as concentrated, 1 / (sum of squared shares). Without clips the last two are 0.
+    """
+    table = {}
+    for i, genre in enumerate(genres):
+        count = np.unique(artists[label == i], return_counts=True)[1]
+        clips = int(count.sum())
+        table[genre] = {
+            "clips": clips,
+            "artists": len(count),
+            "largest_share": float(count.max() / clips) if clips else 0.0,
+            "effective_artists": float(clips**2 / np.sum(count**2)) if clips else 0.0,
+        }
+    return table
+
+
+_FEW_ARTISTS = 5
+
+
+_FEW_CLIPS = 10
+
+
+def concentration_warnings(label: np.ndarray, artists: np.ndarray, genres: Sequence[str]) -> list[str]:
+    """A sentence for each genre that few artists carry; arguments as `concentration`.
+
+    Few: fewer than 5 effective ones, which is also so whenever one artist has at least half of the clips. Where one
+    has, and the clips are at least 10, the sentence says how many.
+    """
+    sentences = []
+    for genre, row in concentration(label, artists, genres).items():
+        clips, number = int(row["clips"]), int(row["artists"])
+        if not clips or row["effective_artists"] >= _FEW_ARTISTS:
+            continue
+        if row["largest_share"] >= 0.5 and clips >= _FEW_CLIPS:
+            what = f"{round(row['largest_share'] * clips)} of {clips} clips are by one artist"
+        else:
+            what = f"{clips} {'clip' if clips == 1 else 'clips'} by {number} {'artist' if number == 1 else 'artists'}"
+            if number >= _FEW_ARTISTS:
+                what += f", who count as {row['effective_artists']:.1f} with equal shares"
+        sentences.append(f"{genre}: {what}; its recall says little about the genre")
+    return sentences
+
+
+def _not_zero(total: np.ndarray) -> np.ndarray:
+    return np.where(total == 0, np.nan, total)

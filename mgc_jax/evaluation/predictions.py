@@ -1,0 +1,192 @@
+"""The scores of every clip and every bag, as a table in memory; `predictions_file` reads and writes it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mgc_jax.data.bags import Bags
+from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.evaluation.metrics import mean_log_scores
+
+VIEWS = ("clip", "clip_mean", "bag")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Scores of clips and bags; the clips of a bag lie side by side.
+
+    Attributes:
+        genres: label names.
+        track_id: int64 [clip].
+        split: str [clip].
+        label: int32 [clip], indexes `genres`.
+        artist: str [clip], "" where unknown.
+        album: str [clip], "" where unknown.
+        bag: int64 [clip]: ascending from 0; no bag has clips of two splits.
+        clip_scores: float [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
+        bag_scores: float [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
+        named: by view, int [clip]: genres that the model itself names where those are not the highest scores.
+        attention: float32 [clip]: the clip's share in what the bag model saw of its bag (in the view of the genre that
+            it names); None: not given.
+        fold: int32 [clip]: of a cross-validation; None: there is none.
+        train_clips: float [genre]: how many training clips each genre has; None: unknown.
+        train_clips_outside_small: float [genre]: the same without the clips of FMA-small; None: unknown.
+        info: what made them: model, corpus, fingerprint.
+    """
+
+    genres: tuple[str, ...]
+    track_id: np.ndarray
+    split: np.ndarray
+    label: np.ndarray
+    artist: np.ndarray
+    album: np.ndarray
+    bag: np.ndarray
+    clip_scores: np.ndarray | None = None
+    bag_scores: np.ndarray | None = None
+    named: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    attention: np.ndarray | None = None
+    fold: np.ndarray | None = None
+    train_clips: np.ndarray | None = None
+    train_clips_outside_small: np.ndarray | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """Bag b holds rows `offsets[b]` to `offsets[b + 1]`: int64 [bag + 1]."""
+        return np.searchsorted(self.bag, np.arange(self.bag[-1] + 2 if len(self) else 1))
+
+    @property
+    def bag_sizes(self) -> np.ndarray:
+        """Clips per bag: int64 [bag]."""
+        return np.diff(self.offsets)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have clips."""
+        return [split for split in SPLIT_NAMES if np.any(self.split == split)]
+
+    @functools.cached_property
+    def artists(self) -> np.ndarray:
+        """What is resampled: the artist of each clip, or the clip itself where the artist is unknown: str [clip]."""
+        alone = np.char.add("track ", self.track_id.astype(str))
+        return np.where(self.artist == "", alone, self.artist)
+
+    @functools.cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Log scores [clip, genre] of each view: clip alone, clips averaged over the bag, bag model."""
+        views = {}
+        if self.clip_scores is not None:
+            mean = mean_log_scores(self.clip_scores.astype(np.float64), self.offsets)
+            views["clip"] = self.clip_scores
+            views["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0)
+        if self.bag_scores is not None:
+            views["bag"] = self.bag_scores
+        return views
+
+    def predicted(self, view: str) -> np.ndarray:
+        """Genres that a view names: int [clip]."""
+        return self.named[view] if view in self.named else self.views[view].argmax(axis=1)
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """Returns some rows in their order: bool or int [clip]. Clips of a bag that stay form a bag."""
+        given = {
+            name: value[rows]
+            for name, value in vars(self).items()
+            if name in _PER_CLIP and value is not None
+        }  # fmt: skip
+        given["bag"] = np.unique(given["bag"], return_inverse=True)[1]
+        named = {view: value[rows] for view, value in self.named.items()}
+        return dataclasses.replace(self, **given, named=named)
+
+    def replace(self, **changes: Any) -> "Predictions":
+        """Returns a copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def of_split(self, split: str) -> "Predictions":
+        """Returns the rows of one split."""
+        return self.take(self.split == split)
+
+
+_PER_CLIP = (
+    "track_id", "split", "label", "artist", "album", "bag", "clip_scores", "bag_scores", "attention", "fold"
+)  # fmt: skip
+
+
+def of_corpus(
+    corpus: Corpus,
+    split: str,
+    bags: Bags,
+    clip_scores: np.ndarray,
+    *,
+    bag_scores: np.ndarray | None = None,
+    named: dict[str, np.ndarray] | None = None,
+    attention: np.ndarray | None = None,
+) -> Predictions:
+    """Puts the scores of one split of a corpus together.
+
+    Args:
+        corpus: the corpus.
+        split: train, validation or test.
+        bags: the bags of the split; row i of every array is clip i of them.
+        clip_scores: log scores [clip, genre].
+        bag_scores: log scores [clip, genre], copied to the clips of a bag.
+        named: as in `Predictions`.
+        attention: [clip].
+    """
+    rows = bags.clips
+    train_clips, outside_small = training_clips(corpus)
+    return Predictions(
+        genres=corpus.genres,
+        track_id=corpus.track_id[rows],
+        split=np.full(len(rows), split),
+        label=corpus.label[rows],
+        artist=corpus.artist[rows],
+        album=corpus.album[rows],
+        bag=np.repeat(np.arange(len(bags)), bags.sizes),
+        clip_scores=clip_scores,
+        bag_scores=bag_scores,
+        named=named or {},
+        attention=attention,
+        train_clips=train_clips,
+        train_clips_outside_small=outside_small,
+        info={"corpus": corpus.name, "fingerprint": corpus.fingerprint},
+    )
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Joins predictions of one model: those of its splits, or those of the folds of a cross-validation."""
+    per_clip: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _PER_CLIP
+        if all(getattr(part, name) is not None for part in parts)
+    }
+    per_clip |= {name: None for name in _PER_CLIP if name not in per_clip}
+    bags = np.cumsum([0] + [len(part.bag_sizes) for part in parts])
+    per_clip["bag"] = np.concatenate([part.bag + begin for part, begin in zip(parts, bags, strict=False)])
+    # A part whose names all are those of the highest scores does not list them.
+    named = {
+        view: np.concatenate([part.predicted(view) for part in parts])
+        for view in VIEWS
+        if any(view in part.named for part in parts)
+    }
+    return dataclasses.replace(parts[0], **per_clip, named=named)
+
+
+def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
+    """Counts the training clips of each genre: all, and those of FMA-medium outside FMA-small.
+
+    The latter is None where the subset of clips is unknown, and in a corpus without clips of both.
+    """
+    train = corpus.split == "train"
+
+    def count(clips: np.ndarray) -> np.ndarray:
+        return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
+
+    both = all(np.any(train & (corpus.subset == subset)) for subset in ("small", "medium"))
+    return count(train), count(train & (corpus.subset == "medium")) if both else None

@@ -1,0 +1,315 @@
+"""The scores of every clip and every bag, as a table in a file: all that a metric needs.
+
+A run leaves `predictions.parquet`; other software can write such a file too, as Parquet or CSV. One row per clip:
+
+* `track_id`, `split` (train, validation or test) and `genre`, the true one;
+* `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
+  split, empty if it is alone; without a column `bag`, the corpus tells the bags if there is one; otherwise clips that
+  share an artist and an album form one, and other clips stand alone;
+* `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
+  one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
+  logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
+* optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, genres that are named by something else than
+  the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
+
+Rows of the training split also tell how often each genre occurs in training.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from mgc_jax.data.bags import bags_of
+from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.predictions import VIEWS, Predictions, training_clips
+from mgc_jax.runtime.files import writing
+
+FILE_NAME = "predictions.parquet"
+
+
+_METADATA = b"mgc_jax"
+
+
+def save(predictions: Predictions, path: Path) -> None:
+    """Writes a file, Parquet or (by its name) CSV; an interruption leaves the old one or the new one."""
+    columns: dict[str, Any] = {
+        "track_id": predictions.track_id,
+        "split": predictions.split,
+        "artist": predictions.artist,
+        "album": predictions.album,
+        "bag": predictions.bag,
+        "genre": np.array(predictions.genres)[predictions.label],
+    }
+    columns |= {
+        f"predicted_{view}": np.array(predictions.genres)[predictions.predicted(view)] for view in predictions.views
+    }
+    if predictions.fold is not None:
+        columns["fold"] = predictions.fold
+    if predictions.attention is not None:
+        columns["attention"] = predictions.attention
+    for view, scores in (("clip", predictions.clip_scores), ("bag", predictions.bag_scores)):
+        if scores is not None:
+            columns |= {f"{view}/{genre}": scores[:, i] for i, genre in enumerate(predictions.genres)}
+    about: dict[str, Any] = {"genres": predictions.genres, "info": predictions.info}
+    for name in ("train_clips", "train_clips_outside_small"):
+        value = getattr(predictions, name)
+        about[name] = None if value is None else value.tolist()
+    if path.suffix == ".csv":  # which has no types: all digits, so that float32 comes back as it was
+        columns = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in columns.items()}
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    temporary = path.with_suffix(".tmp")
+    with writing(path):
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            pyarrow.parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about)}), temporary)
+        temporary.replace(path)
+
+
+def load(
+    path: Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
+) -> Predictions:
+    """Reads predictions from a file, of ours or of other software; see the head of this module.
+
+    Args:
+        path: Parquet, or CSV with a header row.
+        corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
+            clips; by default all that must be in the file.
+        bag_key: how the corpus makes bags, as `config.data` has it.
+        pseudo_album_gap: the same.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or has values that make no sense.
+    """
+    columns, about = _read_columns(path)
+    if "track_id" not in columns:
+        raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
+    if not len(columns["track_id"]):
+        raise UserError(f"{path} has no rows.")
+    track_id = _numbers(path, columns, "track_id", np.int64)
+    if corpus is not None:
+        columns = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap) | columns
+    for name in ("split", "genre"):
+        if name not in columns:
+            raise UserError(
+                f"{path} has no column {name}. Add it, or name the corpus (--config FILE), which has it for each "
+                "track id."
+            )
+    scored = list(dict.fromkeys(name.partition("/")[2] for name in columns if _is_score(name)))
+    if not scored:
+        raise UserError(f"{path} has no scores: a column clip/<genre> or bag/<genre> for each genre.")
+    genres = tuple(about.get("genres") or (corpus.genres if corpus is not None else scored))
+    split = np.array([_SPLIT_NAMES.get(name, name) for name in columns["split"].tolist()])
+    if unknown := sorted(set(map(str, split.tolist())) - set(SPLIT_NAMES)):
+        raise UserError(f"{path}: {unknown[0]!r} in the column split is none of {', '.join(SPLIT_NAMES)}.")
+    if len(np.unique(track_id)) < len(track_id):
+        values, counts = np.unique(track_id, return_counts=True)
+        raise UserError(
+            f"{path} has several rows of a track, for instance of {values[counts.argmax()]}; a clip has one row."
+        )
+    artist, album = (_text(columns, name, len(track_id)) for name in ("artist", "album"))
+    order, bag = _number_bags(split, columns, track_id, artist, album)
+    label = _genre_numbers(path, "genre", columns["genre"], genres)
+    named = {
+        view: _genre_numbers(path, f"predicted_{view}", columns[f"predicted_{view}"], genres)[order]
+        for view in VIEWS
+        if f"predicted_{view}" in columns
+    }
+    train_clips, outside_small = (
+        _counts(about, name, genres) for name in ("train_clips", "train_clips_outside_small")
+    )
+    if corpus is not None:
+        train_clips, outside_small = (_in_order(counts, corpus.genres, genres) for counts in training_clips(corpus))
+    elif train_clips is None and np.any(split == "train"):
+        train_clips = np.bincount(label[split == "train"], minlength=len(genres))
+    predictions = Predictions(
+        genres=genres,
+        track_id=track_id[order],
+        split=split[order],
+        label=label[order],
+        artist=artist[order],
+        album=album[order],
+        bag=bag,
+        clip_scores=_scores(path, columns, "clip", genres, order),
+        bag_scores=_scores(path, columns, "bag", genres, order),
+        attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
+        fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
+        train_clips=None if train_clips is None else np.asarray(train_clips, float),
+        train_clips_outside_small=outside_small,
+        info=about.get("info", {}),
+    )
+    _check_bag_scores(path, predictions)
+    kept = {view: values for view, values in named.items() if view in predictions.views}
+    kept = {view: values for view, values in kept.items() if np.any(values != predictions.predicted(view))}
+    return dataclasses.replace(predictions, named=kept)
+
+
+_SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
+
+
+def _is_score(name: str) -> bool:
+    return name.partition("/")[0] in ("clip", "bag") and "/" in name
+
+
+def _counts(about: dict[str, Any], name: str, genres: tuple[str, ...]) -> np.ndarray | None:
+    """Returns the training clips that a file tells of, if they are of its genres."""
+    counts = about.get(name)
+    return np.array(counts, float) if isinstance(counts, list) and len(counts) == len(genres) else None
+
+
+def _in_order(counts: np.ndarray | None, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray | None:
+    """Returns counts by genre in the order of other genres; 0 for one that has none."""
+    if counts is None:
+        return None
+    by_name = dict(zip(names, counts.tolist(), strict=True))
+    return np.array([by_name.get(name, 0.0) for name in wanted])
+
+
+def _check_bag_scores(path: Path, predictions: Predictions) -> None:
+    """Raises `UserError` unless the clips of a bag have the same scores of the bag."""
+    scores, first = predictions.bag_scores, np.repeat(predictions.offsets[:-1], predictions.bag_sizes)
+    if scores is not None and not np.allclose(scores, scores[first], rtol=1e-3, atol=1e-3):
+        row = int(np.abs(scores - scores[first]).max(axis=1).argmax())
+        raise UserError(
+            f"{path}: tracks {predictions.track_id[first[row]]} and {predictions.track_id[row]} are in one bag, but "
+            "their columns bag/<genre> differ. Give the bags that were scored in a column bag."
+        )
+
+
+def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"there is no predictions file {path}")
+    kind = "CSV" if path.suffix == ".csv" else "Parquet"
+    try:
+        table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+    except KeyError as error:
+        raise UserError(f"{path} has several columns {error}; each needs a name of its own.") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as {kind}: {' '.join(str(error).split())}") from error
+    return columns, about if isinstance(about, dict) else {}
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Reads names as text even where they are numbers."""
+    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{view}" for view in VIEWS))
+    types = {name: pa.string() for name in names}
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+
+
+def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) -> np.ndarray:
+    """Returns a column of numbers, of a type, or (None) floating-point as it is; -inf is the log of 0."""
+    values = columns[name]
+    try:
+        numbers = values.astype(values.dtype if values.dtype.kind == "f" else np.float64)
+        if np.isnan(numbers).any() or np.isposinf(numbers).any():
+            raise ValueError("a value is missing or not finite")
+        if dtype is None:
+            return numbers
+        if np.issubdtype(dtype, np.integer):
+            if np.any(numbers != np.floor(numbers)):
+                raise ValueError("a value is no whole number")
+            return values.astype(dtype)  # not by way of floating point, which has fewer digits
+        return numbers.astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
+
+
+def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
+    values = columns.get(name)
+    if values is None:
+        return np.full(size, "")
+    return np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+
+
+def _name(value: Any) -> str:
+    """A name as text; a number with missing ones beside it has become a float."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _scores(
+    path: Path, columns: dict[str, np.ndarray], view: str, genres: tuple[str, ...], order: np.ndarray
+) -> np.ndarray | None:
+    """Returns log scores [clip, genre] in the given order; None if the file has none of this view."""
+    there = [name for name in columns if name.startswith(f"{view}/")]
+    if not there:
+        return None
+    wrong = sorted({f"{view}/{genre}" for genre in genres} ^ set(there))
+    if wrong:
+        problem = "is a score of no known genre" if wrong[0] in there else "is missing"
+        raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
+    scores = np.stack([_numbers(path, columns, f"{view}/{genre}", None) for genre in genres], axis=1)[order]
+    least = np.finfo(np.float64).tiny
+    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:  # probabilities
+        return np.log(np.clip(scores.astype(np.float64), least, 1))
+    if scores.max() <= _ROUNDING:
+        return np.maximum(scores, np.log(least).astype(scores.dtype))
+    logits = np.clip(scores.astype(np.float64), -1e300, 1e300)
+    logits -= logits.max(axis=1, keepdims=True)
+    return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+
+
+_ROUNDING = 1e-3  # of (log) probabilities in half precision
+
+
+def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str, ...]) -> np.ndarray:
+    number = {genre: i for i, genre in enumerate(genres)}
+    try:
+        return np.array([number[str(value)] for value in values.tolist()], np.int32)
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]!r} in the column {name} is no genre that has scores: those are "
+            f"{', '.join(genres)}."
+        ) from None
+
+
+def _number_bags(
+    split: np.ndarray, columns: dict[str, np.ndarray], track_id: np.ndarray, artist: np.ndarray, album: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
+    keys: list[tuple[Any, ...]]
+    if "bag" in columns:
+        named = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
+        keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in named]
+    else:
+        keys = [
+            (s, a, b) if a and b else (s, t)
+            for s, t, a, b in zip(split.tolist(), track_id.tolist(), artist.tolist(), album.tolist(), strict=True)
+        ]
+    number: dict[Any, int] = {}
+    bag = np.array([number.setdefault(key, len(number)) for key in keys], np.int64)
+    order = np.argsort(bag, kind="stable")
+    return order, bag[order]
+
+
+def _from_corpus(
+    path: Path, track_id: np.ndarray, corpus: Corpus, bag_key: str, pseudo_album_gap: int
+) -> dict[str, np.ndarray]:
+    row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
+    missing = [track for track in track_id.tolist() if track not in row_of]
+    if missing:
+        raise UserError(
+            f"{path}: track {missing[0]} and {len(missing) - 1} others are not in corpus {corpus.name}; is it the "
+            "right one?"
+        )
+    rows = np.array([row_of[track] for track in track_id.tolist()], int)
+    bag_of_row = np.zeros(len(corpus), np.int64)  # numbered within the split
+    for split in SPLIT_NAMES:
+        bags = bags_of(corpus, split, bag_key, pseudo_album_gap)
+        bag_of_row[bags.clips] = np.repeat(np.arange(len(bags)), bags.sizes)
+    return {
+        "split": corpus.split[rows],
+        "genre": np.array(corpus.genres)[corpus.label[rows]],
+        "artist": corpus.artist[rows],
+        "album": corpus.album[rows],
+        "bag": bag_of_row[rows],
+    }

@@ -1,0 +1,162 @@
+"""What a configuration becomes: corpus, inputs, model, bags and evaluator, built once."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mgc_jax.config import keys
+from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
+from mgc_jax.data.batches import TrainBatches
+from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.inputs import make_inputs
+from mgc_jax.data.on_disk import LazyClips
+from mgc_jax.data.open import open_corpus
+from mgc_jax.data.placement import Clips, place_clips
+from mgc_jax.data.splits import nonempty_splits
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.evaluator import Evaluator
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
+from mgc_jax.models.logit_adjustment import log_prior
+from mgc_jax.runtime import processes
+from mgc_jax.runtime.devices import data_mesh
+from mgc_jax.runtime.workdir import check_same, check_same_corpus
+
+log = logging.getLogger(__name__)
+
+
+class Experiment:
+    """What training and evaluation share: corpus, model, bags and evaluator, built once.
+
+    Attributes:
+        config: the resolved configuration.
+        workdir: the run's folder.
+        corpus: the corpus.
+        inputs: what the encoder sees of its clips.
+        mesh: the devices.
+        clips: the clips, placed.
+        graph: the model's structure.
+        params: initial weights.
+        batch_stats: initial batch statistics.
+        num_parameters: weights and batch-norm moments.
+        evaluator: scores splits.
+        bags: by split, what evaluation pools.
+        train_bags: what training sees: bags, or bags of one clip for a model without pooling.
+        adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
+        genre_count: [genre]: training bags (or clips, where the loss counts them) of each genre.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        *,
+        corpus: Corpus | None = None,
+        clips: Clips | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Builds all of it.
+
+        Args:
+            config: the resolved configuration.
+            workdir: the run's folder.
+            corpus: the corpus; by default the one that the configuration names is opened.
+            clips: those of the corpus, placed on these devices; by default they are placed as the configuration says.
+            devices: those to use; by default all.
+        """
+        self.config, self.workdir = config, workdir
+        check_names(config.model)
+        self.mesh = data_mesh(devices)
+        self.corpus = open_together(config) if corpus is None else corpus
+        log.info(self.corpus.summary())
+        self.inputs = make_inputs(config, self.corpus)
+        model = build_model(
+            config.model, self.inputs.clip_shape, len(self.corpus.genres),
+            subgenre_parents=self.corpus.subgenre_parents, seed=config.seed,
+        )  # fmt: skip
+        self.num_parameters = count_parameters(model)
+        self.graph, *state = split_model(model)
+        # Copies: the train step reuses what it is given.
+        self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
+        if clips is None:
+            clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
+        self.clips: Clips = clips
+        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
+        if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
+            raise UserError(
+                "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
+                "has no validation split. Set it to 1."
+            )
+        train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+        self.train_bags: Bags = train
+        self.genre_count = np.bincount(
+            train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
+            minlength=len(self.corpus.genres),
+        )  # fmt: skip
+        self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
+        self.evaluator = Evaluator(
+            self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling, self.adjustment,
+            views=getattr(model.pooling, "num_views", 1),
+        )  # fmt: skip
+
+    @property
+    def has_pooling(self) -> bool:
+        """Whether training sees bags of several clips."""
+        return self.config.model.pooling.name != "none"
+
+    def _bags(self, split: str) -> Bags:
+        data = self.config.data
+        return bags_of(self.corpus, split, data.bag_key, data.pseudo_album_gap)
+
+    def train_batches(self, sampling: str) -> TrainBatches:
+        """Returns the training batches."""
+        batch = self.config.batch
+        return TrainBatches(
+            self.train_bags, batch.rows, batch.clips_per_row, self.config.seed,
+            sampling=sampling, sub_bags=batch.sub_bags, bag_weight=self.config.loss.bag_weight,
+            mixup=self.config.augment.mixup,
+        )  # fmt: skip
+
+    def predict(self, split: str, params: Any, batch_stats: Any) -> Predictions:
+        """Scores every clip and bag of one split with these weights."""
+        return self.evaluator.score_split(params, batch_stats, self.corpus, split, self.bags[split])
+
+    def meta(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """Returns what a checkpoint says of itself."""
+        return {
+            "config": keys.to_json(self.config),
+            "corpus": self.corpus.name,
+            "fingerprint": self.corpus.fingerprint,
+            "genres": list(self.corpus.genres),
+            "subgenres": list(self.corpus.subgenres),
+            "subgenre_parents": list(self.corpus.subgenre_parents),
+            "stored_shape": list(self.corpus.clips.shape[1:]),
+            "clip_shape": list(self.inputs.clip_shape),
+            "adjustment": self.adjustment.tolist(),
+            "standardization": {name: getattr(self.inputs.statistics, name).tolist() for name in ("mean", "std")},
+            "seconds": dict(seconds),  # the save is asynchronous
+        }
+
+    def check_meta(self, meta: dict[str, Any], *, training: bool) -> None:
+        """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
+        check_same(self.config, meta["config"], self.workdir, training=training)
+        check_same_corpus(self.corpus, meta, self.workdir)
+
+
+def open_together(config: ConfigDict) -> Corpus:
+    """Opens the corpus, in all processes; raises `UserError` if it is not the same one in all."""
+    demo = config.data.corpus == "demo"  # which the first process makes
+    if demo and not processes.is_first():
+        processes.wait_for_all()
+    corpus = open_corpus(config.data)
+    if demo and processes.is_first():
+        processes.wait_for_all()
+    lazy = isinstance(corpus.clips, LazyClips)
+    found = {"corpus": corpus.name, "fingerprint": corpus.fingerprint, "config.data.placement=stream": lazy}
+    processes.require_same("corpus", found)
+    return corpus

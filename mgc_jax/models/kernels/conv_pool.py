@@ -1,0 +1,312 @@
+"""Convolution and max pooling in forms that are fast on a CPU, with their gradients."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from mgc_jax.models.kernels.winograd import clips_at_once, conv3x3, conv3x3_gradients
+from mgc_jax.runtime import platform
+
+_BLOCK_POSITIONS = 4096  # of a one-channel map at a time; between 2048 and 8192, both measured faster than 32768
+
+
+def library_conv(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:
+    """XLA's own convolution of maps [n, h, w, cin] with a kernel [kh, kw, cin, cout]."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _patches(x: jax.Array, kh: int, kw: int) -> jax.Array:
+    """Gives the kh x kw neighbourhoods within a map: [h + kh - 1, w + kw - 1, c] to [h, w, kh * kw * c]."""
+    h, w = x.shape[0] - kh + 1, x.shape[1] - kw + 1
+    return jnp.concatenate([x[i : i + h, j : j + w] for i in range(kh) for j in range(kw)], -1)
+
+
+def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    return library_conv(g, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "n h w cout"]:
+    """Convolves with stride 1 and "SAME" zero padding.
+
+    Args:
+      x: Input maps.
+      kernel: Convolution kernel (cross-correlation, as in TensorFlow and Flax).
+
+    Returns:
+      The maps, of the same height and width as the input.
+    """
+    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and platform.use_cpu_form():
+        return conv3x3(x, kernel)
+    return library_conv(x, kernel)
+
+
+def _padding(shape: tuple[int, ...], window: tuple[int, int], padding: str) -> list[tuple[int, int]]:
+    """What makes height and width whole windows: TensorFlow's "SAME" padding, or a crop (below 0) for "VALID"."""
+    if padding == "VALID":
+        return [(0, -(size % pool)) for size, pool in zip(shape[1:3], window, strict=True)]
+    totals = [-size % pool for size, pool in zip(shape[1:3], window, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _pad(x: jax.Array, value: float, padding: list[tuple[int, int]]) -> jax.Array:
+    """Pads height and width; crops where the padding is below 0."""
+    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+def _repeat(y: jax.Array, window: tuple[int, int], padding: list[tuple[int, int]]) -> jax.Array:
+    """Gives every position of the maps before pooling the value of its window; 0 to those in none."""
+    n, h, w, c = y.shape
+    y = jnp.broadcast_to(y[:, :, None, :, None], (n, h, window[0], w, window[1], c))
+    return _pad(y.reshape(n, h * window[0], w * window[1], c), 0.0, [(-low, -high) for low, high in padding])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: Float[Array, "n h w c"], window: tuple[int, int], padding: str = "SAME") -> Float[Array, "n h2 w2 c"]:
+    """Max-pools with stride = window.
+
+    The gradient goes to the maximum of each window, divided evenly between equal ones.
+
+    Args:
+      x: Input maps.
+      window: Pool size in height and width.
+      padding: "SAME", TensorFlow's, rounds sizes up; "VALID" leaves out the last rows and columns that fill no
+        window.
+
+    Returns:
+      The pooled maps, of size h / window[0] by w / window[1], rounded as said.
+    """
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), padding)
+
+
+def unpool(x: jax.Array, y: jax.Array, g: jax.Array, window: tuple[int, int], padding: str) -> jax.Array:
+    """Takes the gradient g of y = max_pool(x, window, padding) back to x."""
+    (n, h, w, c), (ph, pw) = y.shape, window
+    whole = _padding(x.shape, window, padding)
+    cells = _pad(x, -jnp.inf, whole).reshape(n, h, ph, w, pw, c)
+    # A sum of slices: on a CPU faster than jnp.sum over two axes, and than reduce_window.
+    count = sum((cells[:, :, i, :, j] == y).astype(jnp.float32) for i in range(ph) for j in range(pw))
+    share = (g / count).astype(g.dtype)
+    return jnp.where(x == _repeat(y, window, whole), _repeat(share, window, whole), 0)
+
+
+def _max_pool_fwd(x, window, padding):
+    y = max_pool(x, window, padding)
+    return y, (x, y)
+
+
+def _max_pool_bwd(window, padding, residuals, g):
+    x, y = residuals
+    return (unpool(x, y, g, window, padding),)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def _share(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """What each position of a clip weighs in the moments."""
+    return weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
+
+
+def moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted mean and biased variance per channel, in float32; weight is per clip."""
+    x = x.astype(jnp.float32)
+    share = _share(weight, x)
+    mean = jnp.einsum("nc,n->c", jnp.sum(x, axis=(1, 2)), share, precision="highest")
+    sums = jnp.sum(jnp.square(x - mean), axis=(1, 2))
+    return mean, jnp.einsum("nc,n->c", sums, share, precision="highest")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _conv_pool(x, kernel, weight, window, padding):
+    """Gives max_pool(y), and mean and variance of y over the clips by weight, of y = conv(x, kernel).
+
+    Its gradient makes one pass over y. The weight gets no gradient.
+    """
+    return _conv_pool_fwd(x, kernel, weight, window, padding)[0]
+
+
+def _conv_pool_fwd(x, kernel, weight, window, padding):
+    y = library_conv(x, kernel)
+    mean, var = moments(y, weight)
+    pooled = max_pool(y, window, padding)
+    return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
+
+
+def _conv_output_gradient(y, pooled, mean, share, window, padding, cotangents):
+    g_pooled, g_mean, g_var = cotangents
+    through_moments = share[:, None, None, None] * ((g_mean - 2 * g_var * mean) + (2 * g_var) * y)
+    return (unpool(y, pooled, g_pooled, window, padding) + through_moments).astype(y.dtype)
+
+
+def _conv_pool_bwd(window, padding, residuals, cotangents):
+    x, kernel, weight, y, pooled, mean = residuals
+    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
+    gx, gk = jax.vjp(library_conv, x, kernel)[1](g)
+    return gx, gk, jnp.zeros_like(weight)
+
+
+_conv_pool.defvjp(_conv_pool_fwd, _conv_pool_bwd)
+
+
+def _in_groups(x: jax.Array, clips: int) -> jax.Array:
+    return x.reshape(-1, clips, *x.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _clipwise_conv_pool(x, kernel, weight, window, padding):
+    """The same as _conv_pool for 3 x 3 kernels, a clip (or a few small ones) after the other.
+
+    So a clip's convolution is still in the cache when moments and maxima are taken of it, and so is its gradient.
+    """
+    return _clipwise_conv_pool_fwd(x, kernel, weight, window, padding)[0]
+
+
+def _clipwise_conv_pool_fwd(x, kernel, weight, window, padding):
+    def of_group(x):
+        y = conv3x3(x, kernel)
+        values = y.astype(jnp.float32)
+        mean = jnp.mean(values, axis=(1, 2))
+        var = jnp.mean(jnp.square(values - mean[:, None, None]), axis=(1, 2))
+        return y, max_pool(y, window, padding), mean, var
+
+    groups = lax.map(of_group, _in_groups(x, clips_at_once(x.shape)))
+    y, pooled, means, variances = (values.reshape(len(x), *values.shape[2:]) for values in groups)
+    share = weight / jnp.maximum(jnp.sum(weight), 1.0)
+    mean = share @ means
+    var = share @ (variances + jnp.square(means - mean))
+    return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
+
+
+def _clipwise_conv_pool_bwd(window, padding, residuals, cotangents):
+    x, kernel, weight, y, pooled, mean = residuals
+    g_pooled, *g_moments = cotangents
+
+    def add_group(total, group):
+        x, y, pooled, g_pooled, share = group
+        g = _conv_output_gradient(y, pooled, mean, share, window, padding, (g_pooled, *g_moments))
+        gx, gk = conv3x3_gradients(x, kernel, g)
+        return total + gk, gx
+
+    groups = [_in_groups(a, clips_at_once(x.shape)) for a in (x, y, pooled, g_pooled, _share(weight, y))]
+    gk, gx = lax.scan(add_group, jnp.zeros(kernel.shape, jnp.float32), groups)
+    return gx.reshape(x.shape), gk.astype(kernel.dtype), jnp.zeros_like(weight)
+
+
+_clipwise_conv_pool.defvjp(_clipwise_conv_pool_fwd, _clipwise_conv_pool_bwd)
+
+
+def _one_channel_windows(
+    x: jax.Array, kernel: jax.Array, window: tuple[int, int], padding: str
+) -> tuple[jax.Array, jax.Array]:
+    """Pads one-channel maps to whole pooling windows and by the margin that an odd kernel meets.
+
+    Returns:
+      The maps [n, h * ph + kh - 1, w * pw + kw - 1], and which of the h * ph x w * pw positions lie in them.
+    """
+    whole = _padding(x.shape, window, padding)
+    inside = _pad(jnp.ones((1, *x.shape[1:3], 1)), 0.0, whole)[0] > 0
+    margins = [(low + size // 2, high + size // 2) for (low, high), size in zip(whole, kernel.shape, strict=False)]
+    return _pad(x, 0.0, margins)[..., 0], inside
+
+
+def one_channel_pooled(x, kernel, window, padding):
+    """Gives max_pool(conv(x, kernel)), computed place by place within the pooling windows."""
+    maps, inside = _one_channel_windows(x, kernel, window, padding)
+    (kh, kw, _, _), (ph, pw) = kernel.shape, window
+    h, w = (maps.shape[1] - kh + 1) // ph, (maps.shape[2] - kw + 1) // pw
+    pooled = None
+    for place in range(ph * pw):
+        i, j = divmod(place, pw)
+        y = sum(
+            maps[:, i + a : i + a + (h - 1) * ph + 1 : ph, j + b : j + b + (w - 1) * pw + 1 : pw, None]
+            * kernel[a, b, 0]
+            for a in range(kh)
+            for b in range(kw)
+        )
+        y = jnp.where(inside[i::ph, j::pw], y, -jnp.inf)
+        pooled = y if pooled is None else jnp.maximum(pooled, y)
+    return pooled
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def one_channel_conv_pool(x, kernel, weight, window, padding):
+    """The same as _conv_pool for a one-channel input and an odd kernel, without storing the convolution.
+
+    The moments come from those of the patches (mean . kernel, kernel . covariance . kernel) and the gradient
+    computes the convolution again, some rows at a time.
+    """
+    return _one_channel_conv_pool_fwd(x, kernel, weight, window, padding)[0]
+
+
+def _patch_moments(x, kernel, weight):
+    """Gives mean [kh * kw] and covariance of the neighbourhoods of one-channel maps."""
+    (_, h, w, _), (kh, kw, _, _) = x.shape, kernel.shape
+    maps, share = jnp.pad(x[..., 0], ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2)), _share(weight, x)
+    shifted = [maps[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)]
+    mean = jnp.stack([share @ jnp.sum(part, (1, 2)) for part in shifted])
+    centered = [part - center for part, center in zip(shifted, mean, strict=True)]
+    rows = [[share @ jnp.sum(a * b, (1, 2)) for b in centered[: i + 1]] for i, a in enumerate(centered)]
+    covariance = jnp.stack([jnp.stack([rows[max(i, j)][min(i, j)] for j in range(kh * kw)]) for i in range(kh * kw)])
+    return mean, covariance
+
+
+def _one_channel_conv_pool_fwd(x, kernel, weight, window, padding):
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    center, covariance = _patch_moments(x, kernel, weight)
+    pooled = one_channel_pooled(x, kernel, window, padding)
+    mean, var = center @ matrix, jnp.sum(matrix * (covariance @ matrix), axis=0)
+    return (pooled, mean, var), (x, kernel, weight, center, covariance)
+
+
+def _one_channel_kernel_gradient(x, kernel, window, padding, g):
+    """Takes the gradient g of one_channel_pooled back to the kernel [kh * kw, cout]."""
+    maps, inside = _one_channel_windows(x, kernel, window, padding)
+    (n, h, w, cout), (kh, kw, _, _), (ph, pw) = g.shape, kernel.shape, window
+    rows = min(h, max(_BLOCK_POSITIONS // (w * ph * pw), 1))
+    per_clip = -(-h // rows)
+    extra = rows * per_clip - h
+    maps = jnp.pad(maps, ((0, 0), (0, extra * ph), (0, 0)))
+    inside = jnp.pad(inside, ((0, extra * ph), (0, 0), (0, 0)), constant_values=True)
+    g = jnp.pad(g, ((0, 0), (0, extra), (0, 0), (0, 0))).reshape(n * per_clip, rows, w, cout)
+    matrix = kernel.reshape(-1, cout)
+
+    def add_block(total, block):
+        i, g = block
+        row = i % per_clip * rows * ph
+        xs = lax.dynamic_slice(maps, (i // per_clip, row, 0), (1, rows * ph + kh - 1, maps.shape[2]))
+        patches = _patches(xs[0, ..., None], kh, kw).reshape(-1, kh * kw)
+        there = lax.dynamic_slice_in_dim(inside, row, rows * ph)
+        y = jnp.where(there, (patches @ matrix).reshape(*there.shape[:2], cout), -jnp.inf)[None]
+        gy = unpool(y, max_pool(y, window, "VALID"), g[None], window, "VALID")
+        return total + patches.T @ gy.reshape(-1, cout), None
+
+    return lax.scan(add_block, jnp.zeros_like(matrix), (jnp.arange(n * per_clip), g))[0]
+
+
+def _one_channel_conv_pool_bwd(window, padding, residuals, cotangents):
+    x, kernel, weight, center, covariance = residuals
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    g_pooled, g_mean, g_var = cotangents
+    gk = center[:, None] * g_mean + 2 * (covariance @ matrix) * g_var
+    gk += _one_channel_kernel_gradient(x, kernel, window, padding, g_pooled)
+    # Needed only where x itself is trained on; otherwise the compiler drops it.
+    y = library_conv(x, kernel)
+    pooled, mean = max_pool(y, window, padding), center @ matrix
+    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
+    return _input_gradient(g, kernel), gk.reshape(kernel.shape), jnp.zeros_like(weight)
+
+
+one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool_bwd)
+
+
+def conv_pool_form(x: jax.Array) -> Callable[..., Any]:
+    """Returns the convolution with pooling that suits the platform and the number of channels of a map."""
+    if not platform.use_cpu_form() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
+        return _conv_pool
+    return one_channel_conv_pool if x.shape[-1] == 1 else _clipwise_conv_pool

@@ -1,0 +1,1 @@
+"""What the papers say, once each: systems, settings, printed numbers."""

@@ -1,0 +1,254 @@
+"""The comparison of runs as one HTML file: side by side, and paired where they scored the same clips."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgc_jax.config import keys
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap, mcnemar, paired
+from mgc_jax.evaluation.predictions import VIEWS, Predictions
+from mgc_jax.report import charts
+from mgc_jax.report.finished_run import RunFiles, read_run, views_of
+from mgc_jax.report.html import VIEW_NAMES, render
+from mgc_jax.runtime.files import write_text
+
+FILE_NAME = "compare.html"
+
+
+PAIRED_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Writes the comparison of several runs; returns its path.
+
+    Args:
+        folders: the runs' folders; the others are compared with the first.
+        out: the file (*.html), or the folder for `compare.html`.
+
+    Raises:
+        UserError: a folder holds no finished run, or a damaged one, or the file cannot be written.
+    """
+    runs = [read_run(folder) for folder in folders]
+    names = run_names(runs)
+    # The split that most of them have; of two that as many have, test.
+    split = max(("test", "validation"), key=lambda name: sum(name in run.splits for run in runs))
+    results = [run.results["splits"].get(split, {}) for run in runs]
+    own = compared_views([views_of(result) for result in results])
+    pairs = [_pair(names[i], run, runs[0], split) for i, run in enumerate(runs) if i]
+    page = render(
+        "compare.html",
+        runs=list(zip(names, runs, results, own, strict=True)),
+        split=split,
+        lacking=[name for name, run in zip(names, runs, strict=True) if split not in run.splits],
+        views=[view for view in VIEWS if any(view in result for result in results)],
+        synthetic_music=any(run.synthetic for run in runs),
+        first=names[0],
+        pairs=pairs,
+        genres=_genre_table(runs, results, own),
+        curves=_validation_curves(runs, names, own),
+        precision_recall=_precision_recall(runs, names, own, split),
+        options=different_options(runs),
+    )
+    path = out if out.suffix == ".html" else out / FILE_NAME
+    write_text(path, page, remedy="Make room there, or choose another --out.")
+    return path
+
+
+def compared_views(views: Sequence[list[str]]) -> list[str | None]:
+    """Returns the view in which each run is compared: all alike use the bag where any of them has a bag model.
+
+    A run without one then stands there with its clips averaged over the bag; None: it has no view at all.
+    """
+    without_bag = ("clip_mean", "clip") if any("bag" in of_run for of_run in views) else ("clip", "clip_mean")
+    return [next((view for view in ("bag", *without_bag) if view in of_run), None) for of_run in views]
+
+
+def run_names(runs: Sequence[RunFiles]) -> list[str]:
+    """Returns the names of the folders, with as many of the folders above them as it takes to tell them apart."""
+    parts = [run.folder.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"the same run is given twice: {runs[0].folder if len(runs) == 1 else _twice(runs)}")
+
+
+def _twice(runs: Sequence[RunFiles]) -> Path:
+    folders = [run.folder.resolve() for run in runs]
+    return next(folder for folder in folders if folders.count(folder) > 1)
+
+
+Scores = dict[str, tuple[np.ndarray, np.ndarray]]  # by view: log scores [clip, genre] and named genres [clip]
+
+
+def scores_of(predictions: Predictions, rows: np.ndarray | slice = slice(None)) -> Scores:
+    """Returns scores and named genres of some clips by view; the views are those of the whole bags."""
+    return {
+        view: (scores[rows], predictions.predicted(view)[rows]) for view, scores in predictions.views.items()
+    }  # fmt: skip
+
+
+def paired_differences(
+    label: np.ndarray, artists: np.ndarray, first: Scores, second: Scores, views: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Compares two systems on the same clips: the second minus the first.
+
+    Args:
+        label: int [clip].
+        artists: str [clip].
+        first: scores of the clips.
+        second: scores of the same clips.
+        views: pairs of a view of the second and a view of the first.
+
+    Returns:
+        For each pair `views`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the bootstrap
+        over artists; and `mcnemar`, the p-value of McNemar's test.
+    """
+    bootstrap = ArtistBootstrap(artists)
+    samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
+    values: dict[tuple[int, str], dict[str, float]] = {}
+    for pair in views:
+        for key in zip((1, 0), pair, strict=True):
+            if key not in samples:
+                scores = (first, second)[key[0]][key[1]]
+                samples[key] = bootstrap.metrics(label, *scores)
+                values[key] = metrics.genre_metrics(label, *scores)
+    rows = []
+    for view, other in views:
+        by_metric = {}
+        for metric in PAIRED_METRICS:
+            low, high, p = paired(samples[1, view][metric], samples[0, other][metric])
+            difference = values[1, view][metric] - values[0, other][metric]
+            by_metric[metric] = {"difference": difference, "interval": (low, high), "p": p}
+        p_value = mcnemar(second[view][1] == label, first[other][1] == label)
+        rows.append({"views": (view, other), "metrics": by_metric, "mcnemar": p_value})
+    return rows
+
+
+def shared_clips(first: Predictions, second: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of both that are of the same tracks: int [clip] each."""
+    _, rows_first, rows_second = np.intersect1d(
+        first.track_id, second.track_id, assume_unique=True, return_indices=True
+    )
+    return rows_first, rows_second
+
+
+def comparable_views(first: Predictions, second: Predictions) -> list[tuple[str, str]]:
+    """Returns pairs of a view of the second and one of the first.
+
+    The same view of both; and where only one has a bag model, that against the other's clips averaged over the bag.
+    """
+    pairs = [(view, view) for view in VIEWS if view in first.views and view in second.views]
+    if "bag" in second.views and "bag" not in first.views and "clip_mean" in first.views:
+        pairs.append(("bag", "clip_mean"))
+    if "bag" in first.views and "bag" not in second.views and "clip_mean" in second.views:
+        pairs.append(("clip_mean", "bag"))
+    return pairs
+
+
+def _pair(name: str, run: RunFiles, base: RunFiles, split: str) -> dict[str, Any]:
+    """Compares a run with the first one, or says in a sentence why that cannot be."""
+    pair: dict[str, Any] = {"name": name, "why": "", "clips": 0, "artists": 0, "rows": []}
+    first, second = base.scored(split), run.scored(split)
+    if first is None or second is None:
+        which = "the first run" if first is None else "this run"
+        pair["why"] = f"not paired: {which} has no predictions on the {split} split (--mode eval writes them)"
+        return pair
+    at_first, at_second = shared_clips(first, second)
+    label, artists = first.label[at_first], first.artists[at_first]
+    if first.genres != second.genres or not _same_corpus(base, run, first, second):
+        pair["why"] = "not paired: it is on another corpus"
+    elif not len(label):
+        pair["why"] = f"not paired: the {split} splits of the two share no clip"
+    else:
+        pair |= {"clips": len(label), "artists": len(np.unique(artists))}
+        pair["all"] = len(label) == len(first) == len(second)
+        pair["rows"] = paired_differences(
+            label, artists, scores_of(first, at_first), scores_of(second, at_second), comparable_views(first, second)
+        )
+    return pair
+
+
+def _same_corpus(base: RunFiles, run: RunFiles, first: Predictions, second: Predictions) -> bool:
+    """Whether the fingerprints agree; or corpus, genres and artists do, of clips in another representation."""
+    if base.results.get("fingerprint") == run.results.get("fingerprint"):
+        return True
+    rows_first, rows_second = shared_clips(first, second)
+    return (
+        base.corpus == run.corpus
+        and np.array_equal(first.label[rows_first], second.label[rows_second])
+        and np.array_equal(first.artist[rows_first], second.artist[rows_second])
+    )
+
+
+def _genre_table(
+    runs: Sequence[RunFiles], results: Sequence[dict[str, Any]], own: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """Returns the F1 of every genre in every run, the commonest genre first."""
+    tables = [result.get("per_genre", {}).get(view, {}) for result, view in zip(results, own, strict=True)]
+    support: dict[str, int] = {}
+    for table in tables:
+        for genre, row in table.items():
+            support[genre] = max(support.get(genre, 0), row["support"])
+    return [
+        {"genre": genre, "support": support[genre], "f1": [table.get(genre, {}).get("f1") for table in tables]}
+        for genre in sorted(support, key=lambda genre: -support[genre])
+    ]
+
+
+def _validation_curves(
+    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None]
+) -> list[charts.Chart]:
+    drawn = []
+    for metric, title in (("accuracy", "Validation accuracy"), ("micro_ap", "Validation average precision")):
+        lines = []
+        for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
+            x, y = validation_curve(run.log, f"validation/{view}/{metric}")
+            if view and len(x):
+                label = f"{name} ({VIEW_NAMES[view]})"
+                lines.append(charts.Line(label, x, y, charts.COLOURS[i % len(charts.COLOURS)], i))
+        if lines:
+            caption = f"{title} after every evaluation. Baselines have no epochs."
+            drawn.append(charts.line_chart(title, lines, x_label="epoch", y_label=title.lower(), caption=caption))
+    return drawn
+
+
+def validation_curve(log: Sequence[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns epochs and values of a validation metric: [evaluation] each."""
+    epochs = [line["epoch"] / line["step"] for line in log if line.get("epoch")]
+    there = [(line["step"] * epochs[-1], line[key]) for line in log if key in line] if epochs else []
+    x, y = np.array(there, float).reshape(-1, 2).T
+    return x, y
+
+
+def _precision_recall(
+    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None], split: str
+) -> list[charts.Chart]:
+    lines = []
+    for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
+        scored = run.scored(split)
+        if scored is None or view not in scored.views:
+            continue
+        precision, recall = metrics.thin_curve(*metrics.precision_recall(scored.label, scored.views[view]))
+        label = f"{name} ({VIEW_NAMES[view]})"
+        lines.append(charts.Line(label, recall, precision, charts.COLOURS[i % len(charts.COLOURS)], i))
+    if not lines:
+        return []
+    caption = f"All scores of all genres in one ranking (micro average), on the {split} split."
+    return [
+        charts.line_chart(
+            "Precision and recall", lines, x_label="recall", y_label="precision", caption=caption, unit_square=True
+        )
+    ]
+
+
+def different_options(runs: Sequence[RunFiles]) -> list[tuple[str, list[Any]]]:
+    """Returns the options in which the runs differ, with the value of each run; "" where it has none."""
+    options = [dict(keys.leaves(run.config)) for run in runs]
+    names = sorted({key for option in options for key in option if not key.startswith("demo.")})
+    table = [(key, [option.get(key, "") for option in options]) for key in names]
+    return [(key, values) for key, values in table if any(value != values[0] for value in values)]

@@ -1,0 +1,397 @@
+"""The report of a run as one HTML file, and the comparison of several: `python -m mgc_jax.report RUN [RUN...]`.
+
+With one folder, (re)writes the `report.html` in it; with several, `compare.html`. Both load nothing from anywhere and
+need no JavaScript. What a run lacks leaves out its section, with a sentence.
+"""
+
+import contextlib
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgc_jax.config import keys
+from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap, concentration, interval
+from mgc_jax.evaluation.mistakes import load_examples, most_confused
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.report import charts
+from mgc_jax.report.comparison import paired_differences, scores_of, validation_curve
+from mgc_jax.report.finished_run import RunFiles, own_view, read_run, views_of
+from mgc_jax.report.html import VIEW_MEANINGS, VIEW_NAMES, render
+from mgc_jax.runtime.files import write_text
+
+FILE_NAME = "report.html"
+
+
+_MOST_CONFUSED = 8
+
+
+_EXAMPLE_BAGS = 4
+
+
+_EXAMPLE_SIZES = (3, 12)  # clips of an example bag: fewer say little, more fill the page
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes the `report.html` of a finished run; returns its path.
+
+    Args:
+        workdir: the run's folder.
+
+    Raises:
+        UserError: the folder holds no finished run, or a damaged one, or cannot be written.
+    """
+    run = read_run(workdir)
+    split = "test" if "test" in run.splits and run.scored("test") is not None else "validation"
+    scored = run.scored(split)
+    if scored is not None and not scored.views:
+        scored = None
+    page = render(
+        "report.html",
+        run=run,
+        date=_date(run),
+        split=split,
+        views={view: VIEW_MEANINGS[view] for view in _views(run)},
+        own=own_view(_views(run)) if _views(run) else "",
+        headlines=[(name, run.results["splits"][name]) for name in ("validation", "test") if name in run.splits],
+        warnings={name: result.get("warnings", []) for name, result in run.results["splits"].items()},
+        gains=_gains(scored),
+        curves=training_curves(run),
+        genres=genre_table(run, split, scored),
+        confusion=confusion_table(scored),
+        quality=quality_charts(scored),
+        attention=attention_of(scored),
+        confused=confused_clips(scored, workdir),
+        changed=changed_options(run.config),
+        options=dict(keys.leaves(run.config)),
+    )
+    path = Path(workdir) / FILE_NAME
+    write_text(path, page, remedy="Make room there, or copy the run to where you may write.")
+    return path
+
+
+def _views(run: RunFiles) -> list[str]:
+    """The views that any split has."""
+    there = {view for result in run.results["splits"].values() for view in views_of(result)}
+    return [view for view in VIEW_NAMES if view in there]
+
+
+def _date(run: RunFiles) -> str:
+    """When it was evaluated; of runs of early versions, when the file of the results was written."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return datetime.datetime.fromisoformat(run.results["date"]).strftime("%Y-%m-%d %H:%M UTC")
+    changed = datetime.datetime.fromtimestamp((run.folder / "results.json").stat().st_mtime)
+    return changed.strftime("%Y-%m-%d %H:%M")
+
+
+def _gains(scored: Predictions | None) -> list[dict[str, Any]]:
+    """Compares the views of one model: what the bag is worth, and what its pooling adds to that."""
+    if scored is None:
+        return []
+    pairs = [pair for pair in (("clip_mean", "clip"), ("bag", "clip_mean")) if set(pair) <= scored.views.keys()]
+    scores = scores_of(scored)
+    return paired_differences(scored.label, scored.artists, scores, scores, pairs)
+
+
+def training_curves(run: RunFiles) -> list[charts.Chart]:
+    """Draws loss, accuracy and average precision over epochs; none if the run has no steps."""
+    train = [line for line in run.log if "train/loss" in line and "epoch" in line]
+    if not train:
+        return []
+    epochs_per_step = train[-1]["epoch"] / train[-1]["step"]
+    mark = None
+    if "best_step" in run.results:
+        mark = (run.results["best_step"] * epochs_per_step, "best checkpoint")
+    x = np.array([line["epoch"] for line in train])
+
+    def trained(key: str) -> charts.Line:
+        points = metrics.block_means(np.stack([x, [line.get(key, np.nan) for line in train]], axis=1))
+        return charts.Line("training", points[:, 0], points[:, 1], charts.TRAIN_COLOUR)
+
+    def validated(metric: str) -> list[charts.Line]:
+        lines: list[charts.Line] = []
+        for view, colour in charts.VIEW_COLOURS.items():
+            epochs, values = validation_curve(run.log, f"validation/{view}/{metric}")
+            if len(epochs):
+                lines.append(charts.Line(VIEW_NAMES[view], epochs, values, colour, len(lines)))
+        return lines
+
+    best = f" The dashed vertical line is the best checkpoint, chosen by {run.results.get('selected_by', 'nothing')}."
+    best = best if mark else ""
+    drawn = [
+        charts.line_chart(
+            "Training loss", [trained("train/loss")], x_label="epoch", y_label="loss", mark=mark,
+            caption="Mean loss per bag (per clip for a model without pooling), with dropout and augmentation." + best,
+        )
+    ]  # fmt: skip
+    for metric, title in (("accuracy", "Accuracy"), ("micro_ap", "Micro average precision")):
+        lines = validated(metric)
+        if metric == "accuracy":
+            lines.append(trained("train/accuracy"))
+        if lines:
+            drawn.append(
+                charts.line_chart(
+                    title, lines, x_label="epoch", y_label=title.lower(), mark=mark,
+                    caption=f"{title} on the validation split, by view"
+                    + (", and on training batches as the loss saw them." if metric == "accuracy" else ".") + best,
+                )
+            )  # fmt: skip
+    return drawn
+
+
+def genre_table(run: RunFiles, split: str, scored: Predictions | None) -> dict[str, Any] | None:
+    """Returns what the section of the genres shows; None if the results have no genres."""
+    result = run.results["splits"].get(split, {})
+    by_view = result.get("per_genre")
+    if not by_view:
+        return None
+    own = own_view(list(by_view))
+    train: dict[str, float] = {}
+    artists: dict[str, dict[str, float]] = {}
+    if scored is not None:
+        artists = concentration(scored.label, scored.artists, scored.genres)
+        if scored.train_clips is not None:
+            train = dict(zip(scored.genres, scored.train_clips.tolist(), strict=True))
+    top_k = result.get("top_k", {})
+    rare: dict[str, str] = {}
+    for name, row in sorted(top_k.get(own, {}).items(), key=lambda item: -len(item[1]["genres"])):
+        if "paper" not in name:  # whose lists hold some genres by a slip
+            rare |= dict.fromkeys(row["genres"], name)
+    order = sorted(by_view[own], key=lambda genre: (-train.get(genre, 0), -by_view[own][genre]["support"]))
+    return {
+        "rows": [
+            {
+                "genre": genre,
+                "rare": rare.get(genre),
+                "train": train.get(genre),
+                "artists": artists.get(genre),
+                "own": by_view[own][genre],
+                "f1": {view: by_view[view][genre]["f1"] for view in by_view if view != own},
+            }
+            for genre in order
+        ],
+        "own": own,
+        "others": [view for view in by_view if view != own],
+        "frequency": result.get("frequency", {}),
+        "top_k": top_k,
+    }
+
+
+def confusion_table(scored: Predictions | None) -> dict[str, Any] | None:
+    """Returns the confusion matrix of the own view, the commonest training genres first; None without scores."""
+    if scored is None:
+        return None
+    own = own_view(list(scored.views))
+    counts = metrics.confusion(scored.label, scored.predicted(own), len(scored.genres))
+    weight = counts.sum(axis=1) if scored.train_clips is None else scored.train_clips
+    order = np.argsort(-weight, kind="stable")
+    counts = counts[np.ix_(order, order)]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return {
+        "own": own,
+        "genres": [scored.genres[i] for i in order],
+        "counts": counts.tolist(),
+        "share": share.tolist(),
+        "support": counts.sum(axis=1).tolist(),
+    }
+
+
+def quality_charts(scored: Predictions | None) -> list[charts.Chart]:
+    """Draws precision and recall, and reliability, of each view; none without scores."""
+    if scored is None:
+        return []
+    curves, reliability = [], []
+    for i, (view, scores) in enumerate(scored.views.items()):
+        colour = charts.VIEW_COLOURS[view]
+        precision, recall = metrics.thin_curve(*metrics.precision_recall(scored.label, scores))
+        values = metrics.genre_metrics(scored.label, scores, scored.predicted(view))
+        curves.append(charts.Line(f"{VIEW_NAMES[view]}: AP {values['micro_ap']:.3f}", recall, precision, colour, i))
+        bins = metrics.calibration(scored.label, scores)
+        full = bins.count > 0
+        sizes = 12 + 140 * bins.count[full] / len(scored)
+        name = f"{VIEW_NAMES[view]}: ECE {values['ece']:.3f}"
+        reliability.append(
+            charts.Line(name, bins.confidence[full], bins.accuracy[full], colour, i, 1.2, "o", sizes.tolist())
+        )
+    return [
+        charts.line_chart(
+            "Precision and recall", curves, x_label="recall", y_label="precision", unit_square=True,
+            caption="All scores of all genres in one ranking (micro average); AP is the average precision.",
+        ),
+        charts.line_chart(
+            "Reliability", reliability, x_label="probability of the named genre", y_label="share that is right",
+            unit_square=True, diagonal=True,
+            caption="Clips in 15 bins by the probability of the genre that is named; larger dots are more clips. On "
+            "the grey line the model is as sure as it is right; below it, too sure. ECE is the mean distance from it.",
+        ),
+    ]  # fmt: skip
+
+
+def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
+    """Returns how the bag model weighs the clips of its bags; None if it does not tell.
+
+    Concentration is the effective number of clips, the exponential of the entropy of the weights: as many clips with
+    equal weights would be as concentrated.
+    """
+    if scored is None or scored.attention is None or not (scored.bag_sizes > 1).any():
+        return None
+    bags = np.flatnonzero(scored.bag_sizes > 1)
+    weights = bag_weights(scored)
+    entropy = np.where(weights > 0, -weights * np.log(np.maximum(weights, 1e-30)), 0)
+    effective = np.exp(np.add.reduceat(entropy, scored.offsets[:-1]))[bags]
+    sizes, genre = scored.bag_sizes[bags], scored.label[scored.offsets[bags]]
+    right = scored.predicted("clip") == scored.label if "clip" in scored.views else None
+    preferred, others = preferred_and_others(scored, weights, bags, right)
+
+    def row(name: str, chosen: np.ndarray) -> dict[str, Any]:
+        compared = chosen & ~np.isnan(preferred)
+        return {
+            "name": name,
+            "bags": int(chosen.sum()),
+            "size": float(sizes[chosen].mean()),
+            "effective": float(effective[chosen].mean()),
+            "relative": float((effective / sizes)[chosen].mean()),
+            "preferred": float(preferred[compared].mean()) if compared.any() else None,
+            "others": float(others[compared].mean()) if compared.any() else None,
+        }
+
+    uniform = bool(np.all(effective / sizes > 0.999))
+    compared = ~np.isnan(preferred)
+    difference = None
+    if compared.any():
+        gain = (preferred - others)[compared]
+        samples = ArtistBootstrap(scored.artists[scored.offsets[bags]][compared]).mean(gain)
+        difference = {"value": float(gain.mean()), "interval": interval(samples), "bags": int(compared.sum())}
+    rows = [row(name, genre == i) for i, name in enumerate(scored.genres) if np.any(genre == i)]
+    return {
+        "total": row("all genres", np.full(len(bags), True)),
+        "rows": sorted(rows, key=lambda row: -row["bags"]),
+        "difference": difference,
+        "uniform": uniform,
+        "examples": [] if uniform else _example_bags(scored, weights, bags, effective / sizes),
+    }
+
+
+def bag_weights(scored: Predictions) -> np.ndarray:
+    """Returns the attention, so scaled that it sums to one over each bag: float64 [clip]."""
+    assert scored.attention is not None
+    weights = np.maximum(scored.attention.astype(np.float64), 0)
+    total = np.add.reduceat(weights, scored.offsets[:-1])
+    return weights / np.repeat(np.where(total > 0, total, 1), scored.bag_sizes)
+
+
+def preferred_and_others(
+    scored: Predictions, weights: np.ndarray, bags: np.ndarray, right: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares, within bags, the clip of the highest weight with the others.
+
+    Args:
+        scored: the clips.
+        weights: [clip].
+        bags: numbers of bags of several clips.
+        right: bool [clip]: whether the clip alone is classified right; None: unknown.
+
+    Returns:
+        Share of right ones among the preferred clips (0 or 1) and among the others: float64 [bag] each; NaN where all
+        weights are the same, or where nothing is known.
+    """
+    preferred, others = np.full(len(bags), np.nan), np.full(len(bags), np.nan)
+    if right is None:
+        return preferred, others
+    for i, bag in enumerate(bags):
+        rows = slice(scored.offsets[bag], scored.offsets[bag + 1])
+        if np.ptp(weights[rows]) > 1e-6:
+            top = int(weights[rows].argmax())
+            preferred[i] = right[rows][top]
+            others[i] = np.delete(right[rows], top).mean()
+    return preferred, others
+
+
+def _example_bags(
+    scored: Predictions, weights: np.ndarray, bags: np.ndarray, relative: np.ndarray
+) -> list[dict[str, Any]]:
+    """Returns the most concentrated bags, half of them right and half wrong if there are such, of different genres."""
+    if "bag" not in scored.views:
+        return []
+    named = scored.predicted("bag")
+    probability = probabilities(scored.views["bag"])
+    few, many = _EXAMPLE_SIZES
+    fitting = [i for i in np.argsort(relative, kind="stable") if few <= scored.bag_sizes[bags[i]] <= many]
+    chosen: list[int] = []
+    for right in (True, False):
+        genres: set[int] = set()
+        for i in fitting:
+            first = scored.offsets[bags[i]]
+            if (named[first] == scored.label[first]) == right and scored.label[first] not in genres:
+                genres.add(int(scored.label[first]))
+                chosen.append(bags[i])
+            if len(genres) == _EXAMPLE_BAGS // 2:
+                break
+    examples = []
+    for bag in chosen:
+        first, last = scored.offsets[bag], scored.offsets[bag + 1]
+        rows = first + np.argsort(-weights[first:last], kind="stable")
+        clips = [
+            {
+                "track": int(scored.track_id[row]),
+                "weight": float(weights[row]),
+                "genre": scored.genres[scored.label[row]],
+                "alone": scored.genres[scored.predicted("clip")[row]] if "clip" in scored.views else None,
+            }
+            for row in rows
+        ]
+        examples.append(
+            {
+                "artist": scored.artist[first],
+                "album": scored.album[first],
+                "genre": scored.genres[scored.label[first]],
+                "named": scored.genres[named[first]],
+                "probability": float(probability[first, named[first]]),
+                "clips": clips,
+            }
+        )
+    return examples
+
+
+def probabilities(log_scores: np.ndarray) -> np.ndarray:
+    """Normalizes log scores [clip, genre] to probabilities."""
+    scores = log_scores.astype(np.float64)
+    return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+
+
+def confused_clips(scored: Predictions | None, workdir: Path) -> dict[str, Any] | None:
+    """Returns the clips that get a wrong genre with the highest probability; None without scores."""
+    if scored is None:
+        return None
+    view = next(iter(scored.views))
+    named, probability = scored.predicted(view), probabilities(scored.views[view])
+    examples = load_examples(workdir)
+    clips = [
+        {
+            "track": int(scored.track_id[row]),
+            "artist": scored.artist[row],
+            "genre": scored.genres[scored.label[row]],
+            "named": scored.genres[named[row]],
+            "probability": float(probability[row, named[row]]),
+            "true_probability": float(probability[row, scored.label[row]]),
+            "picture": None,
+        }
+        for row in most_confused(scored)
+    ]
+    for clip in clips:
+        if clip["track"] in examples:
+            clip["picture"] = charts.spectrogram_picture(examples[clip["track"]])
+    why = "" if examples or not clips else "There are no spectrograms of them: the run has not kept any."
+    return {"view": view, "clips": clips, "wrong": int(np.sum(named != scored.label)), "of": len(scored), "why": why}
+
+
+def changed_options(saved: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Returns the options that are not at their default: key, value, default (None: the key has none)."""
+    defaults = dict(keys.leaves(keys.to_json(keys.default())))
+    return [
+        (key, value, defaults.get(key))
+        for key, value in keys.leaves(saved)
+        if not key.startswith("demo.") and (key not in defaults or defaults[key] != value)
+    ]

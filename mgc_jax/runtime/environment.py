@@ -1,0 +1,60 @@
+"""What a result was made with: the command, the versions of what matters, and the machine."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+_PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "scikit-learn", "numpy", "librosa")
+
+
+def command() -> str:
+    """Returns the command line of this process, as one would type it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def describe_environment() -> dict[str, str]:
+    """Returns versions, processors and, where JAX is in use, its devices."""
+    environment = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # not on every system
+    environment["processors"] = f"{usable} of {_processor()}"
+    if "jax" in sys.modules:
+        devices = sys.modules["jax"].devices()
+        environment["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+    for package in _PACKAGES:
+        try:
+            environment[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # mgc-jax run from its folder, without being installed
+            continue
+    if commit := _git_commit():
+        environment["commit"] = commit
+    return environment
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str:
+    """The commit of the code, with "+" if files differ from it; empty if it is not in a git repository."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():  # installed, maybe into the repository of something else
+        return ""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=folder, capture_output=True, text=True
+        )
+    except OSError:  # there is no git
+        return ""
+    return commit.stdout.strip()

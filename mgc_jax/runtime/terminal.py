@@ -1,0 +1,114 @@
+"""What the commands share: logging to the terminal, and flags whose mistakes are one clear line."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TextIO
+
+from absl import flags
+from absl import logging as absl_logging
+
+from mgc_jax.errors import UserError
+from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
+
+
+def log_to_terminal(*names: str) -> None:
+    """Shows what these loggers tell of their work; others keep it for the log files of runs."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells of every step, and of errors that it then raises
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("mgc_jax", "tfds_fma"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], False
+        logger.setLevel(logging.INFO)
+    for name in names:
+        logging.getLogger(name).handlers = [handler]
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Does the work of a command, and returns its exit status.
+
+    That is what the work returns; 1 after a mistake of the user, 75 after SIGTERM (`preemption.EXIT_STATUS`), 130
+    after Ctrl-C. In the latter two cases the same command goes on.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: None if _is_leftover(told.exc_value) else hook(told)
+    try:
+        with notice():
+            return work()
+    except UserError as error:
+        say(f"error: {error}\n", sys.stderr)
+        return 1
+    except Preempted as stopped:
+        say(f"{stopped}\n", sys.stderr)
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        say(
+            "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one\n", sys.stderr
+        )
+        return 130
+
+
+def _is_leftover(error: BaseException | None) -> bool:
+    """Whether it is what TensorStore says when a checkpoint failed, which is told as an error, and nobody waits."""
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file is code: it can raise anything
+        print(
+            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config/keys.py lists every key.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _last_cause(error: Exception) -> str:
+    """Says in one line what is wrong; for a config file that fails, where."""
+    if isinstance(error, flags.Error) and "Traceback" not in str(error):
+        return str(error)
+    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
+    if "mgc_jax.errors.UserError: " in trace:  # meant for people
+        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
+    if "TypeError: get_config() takes" in trace:
+        return "this configuration file takes no argument after its name and a colon"
+    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
+    places = [
+        place
+        for place in places
+        if not re.search(r"site-packages|^<|mgc_jax.(main|runtime.terminal|tables.__main__)\.py$|runpy", place[0])
+    ]
+    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
+        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
+    if not places:
+        return str(error).strip().splitlines()[-1]
+    file, line, code = places[-1]
+    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
+
+
+def say(text: str, stream: TextIO | None) -> None:
+    """Writes to the terminal; a reader that went away, or was never there, does not stop the work."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):  # what is left of it would fail again when Python ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def clock(seconds: float) -> str:
+    """Formats a duration: 45s, 3m20s, 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes}m{seconds:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,73 @@
+"""Gradient accumulation over micro-batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mgc_jax.data.placement import with_rows
+
+
+def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Callable[..., Any]:
+    """Returns `jax.value_and_grad(loss, has_aux=True)` computed over micro-batches, of which one is held at a time.
+
+    The loss is a sum over bags divided by a constant, so that the gradients of the micro-batches add up to those of
+    the batch. Only what a micro-batch has of its own differs: its draws (dropout, augmentation), and the statistics
+    of batch norm, whose moving averages move once per micro-batch.
+
+    Args:
+        loss: as from `make_loss`.
+        number: of micro-batches; the rows of a batch must be a multiple. Micro-batch i has the rows i, i + number,
+            i + 2 number and so on: with a multiple on each device, a device keeps its rows.
+        unroll: write them out one after the other, as XLA's CPU backend needs it (its convolutions are many times
+            slower inside loops); else they are a loop, which compiles once and surely holds one at a time.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def cut(values: jax.Array) -> jax.Array:
+        """[row, ...] -> [micro-batch, row, ...]."""
+        return jnp.moveaxis(values.reshape(-1, number, *values.shape[1:]), 1, 0)
+
+    def compute(params, batch_stats, batch, clips, partners, key):
+        def one(batch_stats, micro):
+            rows, index, partner_index, key = micro
+            placed = None if partners is None else with_rows(partners, partner_index)
+            (value, (new_stats, sums)), gradients = gradient(
+                params, batch_stats, rows, with_rows(clips, index), placed, key
+            )
+            # One without clips has no statistics.
+            new_stats = jax.tree.map(lambda new, old: jnp.where(sums["clips"] > 0, new, old), new_stats, batch_stats)
+            return new_stats, (value, sums, gradients)
+
+        def step(carry, micro):
+            batch_stats, part = one(carry[0], micro)
+            return (batch_stats, jax.tree.map(jnp.add, carry[1], part)), None
+
+        partner_rows = None if partners is None else cut(partners[-1])
+        micros = (jax.tree.map(cut, batch), cut(clips[-1]), partner_rows, jax.random.split(key, number))
+        micro_of = [jax.tree.map(lambda values, i=i: values[i], micros) for i in range(number if unroll else 1)]
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, batch_stats, micro_of[0])[1])
+        carry = batch_stats, nothing
+        if unroll:
+            for batch_part, index, partner_index, draw in micro_of:
+                index = _once_there(carry[1][2], index)
+                partner_index = None if partners is None else _once_there(carry[1][2], partner_index)
+                carry, _ = step(carry, (batch_part, index, partner_index, draw))
+        else:
+            carry, _ = jax.lax.scan(step, carry, micros)
+        batch_stats, totals = carry
+        value, sums, gradients = totals
+        return (value, (batch_stats, sums)), gradients
+
+    return compute
+
+
+def _once_there(gradients: Any, rows: jax.Array) -> jax.Array:
+    """Returns `rows` in a way that XLA has them only once the gradients are computed.
+
+    Its CPU backend ignores `optimization_barrier` where it puts operations in order, and would begin all
+    micro-batches at once. That a float times zero is zero, it does not assume: it might not be a number.
+    """
+    some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(gradients))
+    return rows + (0 * some).astype(jnp.int32).astype(rows.dtype)

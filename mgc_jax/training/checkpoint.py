@@ -1,0 +1,323 @@
+"""Orbax checkpoints of a workdir: the last ones, and the best on validation.
+
+A checkpoint holds checksums of itself, so that damage shows, whatever file it is in. Training goes on from the last
+one that is whole, and makes those after it again. The best one cannot be made again without training anew: if it is
+damaged, evaluation says so and stops.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from mgc_jax.errors import UserError
+from mgc_jax.runtime import processes
+from mgc_jax.runtime.files import cannot_write
+from mgc_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class DamagedError(UserError):
+    """A checkpoint is damaged, or holds a state of another form.
+
+    Attributes:
+        fact: which one, and how it shows; the message says what to do, too.
+    """
+
+    def __init__(self, fact: str, remedy: str):
+        super().__init__(f"{fact}. {remedy}")
+        self.fact = fact
+
+
+class _Manager(ocp.CheckpointManager):
+    """A checkpoint manager that opens a folder where the metrics of a checkpoint cannot be read."""
+
+    def metrics(self, step: int) -> Any:
+        try:
+            metrics = super().metrics(step)
+        except Exception:  # it is told when it matters: Checkpoints.last_whole and best_step look themselves
+            return None
+        return metrics if isinstance(metrics, dict) else None
+
+
+# Reading that failed for another reason than a damaged file; the next time may be better.
+_NOT_ITS_FAULT = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+
+
+class Checkpoints:
+    """The checkpoints in `<workdir>/checkpoints`.
+
+    Each holds the training state and `meta`, a JSON dict that says what it belongs to (configuration, labels,
+    corpus, standardization, time spent), and, where validation ran, its metrics.
+    """
+
+    def __init__(self, workdir: Path, select: str, keep: int = 1):
+        """Opens or creates the folder.
+
+        Args:
+            workdir: the run's folder.
+            select: the validation metric that the best checkpoint has highest, among those of the last phase
+                of training that there are.
+            keep: how many of the latest checkpoints to keep, beside the best.
+        """
+        self.directory = (workdir / "checkpoints").absolute()
+
+        def metric(metrics: dict[str, float]) -> float:
+            # Once the classifier is trained again, only its checkpoints count. All metrics are at most 1.
+            # A damaged file may lack the metric.
+            return metrics.get(select, -1.0) + 2 * metrics.get("phase", 0)
+
+        self._metric = metric
+        options = ocp.CheckpointManagerOptions(
+            best_fn=metric,  # for best_step(); what is kept is up to the policies
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(keep),
+                    checkpoint_managers.BestN(get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+            cleanup_tmp_directories=True,  # of a save that was interrupted
+        )
+        try:
+            self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
+        except OSError as error:
+            raise UserError(f"the checkpoint folder {self.directory} cannot be used: {error}") from error
+
+    def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Writes a checkpoint in the background; it appears under its step number when it is complete.
+
+        Raises:
+            UserError: this one or the one before cannot be written.
+        """
+        step = int(state.step)
+        self.wait()
+        meta = meta | {"best_step": self._best_with(step, metrics)}
+        meta |= {"checksums": {"state": _checksum(state), "metrics": _checksum_json(metrics)}}
+        meta["checksums"]["meta"] = _checksum_json(meta)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with self._writing():
+            self._manager.save(step, args=args, metrics=metrics)
+
+    def latest_step(self) -> int | None:
+        """The last complete checkpoint."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The checkpoint with the highest validation metric; the last one where none was validated.
+
+        Raises:
+            DamagedError: the last checkpoint does not tell which one it is, or that one is damaged.
+        """
+        self.wait()
+        latest, best = self.latest_step(), self._manager.best_step()
+        if latest is None:
+            return None
+        self._check_metrics(latest)
+        recorded = self.meta(latest).get("best_step")  # early versions did not record it
+        if recorded is not None and (self.directory / str(recorded)).exists():
+            self._check_metrics(recorded)
+            return recorded
+        if recorded is not None:
+            log.warning("the checkpoint of step %d was the best on validation, and is gone: the next best is taken",
+                        recorded)  # fmt: skip
+        if best is not None:
+            self._check_metrics(best)
+        return latest if best is None else best
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns the `meta` of a checkpoint.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        meta = self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if not isinstance(meta, dict):
+            raise self._damaged(step, "its meta is no JSON object")
+        checksums = meta.get("checksums", {})
+        rest = {name: checksum for name, checksum in checksums.items() if name != "meta"}
+        if checksums and checksums.get("meta") != _checksum_json(meta | {"checksums": rest}):
+            raise self._damaged(step, "the checksum of its meta is another")
+        return meta
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Restores the state, on the devices and in the shapes of `like`.
+
+        Raises:
+            DamagedError: it cannot be read, or is not what was saved.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        state = self._restore(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        expected = self.meta(step).get("checksums", {}).get("state")  # early versions had none
+        if expected is not None and expected != _checksum(state):
+            raise self._damaged(step, "the checksum of its weights is another")
+        return state
+
+    def last_whole(
+        self, like: TrainState, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Returns state and `meta` of the last checkpoint that is whole; None if there is no checkpoint at all.
+
+        Damaged ones after it are set aside: their folders get the name damaged-<step>, and training makes these
+        checkpoints again.
+
+        Args:
+            like: as in `restore`.
+            check: raises `UserError` if a checkpoint's `meta` is that of another run.
+
+        Raises:
+            UserError: none is whole, one is of another run, or the best does not tell its metrics any more.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                meta = self.meta(step)
+                check(meta)
+                self._check_metrics(step)
+                found = self.restore(step, like), meta
+            except DamagedError as error:
+                damaged[step] = error
+                continue
+            processes.require_same("last whole checkpoint", {"step": step})
+            best = meta.get("best_step")
+            if best is not None and (self.directory / str(best)).exists():
+                self._check_metrics(best)  # without its metrics it would be taken for an old one, and deleted
+            for other, reason in damaged.items():
+                self._set_aside(other, reason, step)
+            return found
+        if damaged:
+            first, steps = damaged[max(damaged)], ", ".join(map(str, sorted(damaged)))
+            raise UserError(
+                f"no checkpoint in {self.directory} can be used ({steps}): {first.fact}. "
+                "Put copies back, or give a new --workdir to train from the beginning."
+            )
+        return None
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the save in progress.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+    def _restore(self, step: int, args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
+            if (
+                isinstance(error, MemoryError)
+                or getattr(error, "errno", None) in _NOT_ITS_FAULT
+                or ("RESOURCE_EXHAUSTED" in str(error))
+            ):
+                raise UserError(f"checkpoint {self.directory / str(step)} cannot be read: {_short(error)}") from error
+            raise self._damaged(step, f"{type(error).__name__}: {_short(error)}") from error
+
+    def _best_with(self, step: int, metrics: dict[str, float] | None) -> int | None:
+        """Returns the checkpoint that is the best once one with these metrics is there."""
+        before = self._manager.best_step()
+        known = None if before is None else self._manager.metrics(before)
+        if metrics is None or (known is not None and self._metric(known) > self._metric(metrics)):
+            return before if known is not None else None
+        return step
+
+    def _check_metrics(self, step: int) -> None:
+        """Raises `DamagedError` if the metrics of a checkpoint are not what was saved."""
+        file = self.directory / str(step) / "metrics" / "metrics"
+        try:
+            metrics = json.loads(file.read_text()) if file.parent.is_dir() else None
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, f"its metrics: {_short(error)}") from error
+        try:
+            checksums = self.meta(step).get("checksums", {})
+        except DamagedError:
+            if metrics is None:  # nobody knows whether it had any
+                raise
+            return
+        if checksums and checksums["metrics"] != _checksum_json(metrics):
+            raise self._damaged(step, "its metrics are not those that were saved")
+
+    def _damaged(self, step: int, why: str) -> DamagedError:
+        return DamagedError(
+            f"checkpoint {self.directory / str(step)} is damaged, or of another version of the program ({why})",
+            "If it is the last one, training makes it again: give the command without --mode. Otherwise put a copy "
+            f"back, or, to go on without it, rename that folder to damaged-{step}.",
+        )
+
+    def _set_aside(self, step: int, reason: DamagedError, whole: int) -> None:
+        place = self.directory / f"damaged-{step}"
+        number = 1
+        while place.exists():
+            number += 1
+            place = self.directory / f"damaged-{step}-{number}"
+        log.warning("%s", reason.fact)
+        log.warning("it is now %s; training goes on from the checkpoint of step %d", place, whole)
+        if jax.process_index() == 0:
+            (self.directory / str(step)).rename(place)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("set aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Explains what Orbax and TensorStore raise when a checkpoint cannot be written, perhaps the one before."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(cannot_write(self.directory, error)) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _checksum(state: Any) -> int | None:
+    """CRC-32 of all arrays; None where this process has not all of them."""
+    checksum = 0
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return None
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # of optimizers that draw
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
+    return checksum
+
+
+def _checksum_json(value: Any) -> int:
+    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())  # as it is read back
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: Path, select: str, keep: int = 1) -> Iterator[Checkpoints]:
+    """Opens a workdir's checkpoints and waits for unfinished saves at the end, also after an error."""
+    checkpoints = Checkpoints(workdir, select, keep)
+    try:
+        yield checkpoints
+    except BaseException:
+        with contextlib.suppress(UserError):  # what came first is what is told
+            checkpoints.close()
+        raise
+    checkpoints.close()

@@ -1,0 +1,117 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from mgc_jax.config import checks, identity, keys
+from mgc_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
+    module = load(path)
+    assert f"--config configs/{path.name}" in module.__doc__
+    config = module.get_config()
+    checks.validate(config)
+    checks.validate(keys.resolve_demo(config, {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.corpus", "gtzan", "choose one of auto, demo"),
+        ("data.representation", "Mel 96", "choose one of mel_1360x96"),
+        ("batch.rows", 0, "at least 1"),
+        ("optimizer.learning_rate", 0.0, "must be positive"),
+        ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("model.frontend", "mel_1360x96", "has no audio"),
+        ("data.representation", "audio_12000", "needs the spectrogram to compute from audio"),
+        ("data.folds", 1, "0 or at least 2"),
+        ("data.fold", 3, "below data.folds"),
+        ("batch.sampling", "uniform", "choose one of natural, sqrt, class_balanced"),
+        ("loss.name", "hinge", "choose one of cross_entropy, focal"),
+        ("loss.beta", 1.0, "below 1"),
+        ("augment.noise", -1.0, "at least 0"),
+        ("optimizer.ema", 1.0, "below 1"),
+        ("optimizer.plateau_factor", 0.0, "above 0"),
+        ("model.head_dropout", 1.0, "below 1"),
+        ("train.select", "bag/f1", "write <view>/<metric>"),
+    ],
+)
+def test_an_impossible_value_is_named(key, value, message):
+    config = keys.default()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message) as raised:
+        checks.validate(config)
+    assert f"config.{key}" in str(raised.value) or key.startswith("data.representation")
+
+
+def test_a_key_that_does_not_exist_is_named():
+    config = keys.default()
+    config.optimizer.learn_rate = 0.1
+    with pytest.raises(UserError, match=r"unknown config keys: optimizer\.learn_rate"):
+        checks.validate(config)
+    config = keys.default()
+    config.demo.train = ConfigDict({"epoch": 3})
+    with pytest.raises(UserError, match=r"unknown config keys: train\.epoch"):
+        checks.validate(config)
+
+
+def test_bag_selection_needs_a_bag_model():
+    config = keys.default()
+    config.model.pooling.name = "none"
+    with pytest.raises(UserError, match="no bag scores"):
+        checks.validate(config)
+
+
+def test_flags_win_over_the_demo_settings():
+    config = keys.default()
+    config.demo.train = ConfigDict({"epochs": 3})
+    config.demo.batch = ConfigDict({"rows": 2})
+    config.train.epochs = 50
+    resolved = keys.resolve_demo(config, {"train.epochs": 50})
+    assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
+    assert config.batch.rows == 1
+
+
+def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():
+    config = keys.default()
+    config.data.representation, config.model.frontend = "audio_12000", "mel_1360x96"
+    checks.validate(config)
+    resolved = keys.resolve_demo(config, {})
+    assert resolved.data.representation == "audio_12000_short"
+    assert resolved.model.frontend == "mel_256x96"
+    checks.validate(resolved)
+
+
+def test_a_key_that_an_earlier_run_did_not_know_had_its_default():
+    config = keys.default()
+    before = keys.to_json(config)
+    del before["loss"]["focal_gamma"], before["data"]["arrays"]["columns"]["album"]
+    assert identity.differences(config, before, moved=False) == []
+    config.loss.focal_gamma = 1.0
+    assert identity.differences(config, before) == ["loss.focal_gamma: 2.0 there, 1.0 now"]
+
+
+def test_a_key_that_an_earlier_run_had_and_that_is_gone_is_a_difference():
+    config = keys.default()
+    before = keys.to_json(config)
+    before["loss"]["temperature"] = 1.0
+    assert identity.differences(config, before) == ["loss.temperature: 1.0 there, 'absent' now"]
+
+
+def test_to_name_the_column_of_subsets_does_not_alter_a_run():
+    config = keys.default()
+    before = keys.to_json(config)
+    config.data.arrays.columns.subset = "subset"
+    assert identity.differences(config, before, moved=False) == []

@@ -1,0 +1,247 @@
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from helpers import make_corpus
+from scipy.special import log_softmax
+
+from mgc_jax.data.bags import bags_of
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.metrics import mean_log_scores
+from mgc_jax.evaluation.predictions import Predictions, concatenate, of_corpus
+from mgc_jax.evaluation.predictions_file import load, save
+from mgc_jax.evaluation.results import summaries, view_metrics
+
+GENRES = ("Old-Time / Historic", "Jazz", "Rock")
+
+
+def make_predictions(split="validation", clips=30, seed=0, **changes):
+    """Bags of three clips, two bags an artist, the last bag of unknown artists."""
+    rng = np.random.default_rng(seed)
+    number = np.arange(clips)
+    scores = np.log(rng.dirichlet(np.ones(3), clips)).astype(np.float32)
+    label = np.where(rng.random(clips) < 0.6, scores.argmax(axis=1), rng.integers(0, 3, clips)).astype(np.int32)
+    given = {
+        "genres": GENRES,
+        "track_id": number + 1000 * ("train", "validation", "test").index(split),
+        "split": np.full(clips, split),
+        "label": label,
+        "artist": np.where(number >= clips - 3, "", (number // 6).astype(str)),
+        "album": (number // 3).astype(str),
+        "bag": number // 3,
+        "clip_scores": scores,
+        "bag_scores": np.repeat(scores[::3], 3, axis=0),
+        "attention": rng.random(clips).astype(np.float32),
+        "info": {"corpus": "arrays", "fingerprint": "f"},
+    }
+    return Predictions(**given | changes)
+
+
+def assert_same(one, other):
+    for field in dataclasses.fields(Predictions):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, np.ndarray):
+            np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
+            assert mine.dtype.kind == theirs.dtype.kind
+        elif field.name == "named":
+            assert mine.keys() == theirs.keys()
+            assert all(np.array_equal(mine[view], theirs[view]) for view in mine)
+        else:
+            assert mine == theirs, field.name
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    train = make_predictions("train", seed=1)
+    both = concatenate([train, make_predictions()]).replace(
+        train_clips=np.bincount(train.label, minlength=3).astype(float),
+        train_clips_outside_small=np.array([1.0, 2, 3]),
+    )
+    named = {"clip": (both.clip_scores.argmax(axis=1) + (np.arange(60) == 7)) % 3}  # differs in one clip
+    both = both.replace(named=named, fold=np.arange(60, dtype=np.int32) % 5)
+    save(both, tmp_path / "p.parquet")
+    assert_same(load(tmp_path / "p.parquet"), both)
+    save(both, tmp_path / "p.csv")  # which has no room for what is known of the whole
+    known = {"info": {}, "train_clips_outside_small": None}
+    assert_same(load(tmp_path / "p.csv"), both.replace(**known))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_parts_are_joined_whichever_of_them_name_other_genres(tmp_path):
+    """A file lists the genres that a model names only where they are not those of the highest scores."""
+    alike, other = make_predictions(seed=1), make_predictions("test", seed=2)
+    other = other.replace(named={"clip": (other.clip_scores.argmax(axis=1) + 1) % 3})
+    for parts in ((alike, other), (other, alike)):
+        joined = concatenate(parts)
+        np.testing.assert_array_equal(joined.predicted("clip"), np.concatenate([p.predicted("clip") for p in parts]))
+    partly = concatenate([alike, other.replace(attention=None)])
+    assert partly.attention is None
+
+
+def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):
+    both = concatenate([make_predictions("train", seed=1), make_predictions()])
+    both = both.replace(train_clips=np.array([5.0, 10, 150]), train_clips_outside_small=np.array([5.0, 10, 15]))
+    results = summaries(both)
+    for name in ("p.parquet", "p.csv"):
+        save(both, tmp_path / name)
+    assert summaries(load(tmp_path / "p.parquet")) == results
+    from_csv = summaries(load(tmp_path / "p.csv"))
+    for view in ("clip", "clip_mean", "bag"):
+        assert from_csv["validation"][view] == results["validation"][view]
+    assert results["validation"]["top_k"]["bag"]["<100"]["genres"] == list(GENRES[:2])
+    assert results["validation"]["top_k"]["bag"]["<100 (paper)"]["genres"] == list(GENRES)
+
+
+def test_bag_average_is_the_normalized_geometric_mean():
+    probability = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
+    mean = np.exp(mean_log_scores(np.log(probability), np.array([0, 1, 3])))
+    np.testing.assert_allclose(mean[0], probability[0])
+    geometric = np.sqrt(probability[1] * probability[2])
+    np.testing.assert_allclose(mean[1], geometric / geometric.sum())
+
+
+def test_selected_rows_keep_their_bags():
+    part = make_predictions().take(np.array([0, 4, 5, 8]))
+    np.testing.assert_array_equal(part.bag, [0, 1, 1, 2])
+    np.testing.assert_array_equal(part.offsets, [0, 1, 3, 4])
+    alone = part.take(np.array([0]))
+    np.testing.assert_allclose(alone.views["clip_mean"], alone.clip_scores, atol=1e-6)
+    assert len(make_predictions().of_split("test")) == 0
+
+
+def test_an_unknown_artist_is_a_cluster_of_its_own():
+    assert len(np.unique(make_predictions().artists)) == 5 + 3
+
+
+CSV = """track_id,split,genre,artist,album,clip/Jazz,clip/Rock
+5,validation,Jazz,a,x,0.7,0.3
+9,validation,Rock,b,x,0.6,0.4
+7,validation,Jazz,a,x,0.2,0.8
+8,validation,Rock,,,0,1
+"""
+
+
+def test_predictions_of_other_software(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text(CSV)
+    predictions = load(path)
+    assert predictions.genres == ("Jazz", "Rock")
+    np.testing.assert_array_equal(predictions.track_id, [5, 7, 9, 8])  # clips of one artist and album form a bag
+    np.testing.assert_array_equal(predictions.bag_sizes, [2, 1, 1])
+    np.testing.assert_allclose(np.exp(predictions.clip_scores[:3]), [[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    assert np.isfinite(predictions.clip_scores).all()
+    result = summaries(predictions)["validation"]
+    assert result["clip"]["accuracy"] == 0.5
+    assert "bag" not in result
+    assert result["top_k"] == {}  # nothing is known of the training clips
+
+
+def test_logits_and_bags_by_name(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        "track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,b,3,-2\n2,val,Rock,a,1,4\n3,val,Rock,b,3,-2\n"
+    )
+    predictions = load(path)
+    np.testing.assert_array_equal(predictions.track_id, [1, 3, 2])
+    np.testing.assert_allclose(predictions.bag_scores, log_softmax(np.array([[3.0, -2], [3, -2], [1, 4]]), axis=1))
+    assert summaries(predictions)["validation"]["bag"]["paper_accuracy"] == 1.0
+
+
+def test_how_scores_are_read(tmp_path):
+    path = tmp_path / "theirs.csv"
+    head = "track_id,split,genre,clip/Jazz,clip/Rock\n"
+
+    def scores(*rows):
+        lines = [f"{i},validation,Jazz,{row[0]},{row[1]}" for i, row in enumerate(rows)]
+        path.write_text(head + "\n".join(lines) + "\n")
+        return load(path).clip_scores
+
+    np.testing.assert_allclose(np.exp(scores((0.25, 0.75), (1.0002, 0))), [[0.25, 0.75], [1, 0]], atol=1e-12)
+    np.testing.assert_allclose(scores((-1, -2), (-3, "-inf")), [[-1, -2], [-3, np.log(np.finfo(float).tiny)]])
+    with_offsets = scores((3, 1), (103, 101), (-7, -9))  # a logit says nothing beside those of another clip
+    np.testing.assert_allclose(with_offsets, np.tile(log_softmax([3.0, 1.0]), (3, 1)))
+    assert np.isfinite(scores((1e308, -1e308))).all()
+
+
+def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        "track_id,split,genre,bag,clip/Jazz,clip/Rock\n1,val,Jazz,,1,0\n2,val,Rock,,1,0\n3,val,Rock,7,1,0\n"
+    )
+    assert load(path).bag_sizes.tolist() == [1, 1, 1]
+    path.write_text("track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,7,0.6,0.4\n2,val,Rock,7,0.5,0.5\n")
+    with pytest.raises(UserError, match=r"tracks 1 and 2 are in one bag, but their columns bag/<genre> differ"):
+        load(path)
+
+
+def test_the_bags_and_counts_of_the_corpus(tmp_path):
+    corpus = dataclasses.replace(make_corpus(), album=np.full(120, ""))  # pseudo-albums
+    bags = bags_of(corpus, "validation", "pair", 5)
+    scores = np.log(np.random.default_rng(0).dirichlet(np.ones(3), len(bags.clips)))
+    whole = of_corpus(corpus, "validation", bags, scores)
+    path = tmp_path / "p.csv"
+    lines = [f"{t},{','.join(map(str, row))}" for t, row in zip(whole.track_id, scores[:, ::-1].tolist(), strict=True)]
+    path.write_text("\n".join(["track_id," + ",".join(f"clip/{g}" for g in corpus.genres[::-1]), *lines]))
+    read = load(path, corpus, bag_key="pair", pseudo_album_gap=5)
+    np.testing.assert_array_equal(np.sort(read.bag_sizes), np.sort(whole.bag_sizes))
+    assert view_metrics(read)["clip_mean"] == pytest.approx(view_metrics(whole)["clip_mean"])
+    save(whole.replace(genres=corpus.genres[::-1]), tmp_path / "p.parquet")  # its genres stand in another order
+    other = load(tmp_path / "p.parquet", corpus)
+    assert dict(zip(other.genres, other.train_clips, strict=True)) == dict(
+        zip(corpus.genres, whole.train_clips, strict=True)
+    )
+
+
+def test_the_corpus_gives_what_the_file_lacks(tmp_path):
+    corpus = make_corpus()
+    bags = bags_of(corpus, "validation", "pair")
+    scores = np.log(np.random.default_rng(0).dirichlet(np.ones(3), len(bags.clips)))
+    whole = of_corpus(corpus, "validation", bags, scores)
+    lines = [f"{track},{','.join(map(str, row))}" for track, row in zip(whole.track_id, scores.tolist(), strict=True)]
+    path = tmp_path / "theirs.csv"
+    path.write_text("\n".join(["track_id," + ",".join(f"clip/{g}" for g in corpus.genres), *lines]))
+    predictions = load(path, corpus)
+    assert predictions.genres == corpus.genres
+    assert summaries(predictions) == summaries(whole)
+    with pytest.raises(UserError, match=r"no column split\. Add it, or name the corpus"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("track_id", "track", "no column track_id; it has track, split"),
+        ("clip/", "", "no scores: a column clip/<genre>"),
+        ("validation", "dev", "'dev' in the column split is none of train, validation, test"),
+        ("0.7", "loud", "the column clip/Jazz is not of numbers"),
+        ("0.7", "", "the column clip/Jazz is not of numbers"),
+        ("9,", "5,", "several rows of a track, for instance of 5"),
+        ("5,validation,Jazz", "5,validation,Polka", "'Polka' in the column genre is no genre that has scores"),
+        ("clip/Rock", "clip/Jazz", "several columns"),
+        (CSV[CSV.index("5,") :], "", "has no rows"),
+        ("0.7", "inf", "the column clip/Jazz is not of numbers"),
+        ("5,validation", "5.5,validation", "a value is no whole number"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, before, after, message):
+    path = tmp_path / "theirs.csv"
+    path.write_text(CSV.replace(before, after))
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
+def test_missing_damaged_and_foreign_files(tmp_path):
+    with pytest.raises(UserError, match="there is no predictions file"):
+        load(tmp_path / "gone.parquet")
+    path = tmp_path / "p.parquet"
+    save(make_predictions(), path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        load(path)
+    save(make_predictions(), path)
+    with pytest.raises(UserError, match="track 1000 and 29 others are not in corpus arrays"):
+        load(path, dataclasses.replace(make_corpus(), track_id=np.arange(120)))
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table.drop_columns(["clip/Rock"]), path)
+    with pytest.raises(UserError, match="'clip/Rock' is missing; the genres are Old-Time"):
+        load(path)

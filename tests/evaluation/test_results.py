@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+from test_predictions import make_predictions
+
+from mgc_jax.evaluation.metrics import genre_metrics
+from mgc_jax.evaluation.predictions import concatenate
+from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.results import finish, format_table, rare_limits, rare_lists, summaries, summary, view_metrics
+
+COUNTS = {"train_clips": np.array([50.0, 150, 5000]), "train_clips_outside_small": np.array([50.0, 90, 4200])}
+METRICS = {"accuracy": 0.5, "macro_f1": 0.5, "micro_ap": 0.5}
+ABOUT = {"model": "M", "fingerprint": "f", "best_step": 3}
+
+
+def test_every_view_has_its_metrics():
+    predictions = make_predictions(**COUNTS)
+    result = summary(predictions)
+    for view in ("clip", "clip_mean", "bag"):
+        expected = genre_metrics(predictions.label, predictions.views[view])
+        assert {name: result[view][name] for name in expected} == expected
+        for name in ("accuracy", "macro_f1", "micro_ap"):
+            low, high = result["intervals"][view][name]
+            assert low < result[view][name] < high
+    assert (result["clips"], result["bags"], result["artists"]) == (30, 10, 5 + 3)
+    assert result["majority_accuracy"] == np.mean(predictions.label == 2)
+    assert view_metrics(predictions).items() <= result.items()
+    json.dumps(result, allow_nan=False)
+
+
+def test_named_genres_count_for_accuracy_and_scores_for_average_precision():
+    predictions = make_predictions()
+    named = predictions.replace(named={"clip": predictions.label})
+    assert summary(named)["clip"]["accuracy"] == 1.0
+    assert summary(named)["clip"]["micro_ap"] == summary(predictions)["clip"]["micro_ap"]
+    assert summary(named)["clip_mean"] == summary(predictions)["clip_mean"]
+
+
+def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label():
+    predictions = make_predictions()
+    offsets = predictions.offsets
+    right = sum(
+        offsets[b + 1] - offsets[b]
+        for b in range(len(offsets) - 1)
+        if predictions.bag_scores[offsets[b]].argmax() == predictions.label[offsets[b]]
+    )
+    assert view_metrics(predictions)["bag"]["paper_accuracy"] == pytest.approx(right / 30)
+
+
+def test_clips_that_are_alone_in_their_bag():
+    predictions = make_predictions().take(np.array([0, 1, 3, 7, 8, 10]))  # bags of 2, 1, 2 and 1
+    right = predictions.predicted("clip") == predictions.label
+    assert summary(predictions)["alone"] == {"clips": 2, "accuracy": np.mean(right[[2, 5]])}
+    assert summary(make_predictions())["alone"] == {"clips": 0, "accuracy": None}
+
+
+def test_rare_genres_are_found_from_the_counts():
+    predictions = make_predictions(**COUNTS)
+    assert rare_lists(predictions, (100, 200)) == {
+        "<100": (0,), "<200": (0, 1), "<100 (paper)": (0, 1), "<200 (paper)": (0, 1)
+    }  # fmt: skip
+    assert list(rare_lists(make_predictions(train_clips=COUNTS["train_clips"]), (100, 200))) == ["<100", "<200"]
+    assert rare_limits(predictions) == (100, 200)
+    assert rare_limits(make_predictions(info={"corpus": "demo"})) == (5, 8)
+    top = summary(predictions)["top_k"]["clip"]["<200"]
+    rare = predictions.label < 2
+    order = np.argsort(-predictions.clip_scores[rare], axis=1)
+    assert top["clips"] == rare.sum()
+    assert top["2"] == pytest.approx(np.mean((order[:, :2] == predictions.label[rare, None]).any(axis=1)))
+    low, high = top["intervals"]["2"]
+    assert 0 <= low <= top["2"] <= high <= 1
+    frequency = summary(predictions)["frequency"]["clip"]
+    assert {part: values["genres"] for part, values in frequency.items()} == {
+        "head": ["Rock"], "mid": [], "tail": ["Old-Time / Historic", "Jazz"]
+    }  # fmt: skip
+    assert frequency["mid"]["accuracy"] is None
+
+
+def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys):
+    validation, test = make_predictions(**COUNTS), make_predictions("test", seed=5, **COUNTS)
+    first = finish(validation, ABOUT, tmp_path, "a model")
+    assert first["test_evaluations"] == 0
+    assert set(first["splits"]) == {"validation"}
+    second = finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
+    assert second["test_evaluations"] == 1
+    third = finish(validation, ABOUT, tmp_path, "a model")
+    assert third["test_evaluations"] == 1
+    assert third["splits"] == second["splits"]
+    assert load(tmp_path / FILE_NAME).splits == ["validation", "test"]
+    assert json.loads((tmp_path / "results.json").read_text()) == third
+    (tmp_path / FILE_NAME).write_bytes(b"PAR1")  # damaged: the results stay, without scores
+    without = finish(validation, ABOUT, tmp_path, "a model")
+    assert without["splits"] == second["splits"]
+    assert without["test_evaluations"] == 1
+    assert load(tmp_path / FILE_NAME).splits == ["validation"]
+    for changed in ({"best_step": 9}, {"fingerprint": "other"}, {"logit_adjustment": 1.0}):  # not the same scores
+        again = finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
+        other = finish(validation, ABOUT | changed, tmp_path, "a model")
+        assert set(other["splits"]) == {"validation"}
+        assert other["test_evaluations"] == again["test_evaluations"]
+    assert other["test_evaluations"] == 4
+    finish(test, ABOUT, tmp_path, "a model")
+    assert set(finish(validation, ABOUT, tmp_path, "a model", keep_test=False)["splits"]) == {"validation"}
+    assert "clip, bag average" in capsys.readouterr().out
+
+
+def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):
+    old = ABOUT | {"splits": {"validation": {}, "test": {"clips": 30, "bags": 10, "clip": METRICS}}}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    results = finish(make_predictions(**COUNTS), ABOUT, tmp_path, "a model")
+    assert results["test_evaluations"] == 1
+    assert results["splits"]["test"] == old["splits"]["test"]
+    (tmp_path / "results.json").write_text(json.dumps(ABOUT | {"splits": None}))
+    assert finish(make_predictions(**COUNTS), ABOUT, tmp_path, "a model")["test_evaluations"] == 0
+
+
+def test_intervals_and_parts_are_of_the_genres_that_the_model_names():
+    predictions = make_predictions(**COUNTS)
+    right = summary(predictions.replace(named={"clip": predictions.label}))
+    assert right["intervals"]["clip"]["accuracy"] == [1.0, 1.0]
+    assert right["frequency"]["clip"]["head"]["accuracy"] == 1.0
+    assert summary(predictions)["frequency"]["clip"]["head"]["accuracy"] < 1
+
+
+def test_the_table_warns_of_genres_that_one_artist_carries():
+    one = make_predictions(artist=np.full(30, "X"))
+    table = format_table(summaries(one))
+    assert "beware, validation: Old-Time / Historic: 8 clips by 1 artist" in table
+    assert "(2 more such genres: results.json)" in table
+    assert "beware" not in format_table({"train": view_metrics(one)})

@@ -1,0 +1,40 @@
+import os
+import sys
+
+import pytest
+
+from mgc_jax.runtime.huge_pages import restart_with_huge_pages
+
+
+class RestartedError(Exception):
+    pass
+
+
+@pytest.fixture
+def restarts(monkeypatch):
+    """Records the program that would replace this one."""
+    calls = []
+
+    def execv(program, arguments):
+        calls.append((program, arguments))
+        raise RestartedError
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mgc_jax.main", "--mode", "eval"])
+    return calls
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_the_program_begins_again_with_the_same_arguments(restarts, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    with pytest.raises(RestartedError):
+        restart_with_huge_pages()
+    assert restarts == [(sys.executable, [sys.executable, "-m", "mgc_jax.main", "--mode", "eval"])]
+    assert "hugetlb=1" in os.environ["GLIBC_TUNABLES"]
+    restart_with_huge_pages()  # once is enough
+
+
+def test_the_users_own_choice_stands(restarts, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    restart_with_huge_pages()
+    assert restarts == []

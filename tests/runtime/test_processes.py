@@ -1,0 +1,229 @@
+"""Several processes: how they are told of each other, and, over the loopback network, what becomes of a run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import make_corpus, save_arrays
+
+from mgc_jax.errors import UserError
+from mgc_jax.runtime import processes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from mgc_jax.config import default
+def get_config():
+    config = default()
+    config.data.bag_key = "pair"
+    config.data.arrays.axes = "clip feature"
+    config.model.encoder.update(name="mlp", hidden=(8,))
+    config.batch.rows, config.batch.clips_per_row = 8, 6
+    config.optimizer.update(name="sgd", learning_rate=0.05, plateau_factor=0.5, plateau_patience=1)
+    config.train.epochs, config.train.log_every_steps = 4, 1
+    config.train.checkpoint_every_steps = 1
+    config.eval.batch_clips = 16
+    return config
+"""
+LAUNCHERS = ("JAX_", "SLURM_", "OMPI_")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(LAUNCHERS) and name not in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
+            monkeypatch.delenv(name)
+
+
+def test_one_process_needs_nothing(monkeypatch):
+    assert processes._settings(None, None, None) is None
+    assert processes._settings("here:1", 1, None) is None
+    for name, value in {"JOB_ID": 7, "STEP_NODELIST": "a", "NTASKS": 1, "PROCID": 0, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert processes._settings(None, None, None) is None
+    processes.start()
+    with processes.joined():
+        assert processes.from_first(lambda: {"a": (1, 2)}) == {"a": (1, 2)}
+        processes.require_same("anything", {"a": 1})
+    assert processes.is_first()
+
+
+def test_flags_environment_and_launchers_tell_of_the_others(monkeypatch):
+    assert processes._settings("node1:12345", 4, 3) == ("node1:12345", 4, 3)
+    for name, value in {"COORDINATOR_ADDRESS": "node1:12345", "NUM_PROCESSES": 4, "PROCESS_ID": 2}.items():
+        monkeypatch.setenv(f"JAX_{name}", str(value))
+    assert processes._settings(None, None, None) == ("node1:12345", 4, 2)
+    assert processes._settings(None, None, 1) == ("node1:12345", 4, 1)  # a flag wins
+    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+        monkeypatch.delenv(f"JAX_{name}")
+    for name, value in {"JOB_ID": 7, "STEP_NODELIST": "a", "NTASKS": 3, "PROCID": 1, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert processes._settings(None, None, None) == ("", 3, 1)
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1:34911")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "5")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "4")
+    assert processes._settings(None, None, None) == ("", 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, None, 1), "--process_id without --coordinator and --num_processes"),
+        (("node1:1234", None, None), "--coordinator without --num_processes and --process_id"),
+        (("node1:1234", 2, 2), "--process_id=2 with --num_processes=2: the ids are 0 to 1"),
+        (("node1:1234", 2, -1), "--process_id=-1"),
+        (("node1", 2, 1), "--coordinator=node1: write the host of process 0 and a free port"),
+        (("node1:port", 2, 1), "--coordinator=node1:port"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(given, message):
+    with pytest.raises(UserError, match=message):
+        processes.start(*given)
+
+
+def test_an_environment_variable_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES='two' is not a number"):
+        processes.start()
+
+
+def test_a_coordinator_that_does_not_answer_is_named():
+    with pytest.raises(UserError, match=r"no process 0 answers at 127\.0\.0\.1:\d+ .* within 0 s"):
+        processes.start(f"127.0.0.1:{free_port()}", 2, 1, timeout=0.1)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "small.py").write_text(CONFIG)
+    save_arrays(make_corpus(clip_shape=(6,)), tmp_path)
+    return tmp_path
+
+
+def start_processes(folder, workdir, *arguments, number=2, own=((), ()), devices=1):
+    """Starts processes that train together; returns them, their output being in files `<workdir>.<i>`."""
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["JAX_PLATFORMS"] = "cpu"
+    started = []
+    for i in range(number):
+        command = [sys.executable, "-m", "mgc_jax.main", "--config", "small.py", "--workdir", workdir]
+        command += ["--config.data.corpus=arrays", "--config.data.arrays.clips=clips.npz"]
+        command += ["--config.data.arrays.table=tracks.csv", *arguments, *own[i]]
+        if number > 1:
+            command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={number}", f"--process_id={i}"]
+        with (folder / f"{workdir}.{i}").open("w") as output:
+            started.append(
+                subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            )
+    return started
+
+
+def finished(started, timeout=300):
+    """Waits for processes; returns their exit statuses."""
+    try:
+        return [process.wait(timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def output(folder, workdir, i=0):
+    return (folder / f"{workdir}.{i}").read_text()
+
+
+def curve(folder, workdir):
+    lines = (folder / workdir / "metrics.jsonl").read_text().splitlines()
+    return {
+        (line["step"], name): value
+        for line in map(json.loads, lines)
+        for name, value in line.items()
+        if not name.endswith(("per_second", "step"))
+    }
+
+
+def wait_for_checkpoints(folder, workdir, started, number):
+    deadline = time.monotonic() + 240
+    while sum(path.name.isdigit() for path in (folder / workdir).glob("checkpoints/*")) < number:
+        assert all(process.poll() is None for process in started), output(folder, workdir)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_two_devices_do_also_when_killed(folder):
+    assert finished(start_processes(folder, "one", number=1, devices=2)) == [0], output(folder, "one")
+    assert finished(start_processes(folder, "two")) == [0, 0], output(folder, "two") + output(folder, "two", 1)
+    killed = start_processes(folder, "killed", "--config.train.epochs=400")
+    wait_for_checkpoints(folder, "killed", killed, 1)
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+    finished(killed)
+    assert not (folder / "killed" / "results.json").exists()
+    reached = max(int(p.name) for p in (folder / "killed" / "checkpoints").iterdir() if p.name.isdigit())
+    epochs = max(4, -(-reached // 2) + 1)
+    assert finished(start_processes(folder, "killed", f"--config.train.epochs={epochs}")) == [0, 0], output(
+        folder, "killed"
+    )
+    assert "resuming killed at step" in output(folder, "killed")
+    one, two, resumed = (curve(folder, name) for name in ("one", "two", "killed"))
+    assert one.keys() == two.keys()
+    for other in (two, resumed):
+        # The sum over two devices is exact in both, but the compiler lays the programs out in its own way.
+        for key in one:
+            np.testing.assert_allclose(other[key], one[key], rtol=1e-5, atol=1e-6, err_msg=str(key))
+    results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[0]["best_step"] == results[1]["best_step"]
+    assert "2 x " in results[1]["environment"]["devices"]
+    assert "MLP + MATT" in output(folder, "two")
+    assert "MLP + MATT" not in output(folder, "two", 1)
+    assert "accuracy" not in output(folder, "two", 1)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_and_the_run_resumes(folder):
+    started = start_processes(folder, "run", "--config.train.epochs=4000")
+    wait_for_checkpoints(folder, "run", started, 1)
+    started[1].send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    assert finished(started, 100)[0] == 1
+    assert time.monotonic() - begin < processes.LOST_AFTER + 30
+    (line,) = [line for line in output(folder, "run").splitlines() if line.startswith("error: ")]
+    assert "process 1 has not been heard of for 40 s" in line
+    assert "the same command on all hosts resumes" in line
+    reached = max(int(p.name) for p in (folder / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    again = start_processes(folder, "run", f"--config.train.epochs={reached // 2 + 2}")
+    assert finished(again) == [0, 0], output(folder, "run")
+    assert "resuming run at step" in output(folder, "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (((), ("--config.optimizer.learning_rate=0.1",)),
+         "do not have the same configuration: optimizer.learning_rate is 0.05 in process 0 and 0.1 in process 1"),
+        (((), ("--config.data.arrays.clips=other.npz",)), "do not have the same corpus: fingerprint is"),
+        (((), ("--config.data.arrays.clips=gone.npz",)), "gone.npz"),
+    ],
+    ids=["config", "corpus", "error in one"],
+)  # fmt: skip
+def test_an_error_in_one_process_ends_both_with_its_message(folder, own, message):
+    with np.load(folder / "clips.npz") as arrays:
+        np.savez(folder / "other.npz", clips=arrays["clips"] * 2, track_id=arrays["track_id"])
+    assert finished(start_processes(folder, "run", own=own), 120) == [1, 1]
+    for i in range(2):
+        assert message in output(folder, "run", i)
+        assert "Traceback" not in output(folder, "run", i)

@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+from helpers import make_corpus, save_arrays
+
+from mgc_jax import modes
+from mgc_jax.config.checks import validate
+from mgc_jax.data.open import open_corpus
+from mgc_jax.data.splits import cross_validation
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.papers.fma import baseline
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = baseline("lr", "")
+    config.update_from_flattened_dict(save_arrays(make_corpus(num_clips=200, clip_shape=(6,)), tmp_path))
+    config.data.arrays.axes = "clip feature"
+    config.data.bag_key = "pair"
+    config.data.folds = 3
+    validate(config)
+    return config
+
+
+def test_cross_validation_scores_every_clip_by_a_model_that_never_saw_its_artist(tmp_path, config, capsys):
+    results = modes.cross_validate(config, tmp_path / "run")
+    predictions = load(tmp_path / "run" / FILE_NAME)
+    corpus = open_corpus(config.data)
+    outside_test = corpus.track_id[corpus.split != "test"]
+    np.testing.assert_array_equal(np.sort(predictions.track_id), np.sort(outside_test))
+    assert predictions.splits == ["validation"]
+    for fold in range(3):
+        dealt = cross_validation(corpus, 3, fold)
+        of_fold = dealt.track_id[dealt.indices("validation")]
+        np.testing.assert_array_equal(np.sort(predictions.track_id[predictions.fold == fold]), np.sort(of_fold))
+        alone = json.loads((tmp_path / "run" / f"fold-{fold}" / "results.json").read_text())
+        part = predictions.take(predictions.fold == fold)
+        right = part.predicted("clip") == part.label
+        assert alone["splits"]["validation"]["clip"]["accuracy"] == pytest.approx(np.mean(right))
+    right = predictions.predicted("clip") == predictions.label
+    assert results["splits"]["validation"]["clip"]["accuracy"] == pytest.approx(np.mean(right))
+    np.testing.assert_allclose(predictions.train_clips.sum(), len(outside_test) * 2 / 3)
+    assert results["folds"] == 3
+    assert "LR on arrays, 3 folds grouped by artist" in capsys.readouterr().out
+    assert modes.cross_validate(config, tmp_path / "run")["splits"] == results["splits"]
+
+
+def test_cross_validation_needs_folds_and_takes_them_all(tmp_path, config):
+    config.data.fold = 1
+    with pytest.raises(UserError, match=r"leave out --config.data.fold=1"):
+        modes.cross_validate(config, tmp_path / "run")
+    config.data.fold, config.data.folds = 0, 0
+    with pytest.raises(UserError, match=r"--config.data.folds=5, for instance"):
+        modes.cross_validate(config, tmp_path / "run")
+
+
+def test_a_cross_validation_and_a_single_run_do_not_share_a_folder(tmp_path, config):
+    results = modes.cross_validate(config, tmp_path / "run")
+    for job in (modes.train, modes.evaluate):
+        with pytest.raises(UserError, match=r"holds a cross-validation: give --mode cross_validate"):
+            job(config, tmp_path / "run")
+    config.data.folds = 4
+    with pytest.raises(UserError, match=r"data.folds: 3 there, 4 now"):
+        modes.cross_validate(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["folds"] == 3
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    modes.train(config, tmp_path / "single")
+    with pytest.raises(UserError, match=r"holds a single run, not a cross-validation"):
+        modes.cross_validate(config, tmp_path / "single")
+    folds = results["per_fold"]["clip"]["accuracy"]
+    assert len(folds) == 3
+    assert min(folds) <= results["splits"]["validation"]["clip"]["accuracy"] <= max(folds)
+
+
+def test_an_svm_whose_names_agree_with_its_scores_on_some_splits(tmp_path, config):
+    """Regression: the file of such a split lists no names."""
+    config.baseline = type(config)({"name": "svm"})
+    config.data.folds = 0
+    tested = modes.train(config, tmp_path / "run", test=True)
+    assert modes.evaluate(config, tmp_path / "run")["splits"] == tested["splits"]
+    config.data.folds = 3
+    assert modes.cross_validate(config, tmp_path / "folds")["folds"] == 3

@@ -1,0 +1,208 @@
+import contextlib
+import json
+import logging
+import os
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgc_jax.errors import UserError
+from mgc_jax.training.checkpoint import DamagedError, open_checkpoints
+from mgc_jax.training.state import TrainState
+
+SELECT = "bag/accuracy"
+
+
+def state(step):
+    weights = jax.random.normal(jax.random.key(step), (300, 40))
+    return TrainState(jnp.array(step, jnp.int32), {"w": weights, "b": weights[0]}, {}, (weights,))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """Checkpoints of steps 2, 4 and 6; the best on validation is 2."""
+    with open_checkpoints(tmp_path, SELECT, 2) as checkpoints:
+        for step, metric in ((2, 0.9), (4, 0.8), (6, 0.7)):
+            checkpoints.save(state(step), {"seconds": {"train": 1.5}, "run": "a"}, {SELECT: metric})
+    return tmp_path
+
+
+def opened(workdir):
+    return open_checkpoints(workdir, SELECT, 2)
+
+
+def folder(workdir, step):
+    return workdir / "checkpoints" / str(step)
+
+
+def names(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def last_whole(workdir, check=lambda meta: None):
+    with opened(workdir) as checkpoints:
+        return checkpoints.last_whole(state(0), check)
+
+
+def assert_is(found, step):
+    expected = state(step)
+    assert int(found[0].step) == step
+    jax.tree.map(np.testing.assert_array_equal, found[0], expected)
+    assert found[1]["seconds"] == {"train": 1.5}
+
+
+def cut(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def remove(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, remove])
+def test_damage_to_any_file_never_gives_other_weights(workdir, tmp_path_factory, damage):
+    """Whatever file it is, training goes on from what was saved: from the last checkpoint or the one before."""
+    files = sorted(path.relative_to(workdir) for path in folder(workdir, 6).rglob("*") if path.is_file())
+    fell_back = []
+    for number, file in enumerate(files):
+        copy = tmp_path_factory.mktemp("copy") / str(number)
+        shutil.copytree(workdir, copy)
+        damage(copy / file)
+        found = last_whole(copy)
+        step = int(found[0].step)
+        assert_is(found, step)
+        assert names(copy) == (["2", "4", "6"] if step == 6 else ["2", "4", "damaged-6"])
+        if step != 6:
+            fell_back.append(str(file))
+    for part in ("meta/metadata", "metrics/metrics", "state/d/"):
+        assert any(part in file for file in fell_back), part
+
+
+@pytest.mark.parametrize("part", ["meta", "metrics", "state", "."])
+def test_a_part_that_is_missing(workdir, part, caplog):
+    caplog.set_level(logging.WARNING)
+    shutil.rmtree(folder(workdir, 6) / part)
+    folder(workdir, 6).mkdir(exist_ok=True)
+    assert_is(last_whole(workdir), 4)
+    assert names(workdir) == ["2", "4", "damaged-6"]
+    assert f"checkpoint {folder(workdir, 6)} is damaged" in caplog.text
+    assert "training goes on from the checkpoint of step 4" in caplog.text
+    with opened(workdir) as checkpoints:
+        checkpoints.save(state(6), {"seconds": {"train": 1.5}, "run": "a"}, {SELECT: 0.7})  # it is made again
+    assert_is(last_whole(workdir), 6)
+    cut(folder(workdir, 6) / "meta" / "metadata")
+    last_whole(workdir)
+    assert names(workdir) == ["2", "4", "damaged-6", "damaged-6-2"]
+
+
+def test_nothing_is_moved_where_no_checkpoint_is_whole(workdir):
+    for step in (2, 4, 6):
+        cut(folder(workdir, step) / "meta" / "metadata")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used \(2, 4, 6\): .*give a new --workdir"):
+        last_whole(workdir)
+    assert names(workdir) == ["2", "4", "6"]
+
+
+def test_no_checkpoint_is_no_damage(tmp_path):
+    assert last_whole(tmp_path) is None
+
+
+def test_a_checkpoint_of_another_run_is_an_error_whatever_lies_before_it(workdir):
+    def check(meta):
+        raise UserError(f"this is run {meta['run']}")
+
+    with pytest.raises(UserError, match="this is run a"):
+        last_whole(workdir, check)
+    assert names(workdir) == ["2", "4", "6"]
+
+
+def test_an_old_checkpoint_that_was_being_deleted_is_no_damage(workdir):
+    shutil.rmtree(folder(workdir, 4) / "metrics")
+    shutil.rmtree(folder(workdir, 4) / "meta")
+    assert_is(last_whole(workdir), 6)
+    with opened(workdir) as checkpoints:
+        assert checkpoints.best_step() == 2
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_the_best_is_not_exchanged_in_silence(workdir, damage, caplog):
+    damage(folder(workdir, 2) / "metrics" / "metrics")
+    with opened(workdir) as checkpoints:
+        with pytest.raises(DamagedError, match=r"checkpoints/2 is damaged.*rename that folder to damaged-2"):
+            checkpoints.best_step()
+        with pytest.raises(DamagedError, match="checkpoints/2 is damaged"):  # it would be deleted as an old one
+            checkpoints.last_whole(state(0), lambda meta: None)
+    folder(workdir, 2).rename(folder(workdir, "damaged-2"))
+    with opened(workdir) as checkpoints:
+        assert checkpoints.best_step() == 4
+    assert "step 2 was the best on validation, and is gone" in caplog.text
+
+
+def test_the_best_whose_weights_are_damaged(workdir):
+    flip(max((folder(workdir, 2) / "state").rglob("d/*"), key=lambda path: path.stat().st_size))
+    with opened(workdir) as checkpoints:
+        assert checkpoints.best_step() == 2
+        with pytest.raises(DamagedError, match="checkpoints/2 is damaged"):
+            checkpoints.restore(2, state(0))
+
+
+def test_checkpoints_of_early_versions_have_no_checksums(workdir):
+    file = folder(workdir, 6) / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    del meta["checksums"], meta["best_step"]
+    file.write_text(json.dumps(meta))
+    assert_is(last_whole(workdir), 6)
+    with opened(workdir) as checkpoints:
+        assert checkpoints.best_step() == 2
+
+
+@contextlib.contextmanager
+def no_room():
+    """Lets no file grow: writes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def save_without_room(workdir, ends):
+    with opened(workdir) as checkpoints, no_room():
+        checkpoints.save(state(8), {}, {SELECT: 0.95})
+        ends(checkpoints)
+        checkpoints.close()
+
+
+def save_another(checkpoints):
+    checkpoints.save(state(10), {}, {SELECT: 0.96})
+    raise AssertionError
+
+
+@pytest.mark.parametrize("noticed", [save_another, lambda checkpoints: None], ids=["at the next save", "at the end"])
+def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(workdir, noticed):
+    with pytest.raises(UserError, match=r"checkpoints cannot be written: .*MiB free.*the same command resumes"):
+        save_without_room(workdir, noticed)
+    found, _ = last_whole(workdir)
+    step = int(found.step)
+    assert step in (6, 8)  # 8: a thread that was still writing, once there was room again, made it whole
+    jax.tree.map(np.testing.assert_array_equal, found, state(step))
+    with opened(workdir) as checkpoints:
+        checkpoints.save(state(12), {"seconds": {"train": 1.5}}, {SELECT: 0.95})
+    assert_is(last_whole(workdir), 12)
+
+
+def test_an_error_in_training_is_not_hidden_by_one_in_saving(workdir):
+    with pytest.raises(ZeroDivisionError):
+        save_without_room(workdir, lambda checkpoints: 1 / 0)

@@ -1,0 +1,440 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers import make_corpus, small_config
+
+from mgc_jax.config import keys
+from mgc_jax.data.bags import bags_of
+from mgc_jax.data.batches import TrainBatches, pad_rows
+from mgc_jax.data.feed import placed_batches
+from mgc_jax.data.inputs import make_inputs
+from mgc_jax.data.placement import DeviceClips, HostClips
+from mgc_jax.data.standardization import standardization
+from mgc_jax.errors import UserError
+from mgc_jax.experiment import Experiment
+from mgc_jax.models.classifier import build_model, split_model
+from mgc_jax.runtime.devices import data_mesh, replicate, shard
+from mgc_jax.runtime.workdir import claim
+from mgc_jax.training.checkpoint import Checkpoints, open_checkpoints
+from mgc_jax.training.loop import evaluate_workdir, initial_state, make_phase, train_and_evaluate
+from mgc_jax.training.optimizer import make_optimizer
+from mgc_jax.training.step import make_loss, make_train_step
+
+ROOT = Path(__file__).parents[2]
+
+
+def step_parts(config, corpus, devices, source):
+    """Everything for one train step on the given devices: the loss, and its arguments."""
+    mesh = data_mesh(devices)
+    model = build_model(config.model, corpus.clips.shape[1:], len(corpus.genres), seed=0)
+    graph, params, stats = split_model(model)
+    batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=config.augment.mixup)
+    ones = np.ones(len(corpus.genres), np.float32)
+    loss = make_loss(graph, make_inputs(config, corpus), config.loss, batches.weight_per_step, ones, 0 * ones)
+    batch, clips = batches(0), source(corpus.clips, mesh)
+    partners = None if batch.mix is None else clips(batch.mix.clip)
+    arguments = replicate(params, mesh), replicate(stats, mesh), shard(batch, mesh), clips(batch.clip), partners
+    return loss, arguments
+
+
+AUGMENTED = {
+    "augment.mixup": 0.5, "augment.noise": 0.1, "augment.crop_frames": 40, "augment.time_masks": 1,
+    "augment.mel_masks": 1, "augment.mel_mask_bands": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "source"),
+    [({"model.pooling.name": "mean"}, DeviceClips), ({}, HostClips), (AUGMENTED, DeviceClips)],
+    ids=["mean", "matt on the host", "matt augmented"],
+)
+def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, source):
+    config = small_config(tmp_path, corpus, **changes)
+    results = []
+    for devices, clips in ((jax.devices()[:1], DeviceClips), (jax.devices(), source)):
+        loss, arguments = step_parts(config, corpus, devices, clips)
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        results.append(jax.device_get(run(*arguments, jax.random.key(0))))
+    assert len(jax.devices()) == 8
+    (one, gradients_one), (eight, gradients_eight) = results
+    np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
+    scale = float(optax.tree.norm(gradients_one))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6 * scale), gradients_one, gradients_eight)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one[1][0], eight[1][0])
+
+
+@pytest.mark.slow
+def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
+    config = small_config(tmp_path, make_corpus(num_clips=400), **{"train.epochs": 12})
+    workdir = tmp_path / "run"
+    results = train_and_evaluate(config, workdir, test=True)
+    majority = results["splits"]["validation"]["majority_accuracy"]
+    assert results["splits"]["validation"]["bag"]["accuracy"] > majority + 0.2
+    assert results["splits"]["train"]["bag"]["accuracy"] > 0.8
+
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert set(results["splits"]) == {"train", "validation", "test"}
+    assert results["test_evaluations"] == 1
+    for split in results["splits"].values():
+        for view in ("clip", "clip_mean", "bag"):
+            assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    evaluations = {
+        line["step"]: line["validation/bag/micro_ap"] for line in lines if "validation/bag/micro_ap" in line
+    }
+    assert len(evaluations) == 12
+    assert evaluations[results["best_step"]] == max(evaluations.values())  # the best is kept and used
+    assert list((workdir / "tensorboard").glob("events*"))
+    table = capsys.readouterr().out
+    assert "clip, bag average" in table
+    assert "bag model" in table
+
+    again = evaluate_workdir(config, workdir)  # the test split's results stay, without another look
+    assert again["splits"] == results["splits"]
+    assert again["test_evaluations"] == 1
+    assert evaluate_workdir(config, workdir, test=True)["test_evaluations"] == 2
+
+
+def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"model.pooling.name": "none", "train.select": "clip/accuracy"})
+    validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
+    assert "bag" not in validation
+    assert {"clip", "clip_mean"} <= set(validation)
+
+
+def test_a_corpus_without_validation_split_trains_to_the_last_step(tmp_path, corpus):
+    split = np.where(corpus.split == "validation", "test", corpus.split)
+    config = small_config(tmp_path, corpus.__class__(**{**vars(corpus), "split": split}))
+    results = train_and_evaluate(config, tmp_path / "run")
+    assert results["best_step"] == results["last_step"]
+    assert results["selected_by"] == "last step"
+
+
+def final_state(config, workdir, step=None):
+    model = build_model(config.model, (config.augment.crop_frames or 40, 12), 3, seed=config.seed)
+    _, params, stats = split_model(model)
+    state = make_optimizer(config.optimizer, config.train.epochs, 1).initial_state(params, stats)
+    with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+        return jax.device_get(checkpoints.restore(step or checkpoints.latest_step(), state))
+
+
+@pytest.mark.slow
+def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 40, "train.checkpoint_every_steps": 2})
+    (tmp_path / "config.json").write_text(json.dumps(keys.to_json(config)))
+    program = (
+        "import json, sys, pathlib; from ml_collections import ConfigDict; from mgc_jax.training.loop import *\n"
+        "train_and_evaluate(ConfigDict(json.load(open(sys.argv[1]))), pathlib.Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "config.json")]
+    interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
+    process = subprocess.Popen([*command, str(interrupted)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while sum(p.name.isdigit() for p in interrupted.glob("checkpoints/*")) < 2:  # it is in the middle of training
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (interrupted / "results.json").exists()
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for workdir in (interrupted, whole):
+        subprocess.run([*command, str(workdir)], check=True, capture_output=True, env=environment)
+    one, two = (final_state(config, workdir) for workdir in (interrupted, whole))
+    assert int(one.step) == int(two.step) > 40
+    jax.tree.map(np.testing.assert_array_equal, one, two)  # bit for bit
+    metrics = [
+        [
+            {k: v for k, v in json.loads(line).items() if "per_second" not in k}
+            for line in (workdir / "metrics.jsonl").read_text().splitlines()
+        ]
+        for workdir in (interrupted, whole)
+    ]
+    steps = [[line["step"] for line in lines] for lines in metrics]
+    assert steps[0] == sorted(steps[0])  # no line of the lost steps is left
+    assert metrics[0] == metrics[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    first = train_and_evaluate(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert train_and_evaluate(config, tmp_path / "run")["splits"] == first["splits"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+
+def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 2})
+    short = train_and_evaluate(config, tmp_path / "run")
+    config.train.epochs = 4
+    assert train_and_evaluate(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
+    config.train.epochs = 3
+    with pytest.raises(UserError, match=r"more than the .* of config\.train\.epochs=3"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model.pooling.name", "mean"), ("seed", 1), ("batch.rows", 16), ("train.select", "clip/accuracy")],
+)
+def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    before = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    config.update_from_flattened_dict({key: value})
+    for job in (train_and_evaluate, evaluate_workdir):
+        with pytest.raises(UserError, match=rf"another configuration \({key}"):
+            job(config, tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == before
+
+
+def test_a_run_that_never_began_does_not_bind_its_workdir(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    config.model.encoder.pools = ((2, 4), (0, 4))
+    with pytest.raises(UserError, match="write two sizes per block"):
+        train_and_evaluate(config, tmp_path / "run")
+    config.model.encoder.pools = ((2, 4), (2, 4))
+    train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "null"])
+def test_a_damaged_config_json_is_named_and_can_be_deleted(tmp_path, corpus, content):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    first = train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    assert train_and_evaluate(config, tmp_path / "run")["splits"] == first["splits"]
+    (tmp_path / "run" / "config.json").unlink()
+    config.seed = 5  # the checkpoints know it too
+    with pytest.raises(UserError, match="seed: 0 there, 5 now"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_workdir_of_another_corpus_is_refused(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    small_config(tmp_path, make_corpus(seed=9))  # overwrites the files
+    before = (tmp_path / "run" / "config.json").read_text()
+    config.eval.batch_clips = 8
+    with pytest.raises(UserError, match="fingerprint"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_divergence_stops_the_run_and_no_checkpoint_is_poisoned(tmp_path, corpus, rate):
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": rate, "train.checkpoint_every_steps": 1}
+    config = small_config(tmp_path, corpus, **changes)
+    with pytest.raises(UserError, match="training diverged: loss or weights are no longer finite at step"):
+        train_and_evaluate(config, tmp_path / "run")
+    for step in (int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("*") if p.name.isdigit()):
+        state = final_state(config, tmp_path / "run", step)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    with (
+        claim(tmp_path / "run", config, create=True),
+        pytest.raises(UserError, match="another process works in"),
+    ):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"batch.rows": 1, "batch.clips_per_row": 64, "train.epochs": 2})
+    assert len(jax.devices()) == 8
+    results = train_and_evaluate(config, tmp_path / "run")
+    assert results["last_step"] == 4
+    batch = TrainBatches(bags_of(corpus, "train", "pair"), 3, 32, seed=0)(0)
+    padded = pad_rows(batch, 8)
+    assert padded.clip.shape == (8, 32)
+    for before, after in zip(batch[:-1], padded[:-1], strict=True):
+        np.testing.assert_array_equal(after[:3], before)
+        assert after.dtype == before.dtype
+    assert (padded.segment[3:] == 32).all()
+    assert not padded.weight[3:].any()
+
+
+def test_the_step_compiles_once(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    run = Experiment(config, tmp_path / "run")
+    phase, traced = make_phase(run, classifier_only=False), []
+    ones = np.ones(3, np.float32)
+    loss = make_loss(run.graph, run.inputs, config.loss, 1.0, ones, 0 * ones)
+
+    def counted(*arguments):
+        traced.append(1)
+        return loss(*arguments)
+
+    step = make_train_step(counted, phase.optimizer)
+    state = initial_state(run, phase.optimizer)
+    for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 4):
+        state, _ = step(state, batch, clips, partners, jax.random.key(0))
+    assert len(traced) == 1
+
+
+EVERYTHING = {
+    "batch.sampling": "sqrt", "batch.sub_bags": True, "loss.name": "focal", "loss.label_smoothing": 0.1,
+    "loss.bag_weight": "size", "loss.class_weights": "class_balanced", "optimizer.ema": 0.8,
+    "optimizer.plateau_factor": 0.5, "optimizer.plateau_patience": 1, "optimizer.warmup_epochs": 0.5,
+    "model.dtype": "bfloat16", **AUGMENTED, "augment.crop_frames": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
+    corpus = make_corpus(num_clips=300)
+    config = small_config(tmp_path, corpus, **{**EVERYTHING, "train.epochs": 8, "train.classifier_epochs": 3})
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    validation = whole["splits"]["validation"]
+    assert validation["clip_mean"]["accuracy"] > validation["majority_accuracy"] + 0.15
+
+    class Stop(Exception):
+        pass
+
+    steps = whole["last_step"] // 11
+    for stop in (3 * steps, 8 * steps, 9 * steps):  # in the first phase, between the phases, in the second
+        save = Checkpoints.save
+
+        def save_and_stop(self, state, meta, metrics, stop=stop, save=save):
+            save(self, state, meta, metrics)
+            if int(state.step) == stop:
+                raise Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_and_stop)
+            with pytest.raises(Stop):
+                train_and_evaluate(config, tmp_path / "interrupted")
+    again = train_and_evaluate(config, tmp_path / "interrupted")
+    assert again["splits"] == whole["splits"]
+    assert again["best_step"] == whole["best_step"] > 8 * steps  # of the last phase
+    one, two = (final_state(config, tmp_path / name) for name in ("whole", "interrupted"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_training_the_classifier_again_leaves_the_rest_alone(tmp_path, corpus):
+    changes = {"train.epochs": 2, "train.classifier_epochs": 2, "train.keep_checkpoints": 9}
+    changes |= {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
+    config = small_config(tmp_path, corpus, **changes)
+    results = train_and_evaluate(config, tmp_path / "run")
+    per_epoch = results["last_step"] // 4
+    with open_checkpoints(tmp_path / "run", config.train.select, 9) as checkpoints:
+        assert checkpoints.best_step() > 2 * per_epoch
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first = {n["step"]: n["validation/bag/micro_ap"] for n in lines if "validation/bag/micro_ap" in n}
+    best = max((step for step in first if step <= 2 * per_epoch), key=lambda step: (first[step], step))
+    before, after = final_state(config, tmp_path / "run", best), final_state(config, tmp_path / "run")
+    for part in ("encoder", "pooling"):
+        jax.tree.map(np.testing.assert_array_equal, before.params[part], after.params[part])
+    jax.tree.map(np.testing.assert_array_equal, before.batch_stats, after.batch_stats)
+    assert not np.allclose(before.params["head"]["kernel"], after.params["head"]["kernel"])
+
+
+def test_bfloat16_keeps_weights_and_statistics_in_float32(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"model.dtype": "bfloat16", "train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    state = final_state(config, tmp_path / "run")
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {np.dtype("float32")}
+
+
+def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
+    config = small_config(tmp_path, corpus)
+    scores = []
+    for tau in (0.0, 1.0):
+        config.eval.logit_adjustment = tau
+        run = Experiment(config, tmp_path / "run")
+        state = initial_state(run, make_optimizer(config.optimizer, 1, 10))
+        scores.append(run.predict("validation", state.evaluated, state.batch_stats))
+    prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
+    for view in ("clip", "bag"):
+        expected = np.exp(scores[0].views[view]) / prior
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(np.exp(scores[1].views[view]), expected, rtol=1e-4)
+
+
+def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"train.epochs": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    config.eval.logit_adjustment = 1.0
+    evaluate_workdir(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"another configuration \(eval\.logit_adjustment"):
+        train_and_evaluate(config, tmp_path / "run")  # which checkpoint is best depends on it
+
+
+def test_a_plateau_needs_a_validation_split(tmp_path, corpus):
+    split = np.where(corpus.split == "validation", "test", corpus.split)
+    changes = {"optimizer.plateau_factor": 0.5}
+    config = small_config(tmp_path, corpus.__class__(**{**vars(corpus), "split": split}), **changes)
+    with pytest.raises(UserError, match="no validation split"):
+        Experiment(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.encoder.name", "crn"), ("model.pooling.name", "mat"), ("optimizer.name", "adm")]
+)
+def test_a_mistyped_name_shows_before_the_corpus_is_read(tmp_path, corpus, key, value):
+    config = small_config(tmp_path, corpus, **{key: value})
+    (tmp_path / "clips.npz").unlink()
+    with pytest.raises(UserError, match=f"{value}.*choose one of"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
+    config = small_config(
+        tmp_path, corpus, **{"augment.crop_frames": 30, "augment.noise": 9.0, "augment.mel_masks": 2}
+    )
+    inputs = make_inputs(config, corpus)
+    assert inputs.clip_shape == (30, 12)
+    statistics = standardization(corpus, True)
+    expected = (corpus.clips[:5, 5:35].astype(np.float32) - statistics.mean) / statistics.std
+    np.testing.assert_allclose(inputs.evaluation((corpus.clips[:5],)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment.crop_frames": 41}, "crop_frames=41, but a clip is 40 x 12"),
+        ({"model.frontend": "mel_1360x96"}, "from audio, but a clip of this corpus is 40 x 12"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_corpus_are_named(tmp_path, corpus, changes, message):
+    config = small_config(tmp_path, corpus, **changes)
+    with pytest.raises(UserError, match=message):
+        make_inputs(config, corpus)
+
+
+def test_masks_are_for_spectrograms(tmp_path):
+    corpus = make_corpus(clip_shape=(6,))
+    config = small_config(tmp_path, corpus, **{"augment.mel_masks": 1})
+    with pytest.raises(UserError, match="are for spectrograms"):
+        make_inputs(config, corpus)
+
+
+def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
+    config = small_config(tmp_path, corpus, **{"augment.mixup": 0.5})
+    inputs, mesh = make_inputs(config, corpus), data_mesh()
+    batch = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=0.5)(0)
+    clips = DeviceClips(corpus.clips, mesh)
+    mixed = inputs.training(batch, clips(batch.clip), clips(batch.mix.clip), jax.random.key(0))
+    one, other = (
+        inputs.evaluation((corpus.clips[i.ravel()],)).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
+    )
+    for row, slot in zip(*np.nonzero(batch.segment < 6), strict=True):
+        share = batch.mix.share[row, batch.segment[row, slot]]
+        assert share >= 0.5
+        np.testing.assert_allclose(
+            mixed[row, slot], share * one[row, slot] + (1 - share) * other[row, slot], rtol=1e-4, atol=1e-5
+        )

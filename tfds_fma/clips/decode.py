@@ -1,0 +1,115 @@
+"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and soxr."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from tfds_fma.errors import ClipError
+
+# A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
+# MATT did.
+_MIN_SHARE = 0.5
+
+
+# Audio decoded beyond the wanted end, so that the resampling filter sees what follows. Its impulse response
+# is some hundred samples long.
+_MARGIN_SECONDS = 0.1
+
+
+# FMA cut its clips from the middle of the tracks (creation.py of mdeff/fma).
+_EXCERPT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Decoded audio.
+
+    Attributes:
+      samples: mono float32 of the length that was asked for.
+      padded: whether zeros were added at the end to reach it.
+    """
+
+    samples: np.ndarray
+    padded: bool
+
+
+def decode(
+    file: bytes | BinaryIO,
+    sample_rate: int,
+    samples: int,
+    *,
+    at_most: int | None = None,
+    excerpt_of: float | None = None,
+) -> Audio:
+    """Decodes the start of an MP3 file.
+
+    Args:
+      file: the contents of the file, or the open file, unbuffered if it is on disk.
+      sample_rate: wanted rate in Hz.
+      samples: number of samples needed at that rate; zeros are added to a shorter clip.
+      at_most: number of samples to return if there are as many; by default `samples`.
+      excerpt_of: length of the track in seconds, if the file is a whole track of which FMA's 30 s excerpt is wanted:
+        from half of that length less 15 s on, in whole seconds.
+
+    Returns:
+      Between `samples` and `at_most` samples.
+
+    Raises:
+      ClipError: if the file is empty or no audio, or shorter than half of what is needed.
+    """
+    if isinstance(file, bytes):
+        file = io.BytesIO(file)
+    if not file.seek(0, io.SEEK_END):
+        raise ClipError("empty", "the file has no bytes")
+    file.seek(0)
+    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of)
+    if len(audio) < _MIN_SHARE * samples:
+        detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
+        raise ClipError("short", detail)
+    if not np.isfinite(audio).all():
+        raise ClipError("undecodable", "the decoded audio is not finite")
+    missing = samples - len(audio)
+    return Audio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
+
+
+def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None) -> np.ndarray:
+    """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
+    # Given the descriptor of a file on disk, libsndfile reads it itself, which saves 2,300 calls of Python a clip.
+    handle = file if isinstance(file, io.BytesIO) else file.fileno()
+    with decoder_errors_as_clip_errors():
+        with soundfile.SoundFile(handle, closefd=False) as audio:
+            rate = audio.samplerate
+            if excerpt_of is not None:
+                audio.seek(min(_excerpt_start(excerpt_of) * rate, audio.frames))
+            wanted = int((samples / sample_rate + _MARGIN_SECONDS) * rate) + 1
+            channels = audio.read(wanted, dtype="float32", always_2d=True).T
+        if not channels.size:
+            raise ClipError("undecodable", "the file holds no audio")
+        # Adding channels is thirty times faster than a mean over the last axis. A dot product is as fast, but
+        # starts BLAS threads, which fight over the cores with the other worker processes.
+        # Resampling is linear, so that the division can wait until there are fewer samples.
+        total = functools.reduce(np.add, channels)
+        return soxr.resample(total, rate, sample_rate, quality="HQ")[:samples] / np.float32(len(channels))
+
+
+@contextlib.contextmanager
+def decoder_errors_as_clip_errors() -> Iterator[None]:
+    """Turns what libsndfile and soxr raise about audio into a ClipError."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:  # whose own text holds the address of the BytesIO
+        raise ClipError("undecodable", f"libsndfile: {error.error_string}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ClipError("undecodable", str(error)) from error
+
+
+def _excerpt_start(seconds: float) -> int:
+    """The second at which FMA's excerpt of a track begins; a track that is no longer is taken from its start."""
+    return int(seconds) // 2 - _EXCERPT_SECONDS // 2 if seconds > _EXCERPT_SECONDS else 0

@@ -1,0 +1,1 @@
+"""What a clip is stored as: log-mel spectrogram, audio, feature vector."""

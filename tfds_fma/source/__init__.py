@@ -1,0 +1,1 @@
+"""What FMA publishes: archives, tables, audio files, arrays."""

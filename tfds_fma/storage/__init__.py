@@ -1,0 +1,1 @@
+"""How clips lie on the disk: folders, shards, records."""

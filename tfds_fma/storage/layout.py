@@ -1,0 +1,62 @@
+"""Where a prepared dataset lies: ``DATA_DIR/fma/SUBSET-REPRESENTATION/VERSION``."""
+
+from pathlib import Path
+
+DATASET_NAME = "fma"
+
+
+VERSION = "1.1.0"
+
+
+# Beside a version folder: shards that an interrupted run has finished, and the dataset that is being replaced.
+STAGING = f".unfinished-{VERSION}"
+
+
+REPLACED = f".replaced-{VERSION}"
+
+
+# Data folder in which the dataset is made that will replace it.
+REPLACEMENT = f".replacement-{VERSION}"
+
+
+def config_name(subset: str, representation: str) -> str:
+    """Returns the name of the TFDS builder config, e.g. ``small-mel_1360x96``."""
+    return f"{subset}-{representation}"
+
+
+def version_dir(data_dir: str | Path, subset: str, representation: str) -> Path:
+    """Returns the folder in which the prepared dataset lies, or would lie."""
+    return Path(data_dir).expanduser().absolute() / DATASET_NAME / config_name(subset, representation) / VERSION
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a version folder holds a finished dataset (TFDS writes ``dataset_info.json`` last)."""
+    return (path / "dataset_info.json").is_file()
+
+
+def is_demo(path: Path) -> bool:
+    """Whether a prepared dataset is the synthetic demo corpus: `tfds_fma.demo` puts it into ``DATA_DIR/demo``."""
+    return data_dir_of(path).name == "demo"
+
+
+def remedy(path: Path) -> str:
+    """Says how to make a damaged dataset anew."""
+    if is_demo(path):
+        return f"It is the demo corpus: delete {path}, and it will be made again."
+    if path.absolute().parent.parent.name != DATASET_NAME:  # a copy, whose folders do not tell what it is
+        return "Copy or prepare it again."
+    return f"Prepare it again: {prepare_command(path)} --overwrite."
+
+
+def prepare_command(path: Path) -> str:
+    """The command line that prepares the dataset in a version folder."""
+    subset, _, representation = path.parent.name.rpartition("-")
+    return (
+        f"python -m tfds_fma.prepare --source DIR --subset {subset} --representation {representation} "
+        f"--data_dir {data_dir_of(path)}"
+    )
+
+
+def data_dir_of(path: Path) -> Path:
+    """The data folder that a version folder lies in."""
+    return path.absolute().parent.parent.parent

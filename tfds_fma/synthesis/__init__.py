@@ -1,0 +1,1 @@
+"""Synthetic music for the demo corpus."""
