@@ -54,9 +54,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "api": api,
     }
     markdown = re.sub(r"^```python \w+$", "```python", markdown, flags=re.MULTILINE)  # the word is for a test
-    return re.sub(
-        r"^<!-- generated: (\w+) -->$", lambda found: makers[found[1]](), markdown, flags=re.MULTILINE
-    )
+    return re.sub(r"^<!-- generated: (\w+) -->$", lambda found: makers[found[1]](), markdown, flags=re.MULTILINE)
 
 
 # ---- Configuration keys
@@ -80,7 +78,7 @@ def keys() -> str:
         above = name.rpartition(".")[0]
         if above != group:  # a key of the root, or one that follows the keys of a deeper group
             group = above
-            parts.append(f"\n## {f'`{above}`, continued' if above else 'Root'}\n\n{_HEAD}")
+            parts.append(f"\n## {f'`{above}`, continued' if above else f'`{name}`'}\n\n{_HEAD}")
         parts.append(f"| `{name}` | {code('{}' if default is None else default)} | {cell(meaning)} |")
     return "\n".join(parts)
 
@@ -129,7 +127,9 @@ def options_of(kind: str) -> str:
     """Returns, for every entry of a registry, what it is and a table of its options."""
     folder, registry = REGISTRIES[kind]
     trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / folder).glob("*.py"))}
-    classes = {node.name: (node, tree) for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: (node, tree) for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)
+    }
     entries = dict_of(trees[ROOT / folder / "__init__.py"], lambda name, _: name == registry)
     if entries is None:
         raise PluginError(f"{folder}/__init__.py has no dictionary {registry}")
@@ -197,9 +197,12 @@ def api() -> str:
             elif name not in where:
                 raise PluginError(f"{INIT} does not say where {name} is defined")
             else:
-                parts.append(f"::: {where[name]}\n")
+                heading = f"    options:\n      heading: mgc_jax.{name}\n      toc_label: {name}\n"
+                parts.append(f"::: {where[name]}\n{heading}")
     for title, paths in ALSO.items():
-        there = [path for path in paths if (ROOT / path.rpartition(".")[0].replace(".", "/")).with_suffix(".py").exists()]
+        there = [
+            path for path in paths if (ROOT / path.rpartition(".")[0].replace(".", "/")).with_suffix(".py").exists()
+        ]
         parts += [f"\n## {title}\n", *(f"::: {path}\n" for path in there)] if there else []
     return "\n".join(parts)
 
@@ -209,7 +212,9 @@ def public_table(tree: ast.Module) -> dict[str, str] | None:
 
     The table is a dictionary from a name to a module, or from a module to names, whose strings hold "load_config".
     """
-    table = dict_of(tree, lambda _, node: "load_config" in {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)})
+    table = dict_of(
+        tree, lambda _, node: "load_config" in {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+    )
     if table is None:
         return None
     where = {}
