@@ -251,5 +251,6 @@ def test_writing_to_no_folder_is_an_error_for_people(tmp_path, values):
 
 def test_importing_it_is_light():
     heavy = ("numpy", "tensorflow_datasets", "librosa", "numba", "scipy", "pyarrow", "jax")
-    check = f"import tfds_fma.representations.feature_names, sys; print('loaded', [name for name in {heavy} if name in sys.modules])"
+    loaded = f"[name for name in {heavy} if name in sys.modules]"
+    check = f"import tfds_fma.representations.feature_names, sys; print('loaded', {loaded})"
     assert "loaded []" in subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout
