@@ -17,7 +17,6 @@ from mgc_jax.config.keys import (
     leaves,
 )
 from mgc_jax.errors import UserError
-from tfds_fma.errors import FmaError
 from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
@@ -152,7 +151,7 @@ def _check_features(data: ConfigDict) -> None:
         return
     try:
         groups_of(data.features)
-    except FmaError as error:
+    except UserError as error:
         raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
              "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip

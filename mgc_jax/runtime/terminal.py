@@ -75,8 +75,9 @@ def _last_cause(error: Exception) -> str:
     if isinstance(error, flags.Error) and "Traceback" not in str(error):
         return str(error)
     trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
-    if "mgc_jax.errors.UserError: " in trace:  # meant for people
-        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
+    _, raised, message = trace.rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
+    if raised:
+        return message.splitlines()[0]
     if "TypeError: get_config() takes" in trace:
         return "this configuration file takes no argument after its name and a colon"
     places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
