@@ -22,6 +22,7 @@ from tfds_fma.errors import UserError
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import ordered_map
 from tfds_fma.preparation import prepare
+from tfds_fma.progress import progress_bar
 from tfds_fma.reading import find_prepared
 from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.registry import demo_representation, get_representation
@@ -56,15 +57,12 @@ def ensure_demo(
     prepared = find_prepared(home, DEMO_SUBSET, representation)
     if prepared is not None:
         return prepared
-    log(
-        f"demo: making about {DEFAULT_CLIPS} clips of synthetic music in {home}, and {representation} of them "
-        "(once; about a minute on two CPU cores)"
-    )
-    source = make_demo_tree(home / "source", workers=workers)
+    source = make_demo_tree(home / "source", workers=workers, log=log)
+    log(f"preparing the demo corpus as {representation} in {home} (once)")
     if isinstance(get_representation(representation), FeatureVector):
         _ensure_features(source, workers)
     prepared = prepare(source, DEMO_SUBSET, representation, home, workers=workers, log=lambda line: None)
-    log(f"demo: done; later runs use {prepared}")
+    log(f"the demo corpus is ready; later runs use {prepared}")
     return prepared
 
 
@@ -84,6 +82,7 @@ def make_demo_tree(
     clips: int = DEFAULT_CLIPS,
     workers: int | None = None,
     progress: bool = True,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Writes the demo corpus as an FMA tree, unless it is there.
 
@@ -95,6 +94,7 @@ def make_demo_tree(
       clips: about how many clips; small genres get at least six.
       workers: processes; by default one per CPU core.
       progress: whether to show a progress bar.
+      log: takes a line for people before the work starts.
 
     Returns:
       `directory`.
@@ -102,8 +102,6 @@ def make_demo_tree(
     Raises:
       UserError: if there is something else of that name.
     """
-    from tqdm import tqdm
-
     directory = Path(directory).expanduser().absolute()
     stamp = f"seed {seed}, {clips} clips"
     with only_one(directory.parent):
@@ -117,13 +115,18 @@ def make_demo_tree(
         partial = directory.parent / f".incomplete-{directory.name}"
         shutil.rmtree(partial, ignore_errors=True)
         tracks = plan(seed, clips)
+        log(
+            f"making the demo corpus in {directory}: {len(tracks):,} clips of synthetic music (once; about a minute "
+            "on two CPU cores)"
+        )
         write_metadata(partial / "fma_metadata", tracks)
         audio = partial / "fma_medium"
         for folder in {track.track_id // 1000 for track in tracks}:
             (audio / f"{folder:03d}").mkdir(parents=True)
         rendered = ordered_map(functools.partial(_write_clip, audio, seed), tracks, workers)
-        for _ in tqdm(rendered, "demo corpus", len(tracks), unit=" clips", disable=None if progress else True):
-            pass
+        with progress_bar("demo corpus", len(tracks), "clips", show=progress) as bar:
+            for _ in rendered:
+                bar.update()
         (partial / "README.txt").write_text(
             f"Synthetic music in the layout of FMA ({stamp}), made by tfds_fma.demo. Nothing is from FMA.\n",
             encoding="utf-8",
@@ -207,7 +210,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.dummy:
         return exit_status(lambda: print(make_dummy_data(args.out)))
-    return exit_status(lambda: print(make_demo_tree(args.out, seed=args.seed, workers=args.workers)))
+    log = functools.partial(print, file=sys.stderr)  # standard output has the folder alone
+    return exit_status(lambda: print(make_demo_tree(args.out, seed=args.seed, workers=args.workers, log=log)))
 
 
 if __name__ == "__main__":

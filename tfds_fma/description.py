@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfds_fma import reading
 from tfds_fma.errors import UNREADABLE, UserError, in_words
+from tfds_fma.progress import progress_bar
 from tfds_fma.source import counts
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
 from tfds_fma.storage import layout
@@ -235,11 +236,10 @@ def _read_columns(
 ) -> dict[str, tuple["np.ndarray", "np.ndarray", "np.ndarray"]]:
     """Reads genre, artist and album of all clips: split -> three int64 [clip]; a split that is not there is empty."""
     import numpy as np
-    from tqdm import tqdm
 
     columns = {}
     total = sum(len(source) for source in sources.values())
-    with tqdm(desc="reading", total=total, unit=" clips", disable=None if progress else True) as bar:
+    with progress_bar("reading", total, "clips", show=progress) as bar:
         for split in SPLITS.values():
             source = sources.get(split, ())
             table = np.empty((len(_COLUMNS), len(source)), np.int64)

@@ -41,6 +41,7 @@ from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers, ordered_map
+from tfds_fma.progress import progress_bar
 from tfds_fma.representations.feature_names import COLUMNS
 from tfds_fma.source.audio_files import Container, find_containers
 from tfds_fma.source.feature_table import format_row, write_rows
@@ -210,8 +211,6 @@ def _write_table(
     run: _Run, target: Path, workers: int | None, progress: bool, overwrite: bool, log: Callable[[str], None]
 ) -> Path:
     """Computes the rows that are not there yet, then puts the table in its place."""
-    from tqdm import tqdm
-
     check_workers(workers)
     partial = target.with_name(f".{target.name}.partial")
     with only_one(target.parent, log):
@@ -222,10 +221,11 @@ def _write_table(
                 if done:
                     log(f"{target}: {done} of {len(run.items)} rows are there from an interrupted run")
                 rows = ordered_map(run.compute, run.items[done:], workers)
-                hidden = None if progress else True  # None: hidden where there is no terminal
-                for row in tqdm(rows, "features", len(run.items), initial=done, unit=" tracks", disable=hidden):
-                    file.write(json.dumps([row.text, row.reason, row.detail]).encode() + b"\n")
-                    file.flush()
+                with progress_bar("features", len(run.items), "tracks", initial=done, show=progress) as bar:
+                    for row in rows:
+                        file.write(json.dumps([row.text, row.reason, row.detail]).encode() + b"\n")
+                        file.flush()
+                        bar.update()
                 failures = [row for row in _rows(file) if row.reason]
                 if len(failures) < len(run.items):
                     write_rows(target, run.index, (row.text for row in _rows(file)))

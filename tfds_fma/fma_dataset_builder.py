@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource, fma_source
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.parallel import ordered_map
+from tfds_fma.progress import Progress, progress_bar
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
@@ -182,9 +182,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             clips = ordered_map(source.make, tracks, self._workers)
         else:
             clips = (source.make(track) for track in tracks)
-        bar = tqdm(
-            desc=self.builder_config.name, total=len(tracks), unit=" clips", disable=None if self._progress else True
-        )
+        bar = progress_bar(self.builder_config.name, len(tracks), "clips", show=self._progress)
         with bar, contextlib.closing(clips):
             for shard in shards:
                 staging.write(shard, _take(clips, len(shard.tracks), bar))
@@ -237,7 +235,7 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _take(clips: Iterator[Clip | Reject], count: int, bar: tqdm) -> Iterator[Clip | Reject]:
+def _take(clips: Iterator[Clip | Reject], count: int, bar: Progress) -> Iterator[Clip | Reject]:
     """Yields the next `count` clips and moves the progress bar."""
     for _ in range(count):
         yield next(clips)

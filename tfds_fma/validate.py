@@ -16,6 +16,7 @@ from tfds_fma import reading
 from tfds_fma.command_line import add_dataset_flags, dataset_path, exit_status
 from tfds_fma.description import NO_GENRE_ID, read_rejects
 from tfds_fma.errors import UserError, in_words
+from tfds_fma.progress import progress_bar
 from tfds_fma.representations.base import Representation
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
@@ -108,8 +109,6 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
     Raises:
       UserError: if there is no prepared dataset, or the files that describe it are damaged.
     """
-    from tqdm import tqdm
-
     path = Path(path)
     start = time.perf_counter()
     genres = reading.class_names(path)
@@ -117,7 +116,7 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
     validation = Validation(info.config_name, path)
     check = _RecordCheck(validation, info, genres)
     total = sum(split.num_examples for split in info.splits.values())
-    with tqdm(desc=validation.name, total=total, unit=" records", disable=None if progress else True) as bar:
+    with progress_bar(validation.name, total, "records", show=progress) as bar:
         for split in SPLITS.values():
             validation.records[split] = 0
             if split not in info.splits:

@@ -99,7 +99,19 @@ def test_ensure_demo_works_once(tmp_path, monkeypatch, demo_tree):
     assert ensure_demo(tmp_path, log=lines.append) == first
     assert first.is_relative_to(tmp_path / "demo")
     assert len(made) == 1
-    assert [line.split(":")[0] for line in lines] == ["demo", "demo"]
+    assert lines[0].startswith("preparing the demo corpus as mel_256x96")
+    assert lines[1] == f"the demo corpus is ready; later runs use {first}"
+    assert len(lines) == 2
+
+
+def test_one_line_says_what_takes_a_minute_before_it_starts(tmp_path, demo_tree):
+    lines: list[str] = []
+    tree = make_demo_tree(tmp_path / "tree", clips=0, progress=False, log=lines.append)
+    assert lines == [
+        f"making the demo corpus in {tree}: 96 clips of synthetic music (once; about a minute on two CPU cores)"
+    ]
+    make_demo_tree(tree, clips=0, log=lines.append)
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)

@@ -18,10 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tqdm import tqdm
-
 from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.locks import only_one
+from tfds_fma.progress import progress_bar
 from tfds_fma.source.archives import FMA_URL, OFFICIAL, Archive, readable_size, sha1_of
 
 # Seconds without a byte after which a connection counts as cut.
@@ -325,16 +324,7 @@ def _receive(response: _Response, target: _Target, version: _Version, start: int
     try:
         with (
             target.part.open("ab" if start else "wb") as file,
-            tqdm(
-                desc=target.archive.file_name,
-                total=version.size,
-                initial=start,
-                unit="B",
-                unit_scale=True,
-                unit_divisor=1024,
-                leave=False,
-                disable=None if progress else True,
-            ) as bar,
+            progress_bar(target.archive.file_name, version.size, "B", initial=start, show=progress) as bar,
         ):
             if not start:  # after the old part is gone, before the first byte of the new one
                 target.version_file.write_text(json.dumps(asdict(version)))
