@@ -5,17 +5,18 @@ JAX and scikit-learn are imported by the job that needs them, when it starts.
 
 import importlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mgc_jax.config import keys
+from mgc_jax.config import checks, keys
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import VIEWS, Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import FILE_NAME, load
-from mgc_jax.evaluation.results import finish
+from mgc_jax.evaluation.results import finish, format_table, summaries
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import check_same, claim, read_config
@@ -26,20 +27,40 @@ log = logging.getLogger(__name__)
 _PER_FOLD = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
 
 
-def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
     """Trains and evaluates the model or baseline of a configuration; returns what `results.json` holds.
 
+    An interrupted run in that folder resumes, a finished one is evaluated again.
+
+    Example:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
+        >>> results = mgc_jax.train(config, "runs/matt")  # doctest: +SKIP
+        >>> results["splits"]["validation"]["bag"]["accuracy"]  # doctest: +SKIP
+
     Args:
-        config: a validated configuration, whose corpus is not `auto`.
+        config: a validated configuration.
         workdir: the run's folder.
         test: evaluate on the test split, too.
+
+    Raises:
+        UserError: the corpus is not there, the folder holds another run, or training cannot go on.
     """
+    config, workdir = _with_corpus(config, "train"), Path(workdir)
     _refuse_cross_validation(workdir)
     return _module(config).train_and_evaluate(config, workdir, test=test)
 
 
-def evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
-    """Evaluates the model or baseline of a workdir again; the arguments are those of `train`."""
+def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
+    """Evaluates the model or baseline of a workdir again; the arguments are those of `train`.
+
+    Example:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
+        >>> results = mgc_jax.evaluate(config, "runs/matt", test=True)  # doctest: +SKIP
+    """
+    workdir = Path(workdir)
+    config = _with_corpus(config, "eval", workdir)
     _refuse_cross_validation(workdir)
     return _module(config).evaluate_workdir(config, workdir, test=test)
 
@@ -144,3 +165,109 @@ def _pooled(parts: list[Predictions]) -> Predictions:
 
 def _module(config: ConfigDict) -> Any:
     return importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.training.loop")
+
+
+def run(mode: str, config: ConfigDict, workdir: Path, *, test: bool = False) -> None:
+    """Runs a mode of the command line, and writes the report of what was trained or evaluated."""
+    if mode in ("train", "eval"):
+        {"train": train, "eval": evaluate}[mode](config, workdir, test=test)
+    else:
+        {"cross_validate": cross_validate, "export": export, "bench": bench}[mode](config, workdir)
+    if mode not in ("export", "bench") and processes.is_first():
+        _write_report(workdir)
+
+
+def evaluate_predictions(
+    path: Path,
+    workdir: Path | None,
+    config: ConfigDict | None,
+    overridden: Mapping[str, Any],
+    *,
+    test: bool = False,
+) -> None:
+    """Evaluates the scores in a file; prints the results, or writes them to a new folder.
+
+    Args:
+        path: the file; see `mgc_jax.evaluation.predictions_file`.
+        workdir: the folder, if any.
+        config: names the corpus; None if the file has all that is needed.
+        overridden: keys given on the command line.
+        test: evaluate the test split, too.
+
+    Raises:
+        UserError: the file or the corpus cannot be read, the folder holds a run, or nothing is left to evaluate.
+    """
+    from mgc_jax.data.open import open_corpus
+
+    corpus, bags = None, {}
+    if config is not None:
+        checks.validate(config)
+        config, why = choose_corpus(config, "eval", None, overridden)
+        log.info(why)
+        corpus = open_corpus(config.data)
+        bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
+    predictions = load(path, corpus, **bags)
+    of_test = predictions.split == "test"
+    if of_test.any() and not test:
+        log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())
+        predictions = predictions.take(~of_test)
+    if not len(predictions):
+        raise UserError(f"{path} has nothing but the test split; --test evaluates it")
+    headline = f"the scores in {path}"
+    if workdir is None:
+        print(f"\n{headline}\n{format_table(summaries(predictions))}")
+        return
+    if (workdir / "config.json").exists():
+        raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
+    finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline, corpus, keep_test=False)
+    _write_report(workdir)
+
+
+def choose_corpus(
+    config: ConfigDict, mode: str, workdir: Path | None = None, overridden: Mapping[str, Any] | None = None
+) -> tuple[ConfigDict, str]:
+    """Returns a configuration whose corpus is chosen, and a sentence that says which one and why.
+
+    Args:
+        config: a validated configuration; a corpus `auto` becomes that of the workdir, or what is prepared.
+        mode: of the command line.
+        workdir: the run's folder, if it is given.
+        overridden: keys given on the command line, which win over `config.demo`; None: its values are in place.
+    """
+    from mgc_jax.data.open import resolve_auto
+
+    config = config.copy_and_resolve_references()
+    saved = None if workdir is None or mode == "train" else workdir / "config.json"
+    if config.data.corpus == "auto" and saved is not None and saved.is_file():
+        config.data.corpus = read_config(saved)["data"]["corpus"]
+    if mode == "bench" and config.bench.data == "synthetic":
+        why = "synthetic clips; --config.bench.data=corpus measures on the corpus"
+    else:
+        config.data.corpus, why = resolve_auto(config.data)
+    if config.data.corpus == "demo" and overridden is not None:
+        config = keys.resolve_demo(config, overridden)
+        checks.validate(config)
+    return config, why
+
+
+def _with_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> ConfigDict:
+    """Chooses the corpus where that was not done yet, as a library user may leave it."""
+    if config.data.corpus != "auto":
+        return config
+    config, why = choose_corpus(config, mode, workdir, {})
+    log.info(why)
+    return config
+
+
+def _write_report(workdir: Path) -> None:
+    """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
+    try:
+        from mgc_jax.report.run_page import write_report
+
+        log.info("report: %s", write_report(workdir))
+    except ImportError as error:
+        log.warning("no report.html: %s", error)

@@ -1,10 +1,12 @@
 """What the commands share: logging to the terminal, and flags whose mistakes are one clear line."""
 
 import contextlib
+import difflib
 import logging
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from typing import TextIO
@@ -12,16 +14,19 @@ from typing import TextIO
 from absl import flags
 from absl import logging as absl_logging
 
+from mgc_jax.config import keys
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
 
+LOGGERS = ("mgc_jax", "tfds_fma")
+
 
 def log_to_terminal(*names: str) -> None:
-    """Shows what these loggers tell of their work; others keep it for the log files of runs."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells of every step, and of errors that it then raises
+    """Shows the log of these loggers; others of this package keep theirs for the log files of runs."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step, and errors that it then raises
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("mgc_jax", "tfds_fma"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], False
         logger.setLevel(logging.INFO)
@@ -36,7 +41,7 @@ def run_command(work: Callable[[], int]) -> int:
     after Ctrl-C. In the latter two cases the same command goes on.
     """
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda told: None if _is_leftover(told.exc_value) else hook(told)
+    sys.unraisablehook = lambda raised: None if _is_leftover(raised.exc_value) else hook(raised)
     try:
         with notice():
             return work()
@@ -54,20 +59,51 @@ def run_command(work: Callable[[], int]) -> int:
 
 
 def _is_leftover(error: BaseException | None) -> bool:
-    """Whether it is what TensorStore says when a checkpoint failed, which is told as an error, and nobody waits."""
+    """Whether it is TensorStore's "Event loop is closed" after a failed save, which was already reported."""
     return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+def parse_flags(argv: list[str], about: str = "") -> list[str]:
+    """Parses the flags; a mistake is one line on the terminal, not a traceback.
+
+    Args:
+        argv: the command line.
+        about: what `--help` prints before the flags of the program that defines `--workdir`.
+    """
+    if {"-h", "-help", "--help"}.intersection(argv[1:]):
+        say(_help(about), sys.stdout)
+        sys.exit(0)
+    if {"-helpfull", "--helpfull"}.intersection(argv[1:]):
+        say(f"{about}\n{flags.FLAGS.get_help()}\n", sys.stdout)
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        message = f"{str(error).rstrip('.')}.{_proposal(error.flagname)}"
     except Exception as error:  # a config file is code: it can raise anything
-        print(
-            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config/keys.py lists every key.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        message = f"{_last_cause(error).rstrip('.')}."
+    say(f"error: {message} See --help; mgc_jax/config/keys.py lists every key.\n", sys.stderr)
+    sys.exit(1)
+
+
+def _help(about: str) -> str:
+    """Formats the flags of a program, one paragraph each."""
+    module = flags.FLAGS.find_module_defining_flag("workdir")
+    lines = [about.strip(), "", "Flags:"]
+    for flag in flags.FLAGS.get_flags_for_module(module):
+        lines += [f"  --{flag.name}", textwrap.indent(textwrap.fill(flag.help, 100), " " * 6)]
+    return "\n".join([*lines, "", "--helpfull lists the flags of the libraries too.", ""])
+
+
+def _proposal(name: str) -> str:
+    """Proposes the configuration keys that a flag without `--config.` may mean, as `--epochs` does."""
+    if name.startswith("config."):
+        return f" --{name} needs --config FILE, or a --workdir that holds a run."
+    last = name.rpartition(".")[2]
+    known = [key for key, _ in keys.leaves(keys.default())]
+    similar = difflib.get_close_matches(last, {key.rpartition(".")[2] for key in known}, n=1, cutoff=0.8)
+    meant = [f"--config.{key}" for key in known if key.rpartition(".")[2] in similar]
+    return f" Do you mean {' or '.join(meant[:3])}?" if meant else ""
 
 
 def _last_cause(error: Exception) -> str:

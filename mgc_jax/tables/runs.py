@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from mgc_jax import modes
@@ -83,14 +81,6 @@ class Settings:
     folds: int = 0
     epochs: int = 0
     test: bool = True
-
-
-def use_compilation_cache(folder: Path) -> None:
-    """Keeps compiled programs in a folder, unless one is chosen already: many runs compile the same ones."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def run_cells(
