@@ -1,4 +1,4 @@
-"""One setting of the bench (batch, precision, placement, number of devices), built, and what is measured of it."""
+"""One setting of the benchmark (batch, precision, placement, number of devices), built, and what is measured of it."""
 
 import dataclasses
 import itertools
@@ -110,7 +110,7 @@ class Block:
         return (self.clips or len(self.seconds) * self.steps) / sum(self.seconds)
 
 
-class Cell:
+class Benchmark:
     """A setting, built and compiled.
 
     Attributes:

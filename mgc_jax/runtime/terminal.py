@@ -141,6 +141,11 @@ def say(text: str, stream: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def is_live(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal, on which a line can be drawn again."""
+    return stream is not None and stream.isatty()
+
+
 def clock(seconds: float) -> str:
     """Formats a duration: 45s, 3m20s, 2h05m."""
     seconds = round(seconds)
