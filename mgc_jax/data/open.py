@@ -15,16 +15,32 @@ from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.splits import cross_validation
 from mgc_jax.errors import UserError
 from tfds_fma.representations.feature_names import columns_of
+from tfds_fma.representations.registry import demo_representation
 
 log = logging.getLogger(__name__)
 
 
 def open_corpus(data: Any) -> Corpus:
-    """Opens the corpus that `config.data` names; `auto` must have been resolved with `resolve_auto`.
+    """Opens the corpus that `config.data` describes.
+
+    Example:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py")  # doctest: +SKIP
+        >>> corpus = mgc_jax.open_corpus(config.data)  # doctest: +SKIP
+        >>> corpus.clips[:8], corpus.genres  # doctest: +SKIP
+
+    Args:
+        data: `config.data`. A corpus `auto` is prepared FMA, else the demo.
 
     Raises:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
+    if data.corpus == "auto":
+        data = data.copy_and_resolve_references()
+        data.corpus, why = resolve_auto(data)
+        if data.corpus == "demo":
+            data.representation = demo_representation(data.representation)
+        log.info(why)
     corpus = open_arrays(data) if data.corpus == "arrays" else open_fma(data)
     if data.features:
         columns, clips = columns_of([data.features]), corpus.clips
