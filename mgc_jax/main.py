@@ -6,13 +6,14 @@ nothing heavy is imported before the flags are known to be good.
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from mgc_jax.config import checks, identity, keys
+from mgc_jax.config import identity, keys
+from mgc_jax.config.flag import define_config
+from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.compilation_cache import keep_compiled_programs
@@ -20,8 +21,9 @@ from mgc_jax.runtime.huge_pages import restart_with_huge_pages
 from mgc_jax.runtime.terminal import log_to_terminal, parse_flags, run_command
 from mgc_jax.runtime.workdir import default_workdir, new_workdir, read_config
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File of the configuration (configs/*.py, or FILE.py:argument); override with --config.key=value."
+_CONFIG = define_config(
+    "The configuration: a file, or an experiment in configs (matt_crnn_tf); FILE.py:argument gives it an argument, "
+    "--config.key=value overrides a key."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, results. Default: runs/<config>-<date>. Give the "
@@ -70,24 +72,21 @@ def _main(argv: list[str]) -> int:
         return 0
     if _CONFIG.value is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
-    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-    if not file.is_file():
-        raise UserError(f"--config {file} does not exist; the repository's are in configs/")
+    config = load_config(_CONFIG.value, _CONFIG.overrides)
     processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_COORDINATOR_TIMEOUT.value)
     with processes.joined():
-        _run_config(file.stem)
+        _run_config(Path(_CONFIG.value.partition(":")[0]).stem, config)
     return 0
 
 
-def _run_config(name: str) -> None:
+def _run_config(name: str, config: ConfigDict) -> None:
     """Settles corpus and workdir, in all processes alike, and runs."""
-    config = _CONFIG.value
     if processes.process_count() > 1 and (config.baseline.name or _MODE.value in ("export", "bench")):
         what = "a baseline of scikit-learn" if config.baseline.name else f"--mode {_MODE.value}"
         raise UserError(f"{what} is the work of one process; start {processes.process_count()} for models only")
     if _MODE.value != "train" and _WORKDIR.value:
         config = _with_corpus_of(config, Path(_WORKDIR.value))
-    config, why = _resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    config, why = _resolve(config)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     options = {"--mode": _MODE.value, "--test": _TEST.value, "--workdir": _WORKDIR.value} | versions
     processes.require_same("configuration", identity.shared_values(config) | options)
@@ -125,7 +124,7 @@ def _evaluate_predictions(path: Path) -> None:
         raise UserError("--predictions goes with --mode eval")
     corpus, bags = None, {}
     if _CONFIG.value is not None:
-        config, why = _resolve(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        config, why = _resolve(load_config(_CONFIG.value, _CONFIG.overrides))
         log.info(why)
         corpus = open_corpus(config.data)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
@@ -168,21 +167,14 @@ def _with_corpus_of(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config
 
 
-def _resolve(config: ConfigDict, overridden: Mapping[str, object]) -> tuple[ConfigDict, str]:
+def _resolve(config: ConfigDict) -> tuple[ConfigDict, str]:
     """Returns the configuration with its corpus chosen, and a sentence that says which and why."""
-    checks.validate(config)
-    from mgc_jax.data.open import resolve_auto
+    from mgc_jax.data.open import resolve_corpus
 
     if _MODE.value == "bench" and config.bench.data == "synthetic":
-        corpus, why = config.data.corpus, "synthetic clips; --config.bench.data=corpus measures on the corpus"
-    else:
-        corpus, why = resolve_auto(config.data)
-    with config.unlocked():
-        config.data.corpus = corpus
-    if corpus == "demo":
-        config = keys.resolve_demo(config, overridden)
-        checks.validate(config)
-    return config, why
+        config = keys.resolve_demo(config) if config.data.corpus == "demo" else config
+        return config, "synthetic clips; --config.bench.data=corpus measures on the corpus"
+    return resolve_corpus(config)
 
 
 def _write_report(workdir: Path) -> None:

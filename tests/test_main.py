@@ -112,7 +112,10 @@ def test_train_then_the_same_command_again_then_eval(folder):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py"]),
+        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py", "learning_rate?"]),
+        (["--epochs=3"], ["unknown flag --epochs", "--config.train.epochs"]),
+        (["--config.model.pooling.scores=dot"], ["model.pooling.scores", "score?"]),
+        (["--config.model.encoder.name=mpl"], ["mpl", "choose one of"]),
         (["--config.train.epochs=many"], ["many", "epochs"]),
         (["--config.seed=-1"], ["config.seed=-1", "at least 0"]),
         (["--config.data.representation=mel_96"], ["mel_96", "mel_1360x96"]),
@@ -191,8 +194,10 @@ def test_a_broken_config_file_is_named(folder, text, parts):
 
 
 def test_help_and_imports_are_light(folder):
-    result = main(folder, "--help")
+    result = main(folder, "--config", "gone.py", "--help")
+    assert result.returncode == 0
     assert "--workdir" in result.stdout
+    assert "--config" in result.stdout
     program = (
         "import sys, mgc_jax, mgc_jax.main, tfds_fma\n"
         "heavy = {'jax', 'flax', 'tensorflow', 'torch', 'librosa', 'numba', 'sklearn', 'tensorflow_datasets'}\n"

@@ -3,15 +3,15 @@
 import contextlib
 import logging
 import os
-import re
 import sys
-import traceback
 from collections.abc import Callable
 from typing import TextIO
 
 from absl import flags
 from absl import logging as absl_logging
 
+from mgc_jax.config.flag import take_overrides
+from mgc_jax.config.overrides import closest_key
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
 
@@ -59,38 +59,22 @@ def _is_leftover(error: BaseException | None) -> bool:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+    """Parses the flags, `--config.KEY=VALUE` too; a mistake is one line on the terminal, not a traceback."""
     try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # a config file is code: it can raise anything
-        print(
-            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config/keys.py lists every key.",
-            file=sys.stderr,
-        )
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        return flags.FLAGS(take_overrides(argv) if "config" in flags.FLAGS else argv)
+    except flags.UnrecognizedFlagError as error:
+        text = str(error)
+        key = closest_key(error.flagname) if "Did you mean" not in text else None
+        if key is not None and "config" in flags.FLAGS:
+            text = f"unknown flag --{error.flagname}. Did you mean --config.{key}?"
+        print(f"error: {text} See --help", file=sys.stderr)
         sys.exit(1)
-
-
-def _last_cause(error: Exception) -> str:
-    """Says in one line what is wrong; for a config file that fails, where."""
-    if isinstance(error, flags.Error) and "Traceback" not in str(error):
-        return str(error)
-    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
-    if "mgc_jax.errors.UserError: " in trace:  # meant for people
-        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
-    if "TypeError: get_config() takes" in trace:
-        return "this configuration file takes no argument after its name and a colon"
-    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
-    places = [
-        place
-        for place in places
-        if not re.search(r"site-packages|^<|mgc_jax.(main|runtime.terminal|tables.__main__)\.py$|runpy", place[0])
-    ]
-    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
-        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
-    if not places:
-        return str(error).strip().splitlines()[-1]
-    file, line, code = places[-1]
-    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
+    except flags.Error as error:
+        print(f"error: {str(error).rstrip('.')}. See --help", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit:  # --help, after which absl exits with 1
+        sys.exit(0)
 
 
 def say(text: str, stream: TextIO | None) -> None:
