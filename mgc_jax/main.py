@@ -15,19 +15,21 @@ import logging
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
-from mgc_jax.config import checks, identity
+from mgc_jax.config import identity
+from mgc_jax.config.flag import define_config
+from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
-from mgc_jax.runtime import processes, saved_config
+from mgc_jax.runtime import processes
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.runtime.workdir import default_workdir
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration: configs/*.py, or FILE.py:ARGUMENT. --config.KEY=VALUE overrides a key; "
-    "mgc_jax/config/keys.py lists them. Default: that of --workdir."
-)  # fmt: skip
+_CONFIG = define_config(
+    "Configuration: a file, or an experiment in configs (matt_crnn_tf); FILE.py:ARGUMENT gives it an argument. "
+    "--config.KEY=VALUE overrides a key; mgc_jax/config/keys.py lists them. Default: that of --workdir."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, results. Default: runs/<config>-<date>."
 )
@@ -59,7 +61,7 @@ log = logging.getLogger("mgc_jax")
 def command() -> None:
     """Runs the command `mgc-jax`, also `python -m mgc_jax.main`, and exits with its status."""
     prepare_process()
-    app.run(main, flags_parser=lambda argv: parse_flags(saved_config.with_saved_config(argv), __doc__ or ""))
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))
 
 
 def main(argv: list[str]) -> int:
@@ -75,38 +77,36 @@ def _main(argv: list[str]) -> int:
         raise UserError("--predictions goes with --mode eval")
     if _TEST.value and mode not in ("train", "eval"):
         raise UserError(f"--test does not go with --mode {mode}")
-    overridden = {} if _CONFIG.value is None else config_flags.get_override_values(flags.FLAGS["config"])
+    source = _CONFIG.value
+    if source is None and not _PREDICTIONS.value and workdir is not None and (workdir / "config.json").is_file():
+        source = str(workdir)
+    config = None if source is None else load_config(source, _CONFIG.overrides)
     if _PREDICTIONS.value:
         from mgc_jax import modes
 
-        modes.evaluate_predictions(Path(_PREDICTIONS.value), workdir, _CONFIG.value, overridden, test=_TEST.value)
+        modes.evaluate_predictions(Path(_PREDICTIONS.value), config, workdir, test=_TEST.value)
         return 0
-    if _CONFIG.value is None:
+    if config is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
-    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
-    if not file.is_file():
-        raise UserError(f"--config {file} does not exist; the repository's are in configs/")
     processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_TIMEOUT.value)
     with processes.joined():
-        _run(file, workdir, overridden)
+        _run(Path(source.partition(":")[0]).stem, config, workdir)
     return 0
 
 
-def _run(file: Path, workdir: Path | None, overridden: dict[str, object]) -> None:
+def _run(name: str, config: ConfigDict, workdir: Path | None) -> None:
     """Chooses corpus and workdir, the same in all processes, and runs the mode."""
-    config, mode = _CONFIG.value, _MODE.value
+    mode = _MODE.value
     if processes.process_count() > 1 and (config.baseline.name or mode in ("export", "bench")):
         what = "a baseline of scikit-learn" if config.baseline.name else f"--mode {mode}"
         raise UserError(f"{what} is the work of one process; start {processes.process_count()} for models only")
-    checks.validate(config)  # before the imports that take seconds
     from mgc_jax import modes
 
-    resolved = file == Path(saved_config.__file__)
-    config, why = modes.choose_corpus(config, mode, workdir, None if resolved else overridden)
+    config, why = modes.choose_corpus(config, mode, workdir)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     options = {"--mode": mode, "--test": _TEST.value, "--workdir": _WORKDIR.value} | versions
     processes.require_same("configuration", identity.shared_values(config) | options)
-    workdir = workdir or Path(processes.from_first(lambda: str(default_workdir(file.stem, config, mode))))
+    workdir = workdir or Path(processes.from_first(lambda: str(default_workdir(name, config, mode))))
     log.info(why)
     log.info("workdir %s", workdir)
     modes.run(mode, config, workdir, test=_TEST.value)

@@ -5,21 +5,21 @@ JAX and scikit-learn are imported by the job that needs them, when it starts.
 
 import importlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mgc_jax.config import checks, keys
+from mgc_jax.config import keys
+from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import VIEWS, Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import FILE_NAME, load
 from mgc_jax.evaluation.results import finish, format_table, summaries
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
-from mgc_jax.runtime.workdir import check_same, claim, read_config
+from mgc_jax.runtime.workdir import check_same, claim
 
 log = logging.getLogger(__name__)
 
@@ -177,21 +177,13 @@ def run(mode: str, config: ConfigDict, workdir: Path, *, test: bool = False) -> 
         _write_report(workdir)
 
 
-def evaluate_predictions(
-    path: Path,
-    workdir: Path | None,
-    config: ConfigDict | None,
-    overridden: Mapping[str, Any],
-    *,
-    test: bool = False,
-) -> None:
+def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | None, *, test: bool = False) -> None:
     """Evaluates the scores in a file; prints the results, or writes them to a new folder.
 
     Args:
         path: the file; see `mgc_jax.evaluation.predictions_file`.
+        config: describes the corpus; None if the file has all that is needed.
         workdir: the folder, if any.
-        config: names the corpus; None if the file has all that is needed.
-        overridden: keys given on the command line.
         test: evaluate the test split, too.
 
     Raises:
@@ -201,8 +193,7 @@ def evaluate_predictions(
 
     corpus, bags = None, {}
     if config is not None:
-        checks.validate(config)
-        config, why = choose_corpus(config, "eval", None, overridden)
+        config, why = choose_corpus(config, "eval")
         log.info(why)
         corpus = open_corpus(config.data)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
@@ -227,18 +218,15 @@ def evaluate_predictions(
     _write_report(workdir)
 
 
-def choose_corpus(
-    config: ConfigDict, mode: str, workdir: Path | None = None, overridden: Mapping[str, Any] | None = None
-) -> tuple[ConfigDict, str]:
+def choose_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> tuple[ConfigDict, str]:
     """Returns a configuration whose corpus is chosen, and a sentence that says which one and why.
 
     Args:
         config: a validated configuration; a corpus `auto` becomes that of the workdir, or what is prepared.
         mode: of the command line.
         workdir: the run's folder, if it is given.
-        overridden: keys given on the command line, which win over `config.demo`; None: its values are in place.
     """
-    from mgc_jax.data.open import resolve_auto
+    from mgc_jax.data.open import resolve_corpus
 
     config = config.copy_and_resolve_references()
     saved = None if workdir is None or mode == "train" else workdir / "config.json"
@@ -246,19 +234,15 @@ def choose_corpus(
         config.data.corpus = read_config(saved)["data"]["corpus"]
     if mode == "bench" and config.bench.data == "synthetic":
         why = "synthetic clips; --config.bench.data=corpus measures on the corpus"
-    else:
-        config.data.corpus, why = resolve_auto(config.data)
-    if config.data.corpus == "demo" and overridden is not None:
-        config = keys.resolve_demo(config, overridden)
-        checks.validate(config)
-    return config, why
+        return keys.resolve_demo(config) if config.data.corpus == "demo" else config, why
+    return resolve_corpus(config)
 
 
 def _with_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> ConfigDict:
     """Chooses the corpus where that was not done yet, as a library user may leave it."""
-    if config.data.corpus != "auto":
+    if config.data.corpus != "auto" and not (config.data.corpus == "demo" and config.demo):
         return config
-    config, why = choose_corpus(config, mode, workdir, {})
+    config, why = choose_corpus(config, mode, workdir)
     log.info(why)
     return config
 

@@ -121,7 +121,10 @@ def test_train_then_the_same_command_again_then_eval(folder):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py"]),
+        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py", "learning_rate?"]),
+        (["--epochs=3"], ["unknown flag --epochs", "--config.train.epochs"]),
+        (["--config.model.pooling.scores=dot"], ["model.pooling.scores", "score?"]),
+        (["--config.model.encoder.name=mpl"], ["mpl", "choose one of"]),
         (["--config.train.epochs=many"], ["many", "epochs"]),
         (["--config.seed=-1"], ["config.seed=-1", "at least 0"]),
         (["--config.data.representation=mel_96"], ["mel_96", "mel_1360x96"]),
@@ -134,8 +137,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
         ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
         (["--mode", "fly"], ["fly", "train|cross_validate|eval"]),
         (["--workdri=x"], ["workdri"]),
-        (["--epochs", "3"], ["'epochs'", "--config.train.epochs?"]),
-        (["--learning_rat=3"], ["'learning_rat'", "--config.optimizer.learning_rate?"]),
+        (["--learning_rat=3"], ["--learning_rat", "--config.optimizer.learning_rate?"]),
         (["train"], ["'train'", "--help"]),
         ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),
     ],
@@ -181,7 +183,7 @@ def test_cross_validation_by_the_command_line(folder):
 def test_no_config_and_a_config_that_is_not_there(folder):
     assert_clear_error(main(folder), "--config is missing", "configs/matt_crnn_tf.py")
     assert_clear_error(main(folder, "--config", "gone.py"), "gone.py")
-    assert_clear_error(main(folder, "--config.train.epochs=3"), "--config.train.epochs needs --config FILE")
+    assert_clear_error(main(folder, "--config.train.epochs=3"), "--config is missing")
     (folder / "empty").mkdir()
     assert_clear_error(main(folder, "--workdir", "empty", "--mode", "eval"), "--config is missing")
     (folder / "plain.py").write_text("def get_config():\n    return None\n")
@@ -206,9 +208,10 @@ def test_a_broken_config_file_is_named(folder, text, parts):
 
 @pytest.mark.parametrize("module", ["mgc_jax.main", "mgc_jax.tables"])
 def test_help_is_short_and_no_error(folder, module):
-    result = run(folder, "-m", module, "--help")
+    result = run(folder, "-m", module, "--config", "gone.py", "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert "--workdir" in result.stdout
+    assert "--config" in result.stdout
     assert len(result.stdout.splitlines()) < 50
     assert max(map(len, result.stdout.splitlines())) < 110
     full = run(folder, "-m", module, "--helpfull")

@@ -14,6 +14,7 @@ from mgc_jax.config.keys import (
     SELECTION_METRICS,
     SELECTION_VIEWS,
     default,
+    kind_of,
     leaves,
 )
 from mgc_jax.errors import UserError
@@ -24,7 +25,7 @@ from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
 def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
     if not condition:
-        raise UserError(f"config.{key}={value!r} is impossible: {remedy}.")
+        raise UserError(f"config.{key}={value!r} is invalid: {remedy}.")
 
 
 def validate(config: ConfigDict) -> None:
@@ -44,7 +45,7 @@ def validate(config: ConfigDict) -> None:
         )
     for key, value in known.items():
         kind = (int, float) if isinstance(value, float) else (tuple, list) if isinstance(value, tuple) else type(value)
-        _require(isinstance(given[key], kind), key, given[key], f"it must be of the kind of {value!r}")
+        _require(isinstance(given[key], kind), key, given[key], f"expected {kind_of(value)}")
     data, batch, train = config.data, config.batch, config.train
 
     def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -136,7 +137,7 @@ def _check_bench(bench: ConfigDict) -> None:
     }  # fmt: skip
     for key, allowed in choices.items():
         values = (bench[key],) if isinstance(bench[key], str) else bench[key]
-        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose of {', '.join(allowed)}")
+        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose from {', '.join(allowed)}")
     for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
         values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
         _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
@@ -153,7 +154,7 @@ def _check_features(data: ConfigDict) -> None:
     try:
         groups_of(data.features)
     except FmaError as error:
-        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+        raise UserError(f"config.data.features={data.features!r} is invalid: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
              "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
     _require(data.representation == "features_518", "data.features", data.features,

@@ -173,12 +173,12 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
-def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with the values of `config.demo` in place.
+def resolve_demo(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with the values of `config.demo` in place, and none left: to resolve it again changes nothing.
 
     Args:
-        config: a configuration whose corpus turned out to be the demo.
-        overridden: dotted keys given on the command line, which win over `config.demo`.
+        config: a configuration whose corpus turned out to be the demo. What was overridden is no longer in
+            `config.demo` (`mgc_jax.config.overrides.override`).
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
@@ -186,9 +186,15 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
         if config.model.frontend:
             resolved.model.frontend = demo_representation(config.model.frontend)
         for key, value in leaves(config.demo):
-            if key not in overridden:
-                resolved.update_from_flattened_dict({key: value})
+            resolved.update_from_flattened_dict({key: value})
+        resolved.demo = ConfigDict()
     return resolved
+
+
+def kind_of(value: Any) -> str:
+    """Returns the kind of a value in words: an int, a float, a bool, a str, a tuple."""
+    name = "tuple" if isinstance(value, list) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

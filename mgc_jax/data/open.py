@@ -8,6 +8,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from mgc_jax.config.checks import validate
+from mgc_jax.config.keys import resolve_demo
 from mgc_jax.data.arrays import open_arrays
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.fma import is_computed, not_prepared, open_fma
@@ -60,6 +64,25 @@ def open_corpus(data: Any) -> Corpus:
     if len(corpus.indices("train")) == 0:
         raise UserError(f"corpus {data.corpus}: no clip is in the training split, so nothing can be trained")
     return corpus
+
+
+def resolve_corpus(config: ConfigDict) -> tuple[ConfigDict, str]:
+    """Chooses the corpus of a configuration: prepared FMA, else the demo with the settings of `config.demo`.
+
+    Returns:
+        A validated copy whose corpus is not `auto`, and a sentence that says which corpus it is and why.
+
+    Raises:
+        UserError: as `resolve_auto`.
+    """
+    corpus, why = resolve_auto(config.data)
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.data.corpus = corpus
+    if corpus == "demo":
+        resolved = resolve_demo(resolved)
+    validate(resolved)
+    return resolved, why
 
 
 def resolve_auto(data: Any) -> tuple[str, str]:

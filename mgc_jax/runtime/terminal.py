@@ -1,20 +1,18 @@
 """What the commands share: logging to the terminal, and flags whose mistakes are one clear line."""
 
 import contextlib
-import difflib
 import logging
 import os
-import re
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable
 from typing import TextIO
 
 from absl import flags
 from absl import logging as absl_logging
 
-from mgc_jax.config import keys
+from mgc_jax.config.flag import take_overrides
+from mgc_jax.config.overrides import closest_key
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
 
@@ -64,7 +62,7 @@ def _is_leftover(error: BaseException | None) -> bool:
 
 
 def parse_flags(argv: list[str], about: str = "") -> list[str]:
-    """Parses the flags; a mistake is one line on the terminal, not a traceback.
+    """Parses the flags, `--config.KEY=VALUE` too; a mistake is one line on the terminal, not a traceback.
 
     Args:
         argv: the command line.
@@ -77,12 +75,16 @@ def parse_flags(argv: list[str], about: str = "") -> list[str]:
         say(f"{about}\n{flags.FLAGS.get_help()}\n", sys.stdout)
         sys.exit(0)
     try:
-        return flags.FLAGS(argv)
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        return flags.FLAGS(take_overrides(argv) if "config" in flags.FLAGS else argv)
     except flags.UnrecognizedFlagError as error:
-        message = f"{str(error).rstrip('.')}.{_proposal(error.flagname)}"
-    except Exception as error:  # a config file is code: it can raise anything
-        message = f"{_last_cause(error).rstrip('.')}."
-    say(f"error: {message} See --help; mgc_jax/config/keys.py lists every key.\n", sys.stderr)
+        text = str(error)
+        key = closest_key(error.flagname) if "Did you mean" not in text else None
+        if key is not None and "config" in flags.FLAGS:
+            text = f"unknown flag --{error.flagname}. Did you mean --config.{key}?"
+    except flags.Error as error:
+        text = f"{str(error).rstrip('.')}."
+    say(f"error: {text} See --help\n", sys.stderr)
     sys.exit(1)
 
 
@@ -93,40 +95,6 @@ def _help(about: str) -> str:
     for flag in flags.FLAGS.get_flags_for_module(module):
         lines += [f"  --{flag.name}", textwrap.indent(textwrap.fill(flag.help, 100), " " * 6)]
     return "\n".join([*lines, "", "--helpfull lists the flags of the libraries too.", ""])
-
-
-def _proposal(name: str) -> str:
-    """Proposes the configuration keys that a flag without `--config.` may mean, as `--epochs` does."""
-    if name.startswith("config."):
-        return f" --{name} needs --config FILE, or a --workdir that holds a run."
-    last = name.rpartition(".")[2]
-    known = [key for key, _ in keys.leaves(keys.default())]
-    similar = difflib.get_close_matches(last, {key.rpartition(".")[2] for key in known}, n=1, cutoff=0.8)
-    meant = [f"--config.{key}" for key in known if key.rpartition(".")[2] in similar]
-    return f" Do you mean {' or '.join(meant[:3])}?" if meant else ""
-
-
-def _last_cause(error: Exception) -> str:
-    """Says in one line what is wrong; for a config file that fails, where."""
-    if isinstance(error, flags.Error) and "Traceback" not in str(error):
-        return str(error)
-    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
-    if "mgc_jax.errors.UserError: " in trace:  # meant for people
-        return trace.rpartition("mgc_jax.errors.UserError: ")[2].splitlines()[0]
-    if "TypeError: get_config() takes" in trace:
-        return "this configuration file takes no argument after its name and a colon"
-    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
-    places = [
-        place
-        for place in places
-        if not re.search(r"site-packages|^<|mgc_jax.(main|runtime.terminal|tables.__main__)\.py$|runpy", place[0])
-    ]
-    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
-        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
-    if not places:
-        return str(error).strip().splitlines()[-1]
-    file, line, code = places[-1]
-    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
 
 
 def say(text: str, stream: TextIO | None) -> None:

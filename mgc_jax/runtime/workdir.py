@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import socket
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import identity
+from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import writing
@@ -164,20 +164,6 @@ def check_same_corpus(corpus: Any, before: dict[str, Any], workdir: Path) -> Non
             f"but this one is {corpus.name} ({corpus.fingerprint}): its tracks, splits or clips differ. Give a new "
             "--workdir, or the corpus of that run."
         )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads the `config.json` of a run."""
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-        return config
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). If the run's checkpoints are still wanted, delete that file: each of "
-            "them holds the configuration too. Otherwise delete the folder."
-        ) from error
 
 
 class _LogFile(logging.FileHandler):

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 
 from mgc_jax import modes
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.config.loading import read_config
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import FILE_NAME, load
 from mgc_jax.runtime.terminal import clock
-from mgc_jax.runtime.workdir import OtherCorpusError, read_config
+from mgc_jax.runtime.workdir import OtherCorpusError
 from mgc_jax.tables.plan import Cell
 
 log = logging.getLogger(__name__)

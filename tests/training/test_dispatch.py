@@ -298,7 +298,7 @@ def test_accumulation_saves_memory(tmp_path, corpus, unroll, share):
 
 
 def test_rows_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features):
-    with pytest.raises(UserError, match=r"config\.train\.accumulate=3 is impossible: the 8 row\(s\)"):
+    with pytest.raises(UserError, match=r"config\.train\.accumulate=3 is invalid: the 8 row\(s\)"):
         small_config(tmp_path, features, **{"train.accumulate": 3})
     config = config_with(tmp_path, features, MLP, **{"train.accumulate": 2})
     run = Experiment(config, tmp_path / "run")
