@@ -86,7 +86,7 @@ def _main(argv: list[str]) -> int:
 
         modes.evaluate_predictions(Path(_PREDICTIONS.value), config, workdir, test=_TEST.value)
         return 0
-    if config is None:
+    if source is None or config is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
     processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_TIMEOUT.value)
     with processes.joined():

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mgc_jax.config.keys import default, leaves, to_json
+from mgc_jax.config.keys import default, leaves, split_rule, to_json
 
 
 def shared_values(config: ConfigDict) -> dict[str, Any]:
@@ -44,6 +44,8 @@ def differences(
     if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
+    for values in (now, then):  # folds with and without the rule's name are the same
+        values["data.split"] = split_rule(values["data.split"], values["data.folds"])
     return [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
         for key in sorted(now.keys() | then.keys())

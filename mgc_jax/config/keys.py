@@ -45,10 +45,10 @@ def default() -> ConfigDict:
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
-    config.data.folds = (
-        0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
-    )
+    config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
+    config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
+    config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
@@ -171,6 +171,11 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def split_rule(split: str, folds: int) -> str:
+    """Returns the split rule that `data.split` and `data.folds` name together: folds alone mean the rule `folds`."""
+    return "folds" if split == "fma" and folds else split
 
 
 def resolve_demo(config: ConfigDict) -> ConfigDict:

@@ -26,7 +26,6 @@ from mgc_jax.experiment import Experiment
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.memory import available_memory
 from mgc_jax.training.loop import initial_state, make_phase, train_and_evaluate
-from tfds_fma.errors import FmaError
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.source.arrays import ArrayFiles
 
@@ -176,7 +175,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, corpus):
         list(stream_steps(steps, 0))
     kept = pickle.dumps(steps.clips)
     path.unlink()
-    with pytest.raises(FmaError, match=r"clips\.npy cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"clips\.npy cannot be read: No such file"):
         pickle.loads(kept)
 
 
