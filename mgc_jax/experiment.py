@@ -16,7 +16,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
-from mgc_jax.data.placement import Clips, place_clips
+from mgc_jax.data.placement import ClipStore, place_clips
 from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
@@ -57,7 +57,7 @@ class Experiment:
         workdir: Path,
         *,
         corpus: Corpus | None = None,
-        clips: Clips | None = None,
+        clips: ClipStore | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
         """Builds all of it.
@@ -85,7 +85,7 @@ class Experiment:
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
         if clips is None:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
-        self.clips: Clips = clips
+        self.clips: ClipStore = clips
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(

@@ -65,7 +65,7 @@ class ExportedModel:
         stored = tuple(self.config["stored_shape"])
         if clips.shape[1:] != stored or len(clips) == 0:
             raise UserError(f"clips of shape {clips.shape}: this model takes [clip, {', '.join(map(str, stored))}]")
-        x = self.inputs.evaluation((jnp.asarray(clips),))
+        x = self.inputs.evaluation(jnp.asarray(clips))
         if segment is None:
             scores, aux = self.model(x[:, None], jnp.zeros((len(clips), 1), jnp.int32))
             return adjust(scores[:, 0], self.adjustment), {"embedding": aux["embedding"][:, 0]}

@@ -17,7 +17,7 @@ from mgc_jax.bench.clips import where
 from mgc_jax.bench.flops import count
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import Placed, placed_dispatches
-from mgc_jax.data.placement import Clips
+from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import describe_model
@@ -119,7 +119,7 @@ class Cell:
         facts: what is known without measuring more: compile time, operations, estimated memory.
     """
 
-    def __init__(self, config: ConfigDict, corpus: Corpus, clips: Clips, setting: Setting, workdir: Path):
+    def __init__(self, config: ConfigDict, corpus: Corpus, clips: ClipStore, setting: Setting, workdir: Path):
         """Builds and compiles a setting.
 
         Raises:

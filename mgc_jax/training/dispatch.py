@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from mgc_jax.data.feed import Placed
-from mgc_jax.data.placement import Clips, DeviceClips, with_rows
+from mgc_jax.data.placement import ClipStore, DeviceClips
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.devices import on_cpu, replicate
 from mgc_jax.training.state import TrainState
@@ -35,7 +35,7 @@ _MOST_STEPS = 64  # per dispatch, where it is chosen here; more gains nothing, a
 _GIB = 2**30
 
 
-def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, mesh: Mesh) -> int:
+def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: ClipStore, mesh: Mesh) -> int:
     """Returns how many steps a dispatch has: `config.train.steps_per_dispatch`, or what is best where that is 0."""
     asked = config.train.steps_per_dispatch
     if not isinstance(clips, DeviceClips):
@@ -119,11 +119,11 @@ def several(train_step: Callable[..., Any]) -> Callable[..., Any]:
 
     def steps(state, batch, clips, partners, key):
         def body(state, each):
-            batch, index, partner_index = each
-            partner = None if partners is None else with_rows(partners, partner_index)
-            return train_step(state, batch, with_rows(clips, index), partner, key)
+            batch, clip_rows, partner_rows = each
+            mixed_with = None if partners is None else partners.with_per_row(partner_rows)
+            return train_step(state, batch, clips.with_per_row(clip_rows), mixed_with, key)
 
-        return jax.lax.scan(body, state, (batch, clips[-1], None if partners is None else partners[-1]))
+        return jax.lax.scan(body, state, (batch, clips.per_row, None if partners is None else partners.per_row))
 
     return steps
 

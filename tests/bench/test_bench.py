@@ -22,7 +22,6 @@ from mgc_jax.bench.table import format_bench
 from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.placement import take_clips
 from mgc_jax.errors import UserError
 from mgc_jax.papers.fma import baseline
 from mgc_jax.runtime.devices import data_mesh
@@ -186,7 +185,7 @@ def test_the_clips_are_on_the_devices_once(tmp_path, config):
     for placement, devices in [("device", 1), ("device", 2), ("auto", 4), ("host", 2), ("device", 1)]:
         placed = clips.placed(placement, devices)
         assert there() == [*before, *([] if placement == "host" else [devices])]
-        np.testing.assert_array_equal(take_clips(placed(index)), corpus.clips[index])
+        np.testing.assert_array_equal(placed(index).take(), corpus.clips[index])
         assert found.setdefault((placement, devices), placed) is placed
     clips.free()
     assert there() == before

@@ -21,7 +21,7 @@ from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import Batch, TrainBatches
 from mgc_jax.data.feed import placed_batches, placed_dispatches
 from mgc_jax.data.inputs import make_inputs
-from mgc_jax.data.placement import DeviceClips, HostClips
+from mgc_jax.data.placement import DeviceClips, HostClips, PlacedClips
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import build_model, split_model
@@ -182,7 +182,7 @@ def test_nothing_moves_between_host_and_devices_unnoticed(tmp_path, features):
     dispatcher.prepare(state, placed)
     for forgotten in (
         placed._replace(batch=jax.device_get(placed.batch)),
-        placed._replace(clips=(placed.clips[0], np.asarray(placed.clips[1]))),
+        placed._replace(clips=placed.clips.with_per_row(np.asarray(placed.clips.index))),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
             dispatcher(state, forgotten)
@@ -206,7 +206,7 @@ def test_the_step_is_compiled_ahead_and_its_memory_is_known(tmp_path, features, 
     assert "compiled " + ("the train step" if steps == 1 else "a loop of 2 train steps") in caplog.text
     assert "memory per device: 0.00 GiB (state, batch and corpus" in caplog.text
     memory = dispatch.memory_of(dispatcher._programs[steps])
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + placed.clips[0].nbytes
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + placed.clips.stored.nbytes
     assert held <= memory.arguments <= 1.2 * held + 10_000  # and the batch, dealt to the devices
     assert memory.total >= memory.arguments + memory.temporaries
 
@@ -256,7 +256,7 @@ def test_an_accumulated_step_is_the_step(tmp_path, features):
 def norm_loss(params, batch_stats, batch, clips, partners, key):
     """A loss whose statistics are those of batch norm: a moving average of the mean over the clips."""
     there = batch.segment < batch.segment.shape[1]
-    x = jnp.where(there, clips[0][clips[1]], 0)
+    x = jnp.where(there, clips.take(), 0)
     mean = x.sum() / jnp.maximum(there.sum(), 1)
     sums = {"loss": (params["w"] * (x - mean) ** 2).sum(), "clips": there.sum()}
     return sums["loss"] / 7, ({"mean": 0.9 * batch_stats["mean"] + 0.1 * mean}, sums)
@@ -273,7 +273,7 @@ def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(un
     batch = Batch(index, segment, zero, zero, zero.astype(np.float32))
     params, stats = {"w": jnp.float32(2)}, {"mean": jnp.float32(1)}
     (value, (stats, sums)), gradients = jax.jit(accumulated(norm_loss, 3, unroll=unroll))(
-        params, stats, batch, (jnp.asarray(corpus), jnp.asarray(index)), None, jax.random.key(0)
+        params, stats, batch, PlacedClips(jnp.asarray(corpus), jnp.asarray(index)), None, jax.random.key(0)
     )
     parts = [corpus[index[i::3]] for i in (0, 2)]
     squares = sum(((part - part.mean()) ** 2).sum() for part in parts)

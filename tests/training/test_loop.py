@@ -400,7 +400,7 @@ def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
     assert inputs.clip_shape == (30, 12)
     statistics = standardization(corpus, True)
     expected = (corpus.clips[:5, 5:35].astype(np.float32) - statistics.mean) / statistics.std
-    np.testing.assert_allclose(inputs.evaluation((corpus.clips[:5],)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(inputs.evaluation(corpus.clips[:5]), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -428,9 +428,9 @@ def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
     inputs, mesh = make_inputs(config, corpus), data_mesh()
     batch = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=0.5)(0)
     clips = DeviceClips(corpus.clips, mesh)
-    mixed = inputs.training(batch, clips(batch.clip), clips(batch.mix.clip), jax.random.key(0))
+    mixed = inputs.training(batch, clips(batch.clip).take(), clips(batch.mix.clip).take(), jax.random.key(0))
     one, other = (
-        inputs.evaluation((corpus.clips[i.ravel()],)).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
+        inputs.evaluation(corpus.clips[i.ravel()]).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
     )
     for row, slot in zip(*np.nonzero(batch.segment < 6), strict=True):
         share = batch.mix.share[row, batch.segment[row, slot]]
