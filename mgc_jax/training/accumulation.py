@@ -11,7 +11,7 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
     """Returns `jax.value_and_grad(loss, has_aux=True)` computed over micro-batches, of which one is held at a time.
 
     The loss is a sum over bags divided by a constant, so that the gradients of the micro-batches add up to those of
-    the batch. Only what a micro-batch has of its own differs: its draws (dropout, augmentation), and the statistics
+    the batch. What differs between micro-batches and the batch: the draws (dropout, augmentation), and the statistics
     of batch norm, whose moving averages move once per micro-batch.
 
     Args:

@@ -115,7 +115,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # Young averages follow faster, so that the random start is forgotten.
+            # EMA warm-up: decay starts low so that the initial weights are forgotten.
             decay = jnp.minimum(optimizer.ema, (1.0 + ema["count"]) / (10.0 + ema["count"]))
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema["average"], params)
             ema = {"average": average, "count": ema["count"] + 1}

@@ -125,7 +125,7 @@ def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, caps
 
 
 def test_a_step_that_needs_more_memory_than_there_is_is_a_row(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(dispatch, "room_of", lambda mesh: 1000)
+    monkeypatch.setattr(dispatch, "device_memory_limit", lambda mesh: 1000)
     config.bench.update(repeats=1, variants=("train",))
     (row,) = measured(config, tmp_path / "bench")["rows"]
     assert row["status"] == "out of memory"

@@ -23,9 +23,10 @@ from mgc_jax.data.standardization import standardization
 from mgc_jax.data.streaming import Steps, stream_steps
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
+from mgc_jax.modes import train as train_and_evaluate
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.memory import available_memory
-from mgc_jax.training.loop import initial_state, make_phase, train_and_evaluate
+from mgc_jax.training.phases import initial_state, make_phase
 from tfds_fma.errors import FmaError
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.source.arrays import ArrayFiles

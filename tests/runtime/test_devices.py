@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from helpers import make_corpus, small_config
 
+from mgc_jax import modes
 from mgc_jax.data.feed import placed_batches
 from mgc_jax.data.placement import HostClips
 from mgc_jax.experiment import Experiment
 from mgc_jax.runtime.devices import data_mesh, gather, replicate, shard
-from mgc_jax.training import loop
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.loop import initial_state, make_phase
+from mgc_jax.training.phases import initial_state, make_phase
 
 AUGMENTED = {
     "augment.mixup": 0.5, "augment.noise": 0.1, "augment.crop_frames": 36, "augment.time_masks": 1,
@@ -110,7 +110,7 @@ def test_collectives_in_loops_are_found():
 
 def test_a_checkpoint_of_eight_devices_restores_on_fewer(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    loop.train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     states = []
     for number in (8, 4, 2, 1):
         run = Experiment(config, tmp_path / "run", devices=jax.devices()[:number])
