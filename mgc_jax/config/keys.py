@@ -123,6 +123,7 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 60
+    config.train.init_from = ""  # a run's folder or an export, whose weights a new run starts from; empty: at random
     config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20

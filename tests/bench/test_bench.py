@@ -24,7 +24,6 @@ from mgc_jax.bench.table import format_bench
 from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.placement import take_clips
 from mgc_jax.errors import UserError
 from mgc_jax.papers.fma import baseline
 from mgc_jax.runtime.devices import data_mesh
@@ -133,7 +132,7 @@ def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, caps
 
 
 def test_a_step_that_needs_more_memory_than_there_is_is_a_row(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(dispatch, "room_of", lambda mesh: 1000)
+    monkeypatch.setattr(dispatch, "device_memory_limit", lambda mesh: 1000)
     config.bench.update(repeats=1, variants=("train",))
     (row,) = measured(config, tmp_path / "bench")["rows"]
     assert row["status"] == "out of memory"
@@ -195,7 +194,7 @@ def test_the_clips_are_on_the_devices_once(tmp_path, config):
     for placement, devices in [("device", 1), ("device", 2), ("auto", 4), ("host", 2), ("device", 1)]:
         placed = clips.placed(placement, devices)
         assert there() == [*before, *([] if placement == "host" else [devices])]
-        np.testing.assert_array_equal(take_clips(placed(index)), corpus.clips[index])
+        np.testing.assert_array_equal(placed(index).take(), corpus.clips[index])
         assert found.setdefault((placement, devices), placed) is placed
     clips.free()
     assert there() == before
