@@ -44,12 +44,13 @@ from mgc_jax.runtime.workdir import check_same_corpus, claim
 
 log = logging.getLogger(__name__)
 
-_ESTIMATORS = {
-    "lr": ("LR", LogisticRegression),
-    "knn": ("KNN", KNeighborsClassifier),
-    "svm": ("SVM", SVC),
-    "mlp": ("MLP (scikit-learn)", MLPClassifier),
+ESTIMATORS: dict[str, type[ClassifierMixin]] = {
+    "lr": LogisticRegression,
+    "knn": KNeighborsClassifier,
+    "svm": SVC,
+    "mlp": MLPClassifier,
 }
+_TITLES = {"lr": "LR", "knn": "KNN", "svm": "SVM", "mlp": "MLP (scikit-learn)"}
 _SMALL = 2**20  # below so many numbers BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
@@ -79,7 +80,7 @@ def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -
 
 
 def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool) -> dict[str, Any]:
-    title, _ = _ESTIMATORS[config.baseline.name]
+    title = _TITLES[config.baseline.name]
     estimator = make_estimator(config.baseline, config.seed)
     corpus = open_corpus(config.data)
     log.info(corpus.summary())
@@ -117,7 +118,7 @@ def make_estimator(baseline: ConfigDict, seed: int) -> ClassifierMixin:
     Raises:
         UserError: an option is none of the estimator's parameters.
     """
-    _, kind = _ESTIMATORS[baseline.name]
+    kind = ESTIMATORS[baseline.name]
     options = {key: value for key, value in baseline.items() if key != "name"}
     parameters = kind().get_params()
     unknown = sorted(options.keys() - parameters.keys())

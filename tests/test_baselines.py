@@ -21,8 +21,8 @@ from mgc_jax.config import checks, keys, options
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.modes import train as train_model
 from mgc_jax.papers import fma
-from mgc_jax.training.loop import train_and_evaluate as train_model
 from tfds_fma.clips.make import Clip
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES
@@ -246,7 +246,7 @@ def test_feature_sets_of_equal_width_tell_corpora_apart(features_518):
 @pytest.mark.parametrize(
     ("features", "changes", "message"),
     [
-        ("mfc", {}, "config.data.features='mfc' is impossible: Unknown features 'mfc'. Choose from: all, chroma"),
+        ("mfc", {}, "config.data.features='mfc' is invalid: Unknown features 'mfc'. Choose from: all, chroma"),
         ("mfcc+", {}, "Unknown features ''"),
         ("mfcc", {"representation": "features_mfcc"}, "config.data.representation is features_mfcc; set that to feat"),
         ("mfcc", {"representation": "mel_1360x96"}, "leave config.data.features empty"),
@@ -270,7 +270,7 @@ def test_the_demo_has_a_counterpart_of_every_representation():
     ):
         config = keys.default()
         config.data.representation = name
-        assert keys.resolve_demo(config, {}).data.representation == counterpart
+        assert keys.resolve_demo(config).data.representation == counterpart
 
 
 def test_arguments_of_config_files():

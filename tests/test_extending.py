@@ -9,7 +9,7 @@ from helpers import save_arrays
 
 from mgc_jax.config.checks import validate
 from mgc_jax.models import encoders, pooling
-from mgc_jax.training.loop import train_and_evaluate
+from mgc_jax.modes import train as train_and_evaluate
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 

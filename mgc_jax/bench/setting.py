@@ -1,4 +1,4 @@
-"""One setting of the bench (batch, precision, placement, number of devices), built, and what is measured of it."""
+"""One setting of the benchmark (batch, precision, placement, number of devices), built, and what is measured of it."""
 
 import dataclasses
 import itertools
@@ -17,13 +17,13 @@ from mgc_jax.bench.clips import where
 from mgc_jax.bench.flops import count
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import Placed, placed_dispatches
-from mgc_jax.data.placement import Clips
+from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import describe_model
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.dispatch import Dispatcher, Prepared, steps_per_dispatch
-from mgc_jax.training.loop import check_accumulation, initial_state, make_phase
+from mgc_jax.training.dispatch import CompiledSteps, Dispatcher, steps_per_dispatch
+from mgc_jax.training.phases import check_accumulation, initial_state, make_phase
 from mgc_jax.training.state import TrainState
 from mgc_jax.training.timetable import make_timetable
 
@@ -110,7 +110,7 @@ class Block:
         return (self.clips or len(self.seconds) * self.steps) / sum(self.seconds)
 
 
-class Cell:
+class Benchmark:
     """A setting, built and compiled.
 
     Attributes:
@@ -119,7 +119,7 @@ class Cell:
         facts: what is known without measuring more: compile time, operations, estimated memory.
     """
 
-    def __init__(self, config: ConfigDict, corpus: Corpus, clips: Clips, setting: Setting, workdir: Path):
+    def __init__(self, config: ConfigDict, corpus: Corpus, clips: ClipStore, setting: Setting, workdir: Path):
         """Builds and compiles a setting.
 
         Raises:
@@ -142,7 +142,7 @@ class Cell:
         state, placed = self._state(), next(self._dispatches(0, 1))
         built = time.perf_counter()
         try:
-            prepared = self._dispatcher.prepare(state, placed)
+            prepared = self._dispatcher.compile(state, placed)
         except UserError as error:
             raise MemoryError(str(error)) from error
         one = next(placed_dispatches(batches, clips, self._experiment.mesh, 0, [1]))
@@ -264,7 +264,7 @@ class Cell:
         return Block([time.perf_counter() - start], clips=len(some.clips))
 
 
-def _xla_facts(prepared: Prepared) -> dict[str, Any]:
+def _xla_facts(prepared: CompiledSteps) -> dict[str, Any]:
     """What the compiler estimates of a dispatch: memory; operations, where it takes the body of a loop as run once."""
     memory, costs = prepared.memory, prepared.program.cost_analysis() or {}
     facts = {f"{name}_bytes": size for name, size in dataclasses.asdict(memory).items()}

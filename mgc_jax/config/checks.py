@@ -14,17 +14,17 @@ from mgc_jax.config.keys import (
     SELECTION_METRICS,
     SELECTION_VIEWS,
     default,
+    kind_of,
     leaves,
 )
 from mgc_jax.errors import UserError
-from tfds_fma.errors import FmaError
 from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
 
 def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
     if not condition:
-        raise UserError(f"config.{key}={value!r} is impossible: {remedy}.")
+        raise UserError(f"config.{key}={value!r} is invalid: {remedy}.")
 
 
 def validate(config: ConfigDict) -> None:
@@ -44,7 +44,7 @@ def validate(config: ConfigDict) -> None:
         )
     for key, value in known.items():
         kind = (int, float) if isinstance(value, float) else (tuple, list) if isinstance(value, tuple) else type(value)
-        _require(isinstance(given[key], kind), key, given[key], f"it must be of the kind of {value!r}")
+        _require(isinstance(given[key], kind), key, given[key], f"expected {kind_of(value)}")
     data, batch, train = config.data, config.batch, config.train
 
     def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -69,6 +69,11 @@ def validate(config: ConfigDict) -> None:
     one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
     one_of("loss.class_weights", config.loss.class_weights, ("none", "class_balanced"))
     at_least("data.frames", data.frames, 0)
+    _require(data.split != "folds" or data.folds > 0, "data.split", data.split,
+             "say how many folds, config.data.folds=5 for instance")  # fmt: skip
+    _require(data.split in ("fma", "folds") or not data.folds, "data.folds", data.folds,
+             f"the split {data.split} has no folds; set it to 0, or config.data.split to folds")  # fmt: skip
+    at_least("data.split_seed", data.split_seed, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
     at_least("data.workers", data.workers, -1)
@@ -136,7 +141,7 @@ def _check_bench(bench: ConfigDict) -> None:
     }  # fmt: skip
     for key, allowed in choices.items():
         values = (bench[key],) if isinstance(bench[key], str) else bench[key]
-        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose of {', '.join(allowed)}")
+        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose from {', '.join(allowed)}")
     for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
         values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
         _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
@@ -152,8 +157,8 @@ def _check_features(data: ConfigDict) -> None:
         return
     try:
         groups_of(data.features)
-    except FmaError as error:
-        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+    except UserError as error:
+        raise UserError(f"config.data.features={data.features!r} is invalid: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
              "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
     _require(data.representation == "features_518", "data.features", data.features,

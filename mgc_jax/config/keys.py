@@ -45,10 +45,10 @@ def default() -> ConfigDict:
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
-    config.data.folds = (
-        0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
-    )
+    config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
+    config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
+    config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
@@ -123,6 +123,7 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 60
+    config.train.init_from = ""  # a run's folder or an export, whose weights a new run starts from; empty: at random
     config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
@@ -173,12 +174,17 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
-def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with the values of `config.demo` in place.
+def split_rule(split: str, folds: int) -> str:
+    """Returns the split rule that `data.split` and `data.folds` name together: folds alone mean the rule `folds`."""
+    return "folds" if split == "fma" and folds else split
+
+
+def resolve_demo(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with the values of `config.demo` in place, and none left: to resolve it again changes nothing.
 
     Args:
-        config: a configuration whose corpus turned out to be the demo.
-        overridden: dotted keys given on the command line, which win over `config.demo`.
+        config: a configuration whose corpus turned out to be the demo. What was overridden is no longer in
+            `config.demo` (`mgc_jax.config.overrides.override`).
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
@@ -186,9 +192,15 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
         if config.model.frontend:
             resolved.model.frontend = demo_representation(config.model.frontend)
         for key, value in leaves(config.demo):
-            if key not in overridden:
-                resolved.update_from_flattened_dict({key: value})
+            resolved.update_from_flattened_dict({key: value})
+        resolved.demo = ConfigDict()
     return resolved
+
+
+def kind_of(value: Any) -> str:
+    """Returns the kind of a value in words: an int, a float, a bool, a str, a tuple."""
+    name = "tuple" if isinstance(value, list) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from jaxtyping import Array, Complex, Float, Float32, Num
 
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import platform
-from tfds_fma.errors import FmaError
 from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
@@ -109,7 +107,7 @@ class LogMelFrontend(nnx.Module):
         Raises:
             UserError: an unknown representation, or one that is not a spectrogram.
         """
-        found = _lookup(representation)
+        found = get_representation(representation)
         if not isinstance(found, LogMel | LogMelBelowPeak):
             raise UserError(
                 f"the representation {representation} is no spectrogram that can be computed from audio; choose one "
@@ -215,7 +213,7 @@ def frontend_for(representation: str, audio_representation: str) -> LogMelFronte
         UserError: a representation that is unknown or of the wrong kind, or audio at another rate.
     """
     frontend = LogMelFrontend(representation)
-    audio = _lookup(audio_representation)
+    audio = get_representation(audio_representation)
     remedy = f"prepare the corpus as audio_{frontend.sample_rate}"
     if not isinstance(audio, Audio):
         raise UserError(f"{audio_representation} is not audio, which {representation} is computed from; {remedy}")
@@ -225,10 +223,3 @@ def frontend_for(representation: str, audio_representation: str) -> LogMelFronte
             f"of {audio_representation}; {remedy}"
         )
     return frontend
-
-
-def _lookup(name: str) -> Any:
-    try:
-        return get_representation(name)
-    except FmaError as error:
-        raise UserError(str(error)) from error

@@ -1,6 +1,5 @@
 """The classifier: encoder, pooling and head joined."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS, Target
@@ -109,9 +109,9 @@ def build_model(
     Raises:
         UserError: an encoder or pooling that does not exist, or an option that it does not have.
     """
-    encoder, encoder_options = _choose("encoder", model.encoder, ENCODERS)
-    pooling, pooling_options = _choose("pooling", model.pooling, POOLINGS)
-    if "subgenre_parents" in _parameters(pooling):
+    encoder, encoder_options = _choose(ENCODER, model.encoder, ENCODERS)
+    pooling, pooling_options = _choose(POOLING, model.pooling, POOLINGS)
+    if "subgenre_parents" in options_of(pooling, frozenset()):
         pooling_options["subgenre_parents"] = subgenre_parents or tuple(range(num_genres))
     rngs = nnx.Rngs(seed)
     built = encoder(clip_shape, **encoder_options, rngs=rngs)
@@ -121,34 +121,26 @@ def build_model(
 
 def check_names(model: Any) -> None:
     """Raises `UserError` for an encoder or pooling that does not exist, or an option that it does not have."""
-    _choose("encoder", model.encoder, ENCODERS)
-    _choose("pooling", model.pooling, POOLINGS)
-
-
-_NOT_OPTIONS = {
-    "encoder": ("self", "clip_shape", "rngs"),
-    "pooling": ("self", "features", "num_genres", "subgenre_parents", "rngs"),
-}
-
-
-def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(factory.__init__).parameters
+    _choose(ENCODER, model.encoder, ENCODERS)
+    _choose(POOLING, model.pooling, POOLINGS)
 
 
 def _choose(
-    kind: str, given: Any, registry: Mapping[str, Callable[..., Any]]
+    choice: Choice, given: Any, registry: Mapping[str, Callable[..., Any]]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Returns the encoder or pooling that a part of the configuration names, and its options there."""
     options = dict(given)
     name = options.pop("name", None)
     if name not in registry:
-        raise UserError(f"config.model.{kind}.name={name!r}: choose one of {', '.join(registry)}")
-    known = [p for p in _parameters(registry[name]) if p not in _NOT_OPTIONS[kind]]
+        raise UserError(f"config.{choice.key}={name!r}: choose one of {', '.join(registry)}")
+    known = options_of(registry[name], choice.supplied)
     unknown = sorted(set(options) - set(known))
     if unknown:
+        kind = choice.options.rpartition(".")[2]
         raise UserError(
             f"the {kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known) if known else 'none'}. "
-            f"Where a configuration file gives the options of another {kind}, change the file, not the name alone."
+            f"config.{choice.options} holds those of another {kind}: give all of it, or replace it by the flag "
+            f"--config.{choice.key}={name}."
         )
     return registry[name], options
 
@@ -159,11 +151,12 @@ def describe_model(model: Any) -> str:
     What differs from the pooling's default form follows in brackets.
     """
     encoder = model.encoder.name.upper().replace("_", "-")
-    pooling, options = _choose("pooling", model.pooling, POOLINGS)
+    pooling, options = _choose(POOLING, model.pooling, POOLINGS)
     name = model.pooling.name.replace("_", " ")
     if name == "none":
         return encoder
-    changed = [key for key, p in _parameters(pooling).items() if options.get(key, p.default) != p.default]
+    defaults = options_of(pooling, POOLING.supplied)
+    changed = [key for key, default in defaults.items() if options.get(key, default) != default]
     form = ", ".join(f"{key}={options[key]}" for key in changed)
     title = name.replace("matt", "MATT") if "matt" in name else f"MIL ({name})"
     return f"{encoder} + {title}" + (f" ({form})" if form else "")

@@ -1,7 +1,6 @@
 """How a cell becomes a configuration: the paper's systems on prepared FMA or the demo, or on any other corpus."""
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, keys, options
+from mgc_jax.config.loading import run_config_file
+from mgc_jax.config.overrides import override
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
@@ -96,7 +97,7 @@ class Prepared:
         if config.baseline.name == "knn" and self.name == "demo":
             config.baseline.n_neighbors = neighbours(self._train_clips)
         if self.name == "demo":
-            config = keys.resolve_demo(config, {})
+            config = keys.resolve_demo(config)
         return config
 
     def _data(self, representation: str, folds: int) -> ConfigDict:
@@ -104,7 +105,7 @@ class Prepared:
         config.data.representation = representation
         config.data.corpus, config.data.data_dir, config.data.folds = self.name, self.data_dir, folds
         if self.name == "demo":
-            config = keys.resolve_demo(config, {})
+            config = keys.resolve_demo(config)
         return config.data
 
     def _is_prepared(self, representation: str) -> bool:
@@ -180,25 +181,15 @@ class FromFile:
 
     def _load(self, encoder: str, pooling: str) -> ConfigDict:
         argument = f"{encoder}+{pooling}"
-        spec = importlib.util.spec_from_file_location("tables_config", self.file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         wanted = f"its argument must be encoder and pooling, such as {argument!r}, as in configs/fma_small_mels.py"
         try:
-            config = module.get_config(argument)
-            got = config.model.encoder.get("name"), config.model.pooling.get("name")
-        except UserError:
-            raise
-        except Exception as error:  # a configuration file is code: it can raise anything
-            raise UserError(f"--config {self.file}: get_config({argument!r}) fails ({error}); {wanted}") from error
+            config = run_config_file(self.file, argument)
+        except UserError as error:
+            raise UserError(f"{error}; {wanted}") from error
+        got = config.model.encoder.get("name"), config.model.pooling.get("name")
         if got != (encoder, pooling):
             raise UserError(f"--config {self.file}: {wanted}")
-        try:
-            config.update_from_flattened_dict(dict(self.overrides))
-        except KeyError as error:
-            raise UserError(f"unknown config key: {error.args[0]}") from error
+        config = override(config, self.overrides).unlock()
         checks.validate(config)
         if config.data.corpus != "arrays":
             raise UserError(

@@ -51,8 +51,11 @@ class Optimizer:
         return dataclasses.replace(state, plateau=plateau)
 
 
-def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer:
+def make_optimizer(options: Any, epochs: int = 1, steps_per_epoch: int = 10**6) -> Optimizer:
     """Builds the optimizer of `config.optimizer`.
+
+    The length of training shapes the schedule alone. The default is a placeholder, to check options or to restore a
+    state.
 
     `weight_decay` is decoupled for the optimizers of optax that have it (adamw, lion, lamb ...); for others it is L2
     added to the gradient, as PyTorch's optimizers have it.
@@ -88,15 +91,6 @@ def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer
             atol=max(options.plateau_min_delta, 1e-9),  # optax wants one of both
         )
     return Optimizer(rule, plateau, options.ema)
-
-
-def untimed_optimizer(options: Any) -> Optimizer:
-    """Builds the optimizer where it does not matter how long training is: to check the options, or to restore a state.
-
-    Raises:
-        UserError: as `make_optimizer`.
-    """
-    return make_optimizer(options, epochs=1, steps_per_epoch=10**6)
 
 
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:

@@ -1,29 +1,23 @@
-import importlib.util
+import ast
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.config.loading import run_config_file
+from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
-    module = load(path)
-    assert f"--config configs/{path.name}" in module.__doc__
-    config = module.get_config()
+    assert f"--config configs/{path.name}" in ast.get_docstring(ast.parse(path.read_text()))
+    config = run_config_file(path)
     checks.validate(config)
-    checks.validate(keys.resolve_demo(config, {}))
+    checks.validate(keys.resolve_demo(config))
 
 
 @pytest.mark.parametrize(
@@ -78,9 +72,10 @@ def test_flags_win_over_the_demo_settings():
     config = keys.default()
     config.demo.train = ConfigDict({"epochs": 3})
     config.demo.batch = ConfigDict({"rows": 2})
-    config.train.epochs = 50
-    resolved = keys.resolve_demo(config, {"train.epochs": 50})
+    resolved = keys.resolve_demo(override(config, {"train.epochs": 50}))
     assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
+    resolved.batch.rows = 4
+    assert keys.resolve_demo(resolved) == resolved  # once and for all
     assert config.batch.rows == 1
 
 
@@ -88,7 +83,7 @@ def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():
     config = keys.default()
     config.data.representation, config.model.frontend = "audio_12000", "mel_1360x96"
     checks.validate(config)
-    resolved = keys.resolve_demo(config, {})
+    resolved = keys.resolve_demo(config)
     assert resolved.data.representation == "audio_12000_short"
     assert resolved.model.frontend == "mel_256x96"
     checks.validate(resolved)

@@ -1,16 +1,13 @@
 """Every system of both papers: its parameter count beside the paper's, and its configuration."""
 
 import importlib.util
-import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mgc_jax.config import options
 from mgc_jax.config.keys import to_json
-from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.papers.system import SYSTEMS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -58,14 +55,6 @@ def test_the_list_names_the_configuration_that_it_counts(system):
 def test_every_configuration_of_a_system_is_in_the_list():
     ours = {"echonest.py", "fma_small_mels.py", "vggish.py"}  # for arrays that users bring
     assert {path.name for path in CONFIGS.glob("*.py")} == ours | {system.file for system in SYSTEMS}
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_presets_name_every_option_of_an_encoder_with_its_default(name):
-    given = options.encoder_options(name).to_dict()
-    assert given.pop("name") == name
-    parameters = inspect.signature(ENCODERS[name].__init__).parameters
-    assert given == {p: v.default for p, v in parameters.items() if p not in ("self", "clip_shape", "rngs")}
 
 
 def test_the_command_lists_ours_beside_the_papers():

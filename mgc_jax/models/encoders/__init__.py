@@ -31,3 +31,4 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     "prcnn_attention": PrcnnAttention,
     "prcnn_attention_literal": PrcnnAttentionLiteral,
 }
+"""Name in `config.model.encoder.name` -> class: `mgc_jax.ENCODERS["mlp"]((518,), rngs=nnx.Rngs(0))`."""

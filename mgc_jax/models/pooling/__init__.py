@@ -43,3 +43,4 @@ POOLINGS: dict[str, Callable[..., Any]] = {
     "gated_attention": GatedAttentionPooling,
     "set_transformer": SetTransformerPooling,
 }
+"""Name in `config.model.pooling.name` -> class: `mgc_jax.POOLINGS["matt"](64, 16, rngs=nnx.Rngs(0))`."""
