@@ -123,6 +123,9 @@ def load_export(folder: str | Path) -> ExportedModel:
     nnx.update(model, nnx.from_flat_state(flat))
     statistics = Standardization(arrays[f"{STANDARDIZATION}.mean"], arrays[f"{STANDARDIZATION}.std"])
     stored_shape = tuple(meta["stored_shape"])
-    frontend = LogMelFrontend(config.model.frontend) if config.model.frontend else None
+    frontend = None
+    if config.model.frontend:  # an export made before there was `kernels` has no such key
+        use = config.model.get("kernels", "auto") == "auto"
+        frontend = LogMelFrontend(config.model.frontend, platform_kernels=use)
     inputs = Inputs(config, stored_shape, frontend, statistics)
     return ExportedModel(model, inputs, tuple(meta["genres"]), meta, np.array(meta["adjustment"], np.float32))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mgc_jax.config.keys import KERNELS
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS, Target
@@ -107,8 +108,12 @@ def build_model(
         seed: seed of the initial weights.
 
     Raises:
-        UserError: an encoder or pooling that does not exist, or an option that it does not have.
+        UserError: an encoder or pooling that does not exist, or an option that it does not have; another value of
+            `model.kernels` than "auto" (also where it is absent) and "plain".
     """
+    kernels = getattr(model, "kernels", "auto")
+    if kernels not in KERNELS:
+        raise UserError(f"config.model.kernels={kernels!r}: choose one of {', '.join(KERNELS)}")
     encoder, encoder_options = _choose("encoder", model.encoder, ENCODERS)
     pooling, pooling_options = _choose("pooling", model.pooling, POOLINGS)
     if "subgenre_parents" in _parameters(pooling):
@@ -116,7 +121,17 @@ def build_model(
     rngs = nnx.Rngs(seed)
     built = encoder(clip_shape, **encoder_options, rngs=rngs)
     pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
-    return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    classifier = BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    set_platform_kernels(classifier, kernels == "auto")
+    return classifier
+
+
+def set_platform_kernels(model: nnx.Module, use: bool) -> None:
+    """Lets all layers of a model use the kernels made for the platform, or XLA's own operations alone.
+
+    It sets the attribute `platform_kernels` of the layers that have one. It alters nothing but roundings and speed.
+    """
+    model.set_attributes(platform_kernels=use, raise_if_not_found=False)
 
 
 def check_names(model: Any) -> None:

@@ -21,8 +21,8 @@ from mgc_jax.models.encoders.common import (
     check_spectrogram,
     fit_pool,
 )
-from mgc_jax.models.kernels.conv_pool import max_pool
 from mgc_jax.models.layers import Dense, TimeConvBlock
+from mgc_jax.models.operations import max_pool
 from mgc_jax.models.recurrent import BidirectionalGRU
 
 _FILTERS = (16, 32, 64, 64, 64)
