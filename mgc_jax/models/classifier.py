@@ -1,4 +1,4 @@
-"""The classifier: encoder, pooling and head joined."""
+"""The classifier: encoder, pooling and head."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +171,7 @@ def _choose(
 def describe_model(model: Any) -> str:
     """Names the system that `config.model` describes as the papers do: encoder + pooling.
 
-    What differs from the pooling's default form follows in brackets.
+    Options of the pooling that differ from their defaults follow in brackets.
     """
     encoder = model.encoder.name.upper().replace("_", "-")
     pooling, options = _choose("pooling", model.pooling, POOLINGS)
@@ -185,7 +185,7 @@ def describe_model(model: Any) -> str:
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """Number of weights and batch-norm moments, as Keras counts (so as the papers count)."""
+    """Number of weights and batch-norm moments, as Keras and the papers count."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
 
 

@@ -54,7 +54,7 @@ class Cnn(nnx.Module):
         Args:
             clip_shape: (time, mel) of a clip.
             filters: output channels of each convolution.
-            pools: pool size (time, mel) of each convolution, leaving out what fills no pool. A pool is never larger
+            pools: pool size (time, mel) of each convolution, rounding down. A pool is never larger
                 than its map, and a map of fewer than three steps is padded for the convolution.
             rngs: source of the initial weights.
         """

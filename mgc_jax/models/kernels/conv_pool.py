@@ -1,8 +1,8 @@
 """Convolution, batch norm and max pooling in one, with gradients that are faster than XLA's.
 
 `conv_norm_pool` is what the layers use. It pools before it normalizes: the batch norm is monotone in each channel, so
-it may follow the pooling once the sign of its scale is in the kernel. In training the convolution's bias cancels in the
-output (its gradient is exactly zero) and appears only in the moving mean.
+it may follow the pooling once the sign of its scale is in the kernel. In training the convolution's bias cancels in
+the output (its gradient is exactly zero) and appears only in the moving mean.
 
 On one CPU device 3 x 3 convolutions are computed clip by clip in Winograd form, and those of one-channel float32 maps
 without storing the convolution. Elsewhere the convolution is XLA's, and the max pooling has its own gradient.
