@@ -182,7 +182,10 @@ def load_model(folder: str | Path) -> ExportedModel:
     config, model = ConfigDict(meta.config), model_of(meta)
     _fill(model, arrays, folder)
     statistics = Standardization(arrays[f"{STANDARDIZATION}.mean"], arrays[f"{STANDARDIZATION}.std"])
-    frontend = LogMelFrontend(config.model.frontend) if config.model.frontend else None
+    frontend = None
+    if config.model.frontend:  # an export made before there was `kernels` has no such key
+        use = config.model.get("kernels", "auto") == "auto"
+        frontend = LogMelFrontend(config.model.frontend, platform_kernels=use)
     return ExportedModel(model, Inputs(config, meta.stored_shape, frontend, statistics), meta)
 
 

@@ -120,6 +120,15 @@ def test_a_missing_or_cut_file_is_one_clear_error(trained, tmp_path, name):
         load_model(folder)
 
 
+def test_an_export_from_before_there_was_a_choice_of_kernels_scores_the_same(trained, tmp_path):
+    corpus, folder = trained[0], damaged(trained, tmp_path)
+    expected, _ = load_export(folder)(corpus.clips[:3])
+    meta = json.loads((folder / "config.json").read_text())
+    del meta["config"]["model"]["kernels"]
+    (folder / "config.json").write_text(json.dumps(meta))
+    np.testing.assert_array_equal(load_export(folder)(corpus.clips[:3])[0], expected)
+
+
 def test_weights_of_another_model_are_refused(trained, tmp_path):
     folder = damaged(trained, tmp_path)
     weights = load_file(folder / "weights.safetensors")

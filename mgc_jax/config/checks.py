@@ -10,6 +10,7 @@ from mgc_jax.config.keys import (
     BENCH_VARIANTS,
     CORPORA,
     DTYPES,
+    KERNELS,
     PLACEMENTS,
     SELECTION_METRICS,
     SELECTION_VIEWS,
@@ -64,6 +65,7 @@ def validate(config: ConfigDict) -> None:
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("model.kernels", config.model.kernels, KERNELS)
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
     one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))

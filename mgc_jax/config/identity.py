@@ -13,11 +13,11 @@ def shared_values(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
 
 
-# Keys that do not alter what a step computes.
+# Keys that do not alter what a step computes (model.kernels: but for rounding, as another machine may).
 _HARMLESS = (
     "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
     "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
-    "train.steps_per_dispatch",
+    "train.steps_per_dispatch", "model.kernels",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class Inputs:
     Attributes:
         clip_shape: of the encoder's input: (time, mel) or (feature,).
         statistics: standardization.
+        frontend: computes spectrograms of stored audio, or None.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Inputs:
             frontend: computes spectrograms of stored audio; None: clips are taken as they are.
             statistics: standardization of spectrograms or features.
         """
-        self._frontend, self.statistics, self._augment = frontend, statistics, config.augment
+        self.frontend, self.statistics, self._augment = frontend, statistics, config.augment
         self._dtype = jnp.dtype(config.model.dtype)
         shape = tuple(stored_shape) if frontend is None else frontend.clip_shape
         crop = self._augment.crop_frames
@@ -56,7 +57,7 @@ class Inputs:
 
     def _standardized(self, clips: jax.Array) -> jax.Array:
         """[n, ...] as stored -> float32 [n, time, mel] or [n, feature]."""
-        values = clips.astype(jnp.float32) if self._frontend is None else self._frontend(clips)
+        values = clips.astype(jnp.float32) if self.frontend is None else self.frontend(clips)
         return (values - self.statistics.mean) * (1 / self.statistics.std)
 
     def evaluation(self, clips: jax.Array) -> jax.Array:
@@ -107,7 +108,12 @@ def make_inputs(config: Any, corpus: Corpus) -> Inputs:
     frontend = None
     if config.model.frontend:
         name = config.model.frontend
-        frontend = LogMelFrontend(name) if corpus.name == "arrays" else frontend_for(name, config.data.representation)
+        use = config.model.kernels == "auto"
+        frontend = (
+            LogMelFrontend(name, platform_kernels=use)
+            if corpus.name == "arrays"
+            else frontend_for(name, config.data.representation, platform_kernels=use)
+        )
         if corpus.clips.ndim != 2:
             raise UserError(
                 f"config.model.frontend={name} computes spectrograms from audio, but a clip of this corpus is "
