@@ -84,7 +84,7 @@ def test_metric(tmp_path, monkeypatch):
 def test_representation(tmp_path, monkeypatch):
     (path,) = re.findall(r"Write\s+`tfds_fma/representations/(\w+)\.py`", TEXT)
     module = load("representation", tmp_path, monkeypatch, f"tfds_fma.representations.{path}")
-    ((row, name),) = re.findall(r'^    (Mfcc\("(\w+)", .*\)),$', TEXT, re.MULTILINE)
+    ((row, name),) = re.findall(r'^(Mfcc\("(\w+)", .*\))$', TEXT, re.MULTILINE)
     made = eval(row, vars(module))
     monkeypatch.setitem(registry.REPRESENTATIONS, name, made)
     assert isinstance(registry.get_representation(name), AudioRepresentation)
