@@ -15,8 +15,8 @@ from mgc_jax.config.keys import default
 from mgc_jax.data import splits
 from mgc_jax.evaluation import metrics
 from mgc_jax.models import encoders, pooling
+from mgc_jax.modes import train
 from mgc_jax.training import optimizer
-from mgc_jax.training.loop import train_and_evaluate
 from tfds_fma.representations import registry
 from tfds_fma.representations.base import AudioRepresentation
 
@@ -58,7 +58,7 @@ def test_encoder_pooling_and_configuration_train(tmp_path, corpus, monkeypatch):
     config.batch.rows, config.batch.clips_per_row = 8, 8
     config.optimizer.learning_rate = 0.03  # the test has 20 steps
     validate(config)
-    results = train_and_evaluate(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     assert results["model"] == "BAND-STATISTICS + MIL (loudest) (sharpness=2.0)"
     assert results["splits"]["train"]["bag"]["accuracy"] > results["splits"]["train"]["majority_accuracy"] + 0.1
 

@@ -99,13 +99,6 @@ def untimed_optimizer(options: Any) -> Optimizer:
     return make_optimizer(options, epochs=1, steps_per_epoch=10**6)
 
 
-# Schedules beside those of optax, after the warm-up: (learning rate, steps to the last one) -> schedule.
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda learning_rate, steps: optax.constant_schedule(learning_rate),
-    "cosine": optax.cosine_decay_schedule,  # to zero at the last step
-}
-
-
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate over steps: a linear warm-up, then what `options.schedule` names.
 
@@ -138,6 +131,13 @@ def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Sche
         except (TypeError, ValueError) as error:
             raise UserError(f"config.optimizer.schedule_options do not fit {options.schedule}: {error}") from error
     return optax.join_schedules([optax.linear_schedule(0.0, options.learning_rate, warmup), after], [warmup])
+
+
+# Schedules beside those of optax, after the warm-up: (learning rate, steps to the last one) -> schedule.
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda learning_rate, steps: optax.constant_schedule(learning_rate),
+    "cosine": optax.cosine_decay_schedule,  # to zero at the last step
+}
 
 
 # They need more than gradients: the value of the loss, or a line search.
