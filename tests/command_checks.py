@@ -14,30 +14,12 @@ from typing import Any
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from mgc_jax.config.checks import validate
+from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS
-
-try:
-    from mgc_jax.config.loading import load_config
-except ImportError:  # delete this when mgc_jax.config.loading is there
-
-    def load_config(file: str, overrides: dict[str, str]) -> ConfigDict:
-        values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", None, "", flag_values=values)
-        argv = ["program", "--config", file, *(f"--config.{key}={value}" for key, value in overrides.items())]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", argv)  # where config_flags looks for overrides
-            try:
-                values(argv)
-                validate(values.config)
-            except Exception as error:
-                raise UserError(str(error)) from error
-        return values.config
-
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -24,17 +24,13 @@ from mgc_jax.config.keys import default, leaves
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tfds_fma" / "README.md", *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tfds_fma" / "README.md", ROOT / "examples" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
 ]  # fmt: skip
 SCRIPTS = [*sorted((ROOT / "launch").iterdir()), ROOT / ".ci" / "run"]
 
 OF_THE_READER = ("my_config.py",)  # files that a reader writes
 PLACEHOLDERS = ("key", "a.b", "json", "py")  # `--config.key=value`, config.json
-# The pages are ahead of the code in this; delete a line when its part is there.
-PENDING = (
-    "configs/any.py", "data.split", "docs/pictures/report.png", "examples", "import mgc_jax\n", "load_export",
-    "mgc_jax.load_config", "mgc_jax.train", "pooling.name=", "schedule_options", "train.init_from",
-)  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -163,17 +159,6 @@ def _in_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@contextlib.contextmanager
-def unless_pending(text: str) -> Iterator[None]:
-    """Expects a failure where the code is yet to come."""
-    try:
-        yield
-    except Wrong as error:
-        if any(name in text for name in PENDING):
-            pytest.xfail(str(error))
-        raise
-
-
 def printed(entries: Callable[[], Iterator[Command]]) -> Any:
     """A test per entry, called by its place."""
     every = list(entries())
@@ -183,14 +168,12 @@ def printed(entries: Callable[[], Iterator[Command]]) -> Any:
 @printed(commands)
 def test_command(text):
     if not any(name in text for name in OF_THE_READER):
-        with unless_pending(text):
-            check(text)
+        check(text)
 
 
 @printed(blocks)
 def test_python(text):
-    with unless_pending(text):
-        check_python_block(text)
+    check_python_block(text)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -251,7 +234,7 @@ def test_what_the_text_mentions_exists():
         for module in re.findall(r"(?:python -m |^)((?:mgc_jax|tfds_fma|benchmarks)(?:\.[a-z_]\w*)+)$", code):
             if not module.endswith(".py") and not is_there(module):
                 wrong.append((path.name, module))
-    assert [entry for entry in wrong if not entry[1].endswith(PENDING)] == []
+    assert wrong == []
 
 
 def is_there(dotted: str) -> bool:
@@ -272,7 +255,7 @@ def is_there(dotted: str) -> bool:
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
     lost = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
-    assert [link for link in lost if link not in PENDING] == []
+    assert lost == []
 
 
 def test_the_readme_is_a_screen_and_a_half():

@@ -14,6 +14,7 @@ from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data import splits
 from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap
 from mgc_jax.models import encoders, pooling
 from mgc_jax.modes import train
 from mgc_jax.training import optimizer
@@ -63,10 +64,7 @@ def test_encoder_pooling_and_configuration_train(tmp_path, corpus, monkeypatch):
     assert results["splits"]["train"]["bag"]["accuracy"] > results["splits"]["train"]["majority_accuracy"] + 0.1
 
 
-@pytest.mark.skipif(not hasattr(metrics, "METRICS"), reason="the registry of metrics is not there yet")
 def test_metric(tmp_path, monkeypatch):
-    from mgc_jax.evaluation.bootstrap import ArtistBootstrap
-
     module = load("metric", tmp_path, monkeypatch, "my_metric")
     name = register(module, metrics.METRICS, monkeypatch, Metric=metrics.Metric)
     rng = np.random.default_rng(0)
@@ -94,7 +92,6 @@ def test_representation(tmp_path, monkeypatch):
     assert computed.dtype == made.dtype
 
 
-@pytest.mark.skipif(not hasattr(splits, "SPLITS"), reason="the registry of splits is not there yet")
 def test_split(tmp_path, monkeypatch):
     module = load("split", tmp_path, monkeypatch, "my_split")
     name = register(module, splits.SPLITS, monkeypatch)
