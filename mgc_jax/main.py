@@ -119,7 +119,7 @@ def _evaluate_predictions(path: Path) -> None:
     """Evaluates the scores in a file."""
     from mgc_jax.data.open import open_corpus
     from mgc_jax.evaluation import results
-    from mgc_jax.evaluation.predictions_file import load
+    from mgc_jax.evaluation.predictions_file import load_predictions
 
     if _MODE.value != "eval":
         raise UserError("--predictions goes with --mode eval")
@@ -129,7 +129,7 @@ def _evaluate_predictions(path: Path) -> None:
         log.info(why)
         corpus = open_corpus(config.data)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
-    predictions = load(path, corpus, **bags)
+    predictions = load_predictions(path, corpus, **bags)
     of_test = predictions.split == "test"
     if of_test.any() and not _TEST.value:
         log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())

@@ -13,17 +13,16 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions import VIEWS, Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import METRICS, check_selection
+from mgc_jax.evaluation.predictions import Predictions, concatenate
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.evaluation.results import finish
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import check_same, claim, read_config
 
 log = logging.getLogger(__name__)
-
-
-_PER_FOLD = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
 
 
 def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
@@ -82,6 +81,7 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
     if config.data.fold:
         raise UserError(f"cross-validation goes through all folds; leave out --config.data.fold={config.data.fold}")
+    check_selection(config.train.select)
     saved = workdir / "config.json"
     if saved.exists():
         if not _is_cross_validation(workdir):
@@ -99,7 +99,7 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             folder = workdir / f"fold-{fold}"
             log.info("fold %d of %d", fold + 1, folds)
             results.append(train(fold_config, folder))
-            parts.append(_of_fold(load(folder / FILE_NAME).of_split("validation"), fold))
+            parts.append(_of_fold(load_predictions(folder / PREDICTIONS_FILE).of_split("validation"), fold))
         about: dict[str, Any] = {
             key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
         }
@@ -107,11 +107,11 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(r["seconds"].get(part, 0) for r in results) for part in results[0]["seconds"]}
         about["per_fold"] = {
-            view: {
-                metric: [result["splits"]["validation"][view][metric] for result in results] for metric in _PER_FOLD
+            level: {
+                metric: [result["splits"]["validation"][level][metric] for result in results] for metric in METRICS
             }
-            for view in VIEWS
-            if view in results[0]["splits"]["validation"]
+            for level in LEVELS
+            if level in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
         return processes.from_first(lambda: finish(_pooled(parts), about, workdir, headline))

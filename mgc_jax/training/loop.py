@@ -17,7 +17,7 @@ from mgc_jax.data.feed import Placed, placed_dispatches
 from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import concatenate
-from mgc_jax.evaluation.results import finish, view_metrics
+from mgc_jax.evaluation.results import finish, level_metrics
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import describe_model
 from mgc_jax.models.logit_adjustment import log_prior
@@ -200,7 +200,7 @@ def train_run(experiment: Experiment, *, test: bool = False) -> dict[str, Any]:
                 if timetable.evaluates(step) and "validation" in experiment.bags:
                     with progress.timed("evaluate"):
                         scores = experiment.predict("validation", state.evaluated, state.batch_stats)
-                        result = processes.from_first(functools.partial(view_metrics, scores))
+                        result = processes.from_first(functools.partial(level_metrics, scores))
                     metrics = flat_metrics(result)
                     writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
                     progress.clear()
@@ -300,10 +300,10 @@ def evaluate_best(experiment: Experiment, checkpoints: Checkpoints, *, test: boo
 
 
 def flat_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Flattens a split's results to <view>/<metric>."""
+    """Flattens a split's results to <level>/<metric>."""
     return {
-        f"{view}/{name}": value
-        for view, metrics in result.items()
+        f"{level}/{name}": value
+        for level, metrics in result.items()
         if isinstance(metrics, dict)
         for name, value in metrics.items()
     }
@@ -313,14 +313,14 @@ def epoch_line(
     step: int, steps_per_epoch: int, config: ConfigDict, values: dict[str, float], result: dict[str, Any]
 ) -> str:
     """Formats the log line of an evaluation."""
-    views = "; ".join(
-        f"{view} {metrics['accuracy']:.3f} (AP {metrics['micro_ap']:.3f})"
-        for view, metrics in result.items()
+    levels = "; ".join(
+        f"{level} {metrics['accuracy']:.3f} (AP {metrics['micro_ap']:.3f})"
+        for level, metrics in result.items()
         if isinstance(metrics, dict)
     )
     epochs = config.train.epochs + config.train.classifier_epochs
     return (
         f"epoch {step / steps_per_epoch:.0f}/{epochs}: loss {values['train/loss']:.3f}, train accuracy "
         f"{values['train/accuracy']:.3f}, {values['train/clips_per_second']:,.0f} clips/s; "
-        f"validation accuracy: {views}"
+        f"validation accuracy: {levels}"
     )
