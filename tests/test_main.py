@@ -65,7 +65,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
     assert first.returncode == 0, first.stderr
     (workdir,) = (folder / "runs").iterdir()
     assert workdir.name.startswith("small-2")
-    assert "bag model" in first.stdout
+    assert " bag " in first.stdout
     assert {"config.json", "results.json", "metrics.jsonl", "train.log"} <= {p.name for p in workdir.iterdir()}
     assert "corpus arrays" in (workdir / "train.log").read_text().splitlines()[0]
     results = json.loads((workdir / "results.json").read_text())

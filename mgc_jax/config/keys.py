@@ -11,12 +11,6 @@ from tfds_fma.representations.registry import demo_representation
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 
 
-SELECTION_VIEWS = ("clip", "clip_mean", "bag")
-
-
-SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
-
-
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 
@@ -127,7 +121,7 @@ def default() -> ConfigDict:
     config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
-    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
+    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <level>/<metric>
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
     # Steps that the devices do alone, where the corpus is on them. 0: as many as lie between what is to be done (log,

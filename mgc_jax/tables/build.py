@@ -124,10 +124,10 @@ def describe(
     entries = [
         Entry(
             number,
-            measure(number.metric, of_split[number.cell, number.split], number.view, request.resamples),
+            measure(number.metric, of_split[number.cell, number.split], number.level, request.resamples),
             outcomes[number.cell].error,
             comparable=_same_clips(request, corpus, number),
-            per_clip=measure("accuracy", of_split[number.cell, number.split], number.view, request.resamples)
+            per_clip=measure("accuracy", of_split[number.cell, number.split], number.level, request.resamples)
             if number.metric == "paper_accuracy" and number.part != "fig4c"  # which has a column for it
             else None,
         )
@@ -234,8 +234,8 @@ def _facts(
         )
         if any(name.startswith("validation") for name in chosen) and "validation" in splits:
             facts.append(
-                "On the validation split the models are flattered: their checkpoints were chosen on these very clips. "
-                "The baselines of scikit-learn were not."
+                "On the validation split the models' results are optimistic: their checkpoints were chosen on these "
+                "clips. scikit-learn's baselines choose nothing."
             )
     return facts
 
@@ -257,13 +257,13 @@ def _selection(request: Request) -> str:
 
 
 def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: Predictions | None) -> list[str]:
-    """What only one table needs said."""
+    """Returns the facts of one table."""
     facts = []
     if any(entry.per_clip is not None for entry in entries):
         facts.append(
-            "The accuracies of bag models that have a published one are counted as in MATT's notebooks: a bag, with "
-            "all its clips, is right if its first clip's genre is named. “Per clip”: the share of clips whose own "
-            "genre is named, as all other accuracies here are."
+            "The accuracies of bag models that have a published one are counted as in MATT's notebooks: a bag has "
+            "its first clip's genre and counts as many times as it has clips. “Per clip”: the share of clips whose "
+            "own genre is predicted, as all other accuracies here are."
         )
     if part == "fig4" and any(entry.number.column == "AP of bags" for entry in entries):
         facts.append(
@@ -274,8 +274,8 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         facts.append(published.NOTES["no attention"])
     if paper == "matt" or part == "table2":
         facts.append(
-            "“Bag average”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
-            "training on bags, and is what a bag model must beat: a clip-level model does not know the bag."
+            "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
+            "training on bags. It is the baseline for bag models, since a clip-level model does not know the bag."
         )
     if paper == "matt" and data.feature_sets:
         facts.append(
@@ -303,8 +303,8 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             )
         if example.train_clips_outside_small is None:
             facts.append(
-                "The paper's lists cannot be told here: which clips are of FMA-small is not known (prepare the corpus "
-                "again, or name the column: --config.data.arrays.columns.subset)."
+                "The paper's lists are not reported here: which clips are of FMA-small is not known (prepare the "
+                "corpus again, or name the column: --config.data.arrays.columns.subset)."
             )
         facts.append(published.NOTES["International"])
     return facts

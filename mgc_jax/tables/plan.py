@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.papers import published
 from mgc_jax.papers.published import Published
 
@@ -25,7 +26,7 @@ TITLES = {
     ("ubc", "fig2"): "Figure 2: classification report of PRCNN",
     ("ubc", "fig3"): "Figure 3: classification report of the attention model",
 }
-BAG_AVERAGE = "bag average"
+CLIP_MEAN = LEVELS["clip_mean"].title
 CLASSICAL = ("LR", "KNN", "SVM", "MLP")
 MLP_FAMILY = ("MLP+MIL", "MLP+MATT")
 HIDDEN = {f"{system}, hidden layer": system for system in MLP_FAMILY}  # ours, after MATT's text, which has an MLP
@@ -33,7 +34,7 @@ CRNN_FAMILIES = ("CRNN", "CRNN+MIL", "CRNN+MATT", "CRNN-TF", "CRNN-TF+MIL", "CRN
 LITERAL = "... and attention, as drawn"
 OVER_TIME = "RNN with attention over time"
 SVC = "SVC on MFCC statistics"
-# The names here of systems that `mgc_jax.papers.system` names otherwise.
+# Systems that have other names in `mgc_jax.papers.system`.
 ALIASES = {"MLP": "MLP (scikit-learn)", SVC: "SVM"}
 
 
@@ -65,7 +66,7 @@ class Number:
         row: its row.
         column: its column.
         cell: whose scores.
-        view: clip, clip_mean or bag.
+        level: clip, clip_mean or bag.
         metric: one of `mgc_jax.tables.measure`.
         split: test or validation.
         published: the paper's.
@@ -76,7 +77,7 @@ class Number:
     row: str
     column: str
     cell: Cell
-    view: str
+    level: str
     metric: str
     split: str
     published: Published | None = None
@@ -137,27 +138,27 @@ def _table1(data: Data) -> Iterator[Number]:
                 values["MLP+MATT"] = Published(printed.matt, ("three checkpoints",))
         for system in (*CLASSICAL, *MLP_FAMILY):
             cell = Cell(system, features)
-            for column, view in _views(system):
-                given = values.get(system) if view != "clip_mean" else None
-                metric = "paper_accuracy" if given and view == "bag" else "accuracy"
-                yield Number("table1", row, column, cell, view, metric, data.splits[0], given)
+            for column, level in _levels(system):
+                given = values.get(system) if level != "clip_mean" else None
+                metric = "paper_accuracy" if given and level == "bag" else "accuracy"
+                yield Number("table1", row, column, cell, level, metric, data.splits[0], given)
     for row, features in data.feature_sets:
         for system in HIDDEN:
-            for column, view in _views(system):
-                yield Number("table1_hidden", row, column, Cell(system, features), view, "accuracy", data.splits[0])
+            for column, level in _levels(system):
+                yield Number("table1_hidden", row, column, Cell(system, features), level, "accuracy", data.splits[0])
 
 
 def _table2(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        for row, view in _views(cell.system):
+        for row, level in _levels(cell.system):
             for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
                 for name, genres in ((f"<{limit}, paper's list", paper_list(limit, data)), (f"<{limit}", f"<{limit}")):
                     for k in published.TABLE2_K:
                         given = None
-                        if genres == paper_list(limit, data) and view != "clip_mean":
+                        if genres == paper_list(limit, data) and level != "clip_mean":
                             given = published.table2(cell.system, threshold, k)
                         metric = f"top_{k} {genres}"
-                        yield Number("table2", row, f"{name}: K={k}", cell, view, metric, data.splits[0], given)
+                        yield Number("table2", row, f"{name}: K={k}", cell, level, metric, data.splits[0], given)
 
 
 def paper_list(limit: int, data: Data) -> str:
@@ -168,7 +169,7 @@ def paper_list(limit: int, data: Data) -> str:
 def _fig4(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
         curve = published.FIG4.get(cell.system, published.NO_CURVE)
-        for row, view in _views(cell.system):
+        for row, level in _levels(cell.system):
             values: dict[str, tuple[str, float | None]] = {
                 "AP": ("micro_ap", curve.ap),
                 "AP of bags": ("bag_micro_ap", curve.bag_ap),
@@ -179,19 +180,19 @@ def _fig4(data: Data) -> Iterator[Number]:
             for recall, precision in zip(published.RECALLS, curve.precision_at, strict=True):
                 values[f"P at R={recall}"] = (f"precision_at {recall}", precision)
             for column, (metric, value) in values.items():
-                if metric == "bag_micro_ap" and view == "clip":
+                if metric == "bag_micro_ap" and level == "clip":
                     continue  # clips are scored, not bags
-                given = None if value is None or view == "clip_mean" else Published(value, curve.notes)
-                yield Number("fig4", row, column, cell, view, metric, data.splits[0], given)
+                given = None if value is None or level == "clip_mean" else Published(value, curve.notes)
+                yield Number("fig4", row, column, cell, level, metric, data.splits[0], given)
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        for row, view in _views(cell.system):
-            given = published.FIG4C.get(cell.system) if view != "clip_mean" else None
+        for row, level in _levels(cell.system):
+            given = published.FIG4C.get(cell.system) if level != "clip_mean" else None
             split = data.splits[0]
-            if view != "bag":
-                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split, given)
+            if level != "bag":
+                yield Number("fig4c", row, "accuracy", cell, level, "accuracy", split, given)
             else:  # the notebooks count bags by their first clip
-                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split)
-                yield Number("fig4c", row, "as the notebooks count", cell, view, "paper_accuracy", split, given)
+                yield Number("fig4c", row, "accuracy", cell, level, "accuracy", split)
+                yield Number("fig4c", row, "as the notebooks count", cell, level, "paper_accuracy", split, given)
 
 
 def _case_study(data: Data) -> Iterator[Number]:
@@ -210,12 +211,12 @@ def _case_study(data: Data) -> Iterator[Number]:
                 yield Number(
                     "case_study", f"{system}, {row}", column, cell, "clip", metric, split, given.get(key)
                 )  # fmt: skip
-            row = f"{system}, all clips, {BAG_AVERAGE}"
+            row = f"{system}, all clips, {CLIP_MEAN}"
             yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
         cell = Cell("MLP", features)
         given_clips = study["trained on clips"]
         yield Number("case_study", "MLP, trained on clips", column, cell, "clip", "accuracy", split, given_clips)
-        row = f"MLP, trained on clips, {BAG_AVERAGE}"
+        row = f"MLP, trained on clips, {CLIP_MEAN}"
         yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
 
 
@@ -234,7 +235,7 @@ def _ubc_table2(data: Data) -> Iterator[Number]:
             yield Number("table2", cell.system, f"{split} accuracy", cell, "clip", "accuracy", split, given, notes)
     for cell in systems:  # in columns of their own, so that the paper's table stays as it is
         for split in splits:
-            yield Number("table2", cell.system, f"{split}, {BAG_AVERAGE}", cell, "clip_mean", "accuracy", split)
+            yield Number("table2", cell.system, f"{split}, {CLIP_MEAN}", cell, "clip_mean", "accuracy", split)
 
 
 def _report(data: Data, part: str, system: str, printed: published.Report) -> Iterator[Number]:
@@ -272,7 +273,7 @@ def _spectrogram_systems(data: Data) -> list[Cell]:
     return [Cell(system) for system in CRNN_FAMILIES] if data.spectrograms else []
 
 
-def _views(system: str) -> tuple[tuple[str, str], ...]:
-    """Returns (name in the table, view): as the paper has the system, and its clips averaged over the bag."""
+def _levels(system: str) -> tuple[tuple[str, str], ...]:
+    """Returns (name in the table, level): as the paper has the system, and its clip mean."""
     main = "bag" if "+" in system else "clip"
-    return (system, main), (f"{system}, {BAG_AVERAGE}", "clip_mean")
+    return (system, main), (f"{system}, {CLIP_MEAN}", "clip_mean")

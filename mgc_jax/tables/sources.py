@@ -82,7 +82,7 @@ class Prepared:
             if is_wanted and not there:
                 lacks.append(
                     f"Left out: all systems {what}, since {representation} of {self.name} is not prepared in "
-                    f"{self.data_dir} (python -m tfds_fma.prepare --help tells how)."
+                    f"{self.data_dir} (see python -m tfds_fma.prepare --help)."
                 )
         return _data(corpus, sets if vectors else (), spectrograms, folds, split, tail), lacks
 
@@ -215,7 +215,7 @@ def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:
             return corpus, f"corpus {corpus}, as prepared in {data_dir}"
     return "demo", (
         f"corpus demo: SYNTHETIC MUSIC, since {corpus} is not prepared in {Path(data_dir).resolve()}; `python -m "
-        "tfds_fma.prepare --help` tells how to prepare it"
+        "tfds_fma.prepare --help` says how to prepare it"
     )
 
 

@@ -39,7 +39,6 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
         ("optimizer.ema", 1.0, "below 1"),
         ("optimizer.plateau_factor", 0.0, "above 0"),
         ("model.head_dropout", 1.0, "below 1"),
-        ("train.select", "bag/f1", "write <view>/<metric>"),
     ],
 )
 def test_an_impossible_value_is_named(key, value, message):

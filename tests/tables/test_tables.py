@@ -25,7 +25,7 @@ from mgc_jax.config import keys
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.predictions import Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, save
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, save_predictions
 from mgc_jax.papers import published
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import OtherCorpusError
@@ -167,9 +167,9 @@ def test_the_plan_has_the_papers_places():
     assert len(with_published["table2"]) == 9 * 6
     assert len(with_published["fig4"]) == 12 * 13 + 6  # the AP of bags only where there are any
     assert len(with_published["fig4c"]) == 12
-    assert all(number.view != "clip_mean" for part in with_published.values() for number in part)
-    bag_rows = {number.row for number in plan if number.view == "clip_mean" and number.part == "table2"}
-    assert {"LR, bag average", "MLP+MATT, bag average", "CRNN-TF+MATT, bag average"} <= bag_rows
+    assert all(number.level != "clip_mean" for part in with_published.values() for number in part)
+    bag_rows = {number.row for number in plan if number.level == "clip_mean" and number.part == "table2"}
+    assert {"LR, clip mean", "MLP+MATT, clip mean", "CRNN-TF+MATT, clip mean"} <= bag_rows
     ubc = numbers("ubc", UBC_DATA, PARTS["ubc"])
     assert sum(number.published is not None for number in ubc if number.part == "table2") == 13
 
@@ -278,7 +278,7 @@ def fake_runs(monkeypatch):
         write_json(workdir / "config.json", keys.to_json(config))
         pooled = config.model.pooling.name != "none" and not config.baseline.name
         given = predictions(seed=config.seed, pooled=pooled, split="test" if test else "validation")
-        save(given, workdir / FILE_NAME)
+        save_predictions(given, workdir / PREDICTIONS_FILE)
         splits = {"validation": {}} | ({"test": {}} if test else {})
         results = {"fingerprint": "f00d", "splits": splits, "selected_by": "validation/bag/micro_ap"}
         write_json(workdir / "results.json", results)
@@ -399,7 +399,7 @@ def test_an_interruption_ends_the_command(fake_runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda run: (run / FILE_NAME).write_bytes(b"PAR1 cut"),
+        lambda run: (run / PREDICTIONS_FILE).write_bytes(b"PAR1 cut"),
         lambda run: (run / "results.json").write_text("[]"),
         lambda run: (run / "results.json").write_text('{"splits": 3}'),
     ],
@@ -500,7 +500,7 @@ def test_only_what_is_wanted_of_the_demo_is_made(tmp_path, monkeypatch):
 
 
 def test_a_resample_without_a_genre_says_nothing_about_it():
-    """Folk has one artist, who is not drawn in about a third of the resamples; and is always named right."""
+    """Folk has one artist, who is not drawn in about a third of the resamples; and is always predicted right."""
     rare = np.arange(60) < 3
     label = np.where(rare, 1, 0).astype(np.int32)
     artist = np.where(rare, "folk", np.arange(60).astype(str))
@@ -525,15 +525,15 @@ def test_every_number_of_a_curve_has_an_interval():
 def test_numbers_are_those_of_scikit_learn():
     run = predictions(clips=200)
     label, one_hot = run.label, np.eye(3)[run.label]
-    for view, scores in run.views.items():
-        named = scores.argmax(axis=1)
+    for level, scores in run.levels.items():
+        predicted = scores.argmax(axis=1)
 
-        def ours(metric, view=view):
-            return measure(metric, [run], view, resamples=20).mean
+        def ours(metric, level=level):
+            return measure(metric, [run], level, resamples=20).mean
 
-        assert ours("accuracy") == pytest.approx(100 * accuracy_score(label, named))
+        assert ours("accuracy") == pytest.approx(100 * accuracy_score(label, predicted))
         assert ours("micro_ap") == pytest.approx(average_precision_score(one_hot.ravel(), scores.ravel()))
-        rates = precision_recall_fscore_support(label, named, zero_division=0)
+        rates = precision_recall_fscore_support(label, predicted, zero_division=0)
         for metric, values in zip(("precision", "recall", "f1"), rates, strict=False):
             assert ours(f"{metric} Folk") == pytest.approx(values[1])
             assert ours(f"{metric} macro") == pytest.approx(values.mean())
@@ -543,7 +543,7 @@ def test_numbers_are_those_of_scikit_learn():
         rare = np.isin(label, [1, 2])
         top = top_k_accuracy_score(label[rare], scores[rare], k=2, labels=range(3))
         assert ours("top_2 <30") == pytest.approx(100 * top)  # fewer than 30 training clips: Folk, Jazz
-        assert measure("top_2 <30", [run], view).clips == rare.sum()
+        assert measure("top_2 <30", [run], level).clips == rare.sum()
     alone = np.repeat(run.bag_sizes == 1, run.bag_sizes)
     right = run.predicted("clip") == label
     assert measure("alone_accuracy", [run], "clip").mean == pytest.approx(100 * right[alone].mean())
@@ -606,7 +606,7 @@ def test_bags_are_counted_as_the_paper_counts_them_beside_its_figure(tmp_path):
 
 def document(row="MLP+MATT", genres=("Rock", "Folk", "Jazz")):
     given = published.Published(40.0, ("three checkpoints",))
-    number = Number("table1", row, "MLP, bag average", Cell("MLP+MATT"), "bag", "accuracy", "test", given)
+    number = Number("table1", row, "MLP, clip mean", Cell("MLP+MATT"), "bag", "accuracy", "test", given)
     curve = dataclasses.replace(number, column="AP", metric="micro_ap", published=None)
     lost = dataclasses.replace(number, column="lost", published=published.Published(36.64, ("unscaled",)))
     other = dataclasses.replace(number, column="of other clips")
@@ -624,7 +624,7 @@ def document(row="MLP+MATT", genres=("Rock", "Folk", "Jazz")):
 def test_markdown_csv_and_html_agree():
     made = document()
     rows = list(csv.DictReader(io.StringIO(comma_separated(made))))
-    assert [row["column"] for row in rows] == ["MLP, bag average", "AP", "lost", "of other clips"]
+    assert [row["column"] for row in rows] == ["MLP, clip mean", "AP", "lost", "of other clips"]
     accuracy, ap, lost, other = rows
     several = [predictions(seed=seed) for seed in range(2)]
     expected = np.mean([100 * accuracy_score(run.label, run.predicted("bag")) for run in several])
