@@ -123,6 +123,8 @@ def _evaluate_predictions(path: Path) -> None:
     if _MODE.value != "eval":
         raise UserError("--predictions goes with --mode eval")
     corpus, bags = None, {}
+    if _CONFIG.value is None and _CONFIG.overrides:
+        raise UserError("--config.KEY=VALUE overrides a configuration: give --config FILE")
     if _CONFIG.value is not None:
         config, why = _resolve(load_config(_CONFIG.value, _CONFIG.overrides))
         log.info(why)

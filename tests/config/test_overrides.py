@@ -161,3 +161,5 @@ def test_flags_of_the_configuration_are_taken_from_the_command_line(monkeypatch)
     }  # fmt: skip
     with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):
         take_overrides(["main", "--config.seed"])
+    with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):
+        take_overrides(["main", "--config.optimizer.options.nesterov", "--test"])

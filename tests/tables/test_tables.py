@@ -739,6 +739,7 @@ def command(folder, *arguments, timeout=60):
         (["ubc", "--tail=ten"], ["--tail ten"]),
         (["matt", "--corpus=fma_medium"], ["fma_medium", "not prepared", "python -m tfds_fma.prepare"]),
         (["matt", "--config=gone.py"], ["gone.py"]),
+        (["matt", "--config.train.epochs=2"], ["give --config FILE"]),
         (["matt", "--config=small.py", "--config.data.arays.table=x"], ["arays"]),
         (["matt", "--config=small.py", "--corpus=demo"], ["--config and --corpus"]),
         (["matt", "--config=small.py:mlp+matt"], ["takes no argument here"]),
