@@ -10,7 +10,7 @@ import numpy as np
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.bootstrap import concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.papers import published
+from mgc_jax.papers import NOTES, PAPERS, matt_tables
 from mgc_jax.tables import pictures
 from mgc_jax.tables.measure import measure, rare_genres
 from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
@@ -162,12 +162,12 @@ def describe(
         ),
         *([_summary(example, data.splits[0], request)] if example is not None else []),
         *_looks(outcomes, data),
-        f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
-        f"{published.CORPUS[request.paper]}{', Table 2 also on its validation clips' * (request.paper == 'ubc')}."
+        f"Published: {PAPERS[request.paper].title}, on the {PAPERS[request.paper].test_clips:,} test clips of "
+        f"{PAPERS[request.paper].corpus}{', Table 2 also on its validation clips' * (request.paper == 'ubc')}."
         + _other_clips(entries),
         *lacks,
     ]
-    title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
+    title = f"{PAPERS[request.paper].title}: tables and figures, ours beside theirs"
     return Document(request.paper, title, synthetic, facts, sections, _concentration(example))
 
 
@@ -184,7 +184,7 @@ def _summary(run: Predictions, split: str, request: Request) -> str:
 def _same_clips(request: Request, corpus: str, number: Number) -> bool:
     """Whether our number is of the clips that the published one is of."""
     given = number.published
-    same = corpus == published.CORPUS[request.paper] and not request.folds
+    same = corpus == PAPERS[request.paper].corpus and not request.folds
     return same and given is not None and number.split == given.split
 
 
@@ -271,7 +271,7 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "clip."
         )
     if part == "fig3":
-        facts.append(published.NOTES["no attention"])
+        facts.append(NOTES["no attention"])
     if paper == "matt" or part == "table2":
         facts.append(
             "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
@@ -293,7 +293,7 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "paper's 40.42 and 28.23."
         )
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
-        for published_clips, limit in zip(published.TABLE2_CLIPS.values(), data.tail, strict=True):
+        for published_clips, limit in zip(matt_tables.TABLE2_CLIPS.values(), data.tail, strict=True):
             facts.append(
                 f"<{limit}, paper's list: {_genres_and_clips(example, paper_list(limit, data))}; {published_clips} "
                 "clips in the paper."
@@ -306,7 +306,7 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
                 "The paper's lists are not reported here: which clips are of FMA-small is not known (prepare the "
                 "corpus again, or name the column: --config.data.arrays.columns.subset)."
             )
-        facts.append(published.NOTES["International"])
+        facts.append(NOTES["International"])
     return facts
 
 
@@ -340,7 +340,7 @@ def _charts(
 ) -> list[tuple[str, pictures.Chart]]:
     charts = []
     # What the published values are of, for the captions.
-    clips = f"on {published.CORPUS[paper]}'s test split"
+    clips = f"on {PAPERS[paper].corpus}'s test split"
     if not any(entry.comparable for entry in entries):
         clips += ": other clips than ours"
     if part == "fig4":

@@ -13,7 +13,7 @@ import numpy as np
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, interval
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.papers.published import RECALLS
+from mgc_jax.papers.matt_tables import RECALLS
 
 AVERAGES = ("macro", "weighted")  # over genres
 PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.papers import published
-from mgc_jax.papers.published import Published
+from mgc_jax.papers import fma, matt_tables, ubc_tables
+from mgc_jax.papers.system import Published
 
 # What can be made of vectors alone, or of spectrograms alone; the other parts use what there is.
 VECTORS_ONLY = (("matt", "table1"), ("matt", "case_study"))
@@ -33,9 +33,7 @@ HIDDEN = {f"{system}, hidden layer": system for system in MLP_FAMILY}  # ours, a
 CRNN_FAMILIES = ("CRNN", "CRNN+MIL", "CRNN+MATT", "CRNN-TF", "CRNN-TF+MIL", "CRNN-TF+MATT")
 LITERAL = "... and attention, as drawn"
 OVER_TIME = "RNN with attention over time"
-SVC = "SVC on MFCC statistics"
-# Systems that have other names in `mgc_jax.papers.system`.
-ALIASES = {"MLP": "MLP (scikit-learn)", SVC: "SVM"}
+SVC = fma.system("SVM").other_name
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Number:
         metric: one of `mgc_jax.tables.measure`.
         split: test or validation.
         published: the paper's.
-        notes: further keys of `published.NOTES`.
+        notes: further keys of `mgc_jax.papers.NOTES`.
     """
 
     part: str
@@ -111,8 +109,8 @@ def numbers(paper: str, data: Data, parts: Sequence[str]) -> list[Number]:
         ("matt", "fig4"): _fig4,
         ("matt", "case_study"): _case_study,
         ("ubc", "table2"): _ubc_table2,
-        ("ubc", "fig2"): lambda data: _report(data, "fig2", "PRCNN: CNN and RNN", published.UBC_FIG2),
-        ("ubc", "fig3"): lambda data: _report(data, "fig3", LITERAL, published.UBC_FIG3),
+        ("ubc", "fig2"): lambda data: _report(data, "fig2", "PRCNN: CNN and RNN", ubc_tables.FIG2),
+        ("ubc", "fig3"): lambda data: _report(data, "fig3", LITERAL, ubc_tables.FIG3),
     }
     return [number for part in PARTS[paper] if part in parts for number in plans[paper, part](data)]
 
@@ -123,7 +121,7 @@ def cells(wanted: Sequence[Number]) -> list[Cell]:
 
 
 def _table1(data: Data) -> Iterator[Number]:
-    by_features = {row.features: row for row in published.TABLE1}
+    by_features = {row.features: row for row in matt_tables.TABLE1}
     for row, features in data.feature_sets:
         printed = by_features.get(features)
         values: dict[str, Published] = {}
@@ -151,12 +149,12 @@ def _table1(data: Data) -> Iterator[Number]:
 def _table2(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
         for row, level in _levels(cell.system):
-            for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
+            for threshold, limit in zip(matt_tables.TABLE2_CLIPS, data.tail, strict=True):
                 for name, genres in ((f"<{limit}, paper's list", paper_list(limit, data)), (f"<{limit}", f"<{limit}")):
-                    for k in published.TABLE2_K:
+                    for k in matt_tables.TABLE2_K:
                         given = None
                         if genres == paper_list(limit, data) and level != "clip_mean":
-                            given = published.table2(cell.system, threshold, k)
+                            given = matt_tables.table2(cell.system, threshold, k)
                         metric = f"top_{k} {genres}"
                         yield Number("table2", row, f"{name}: K={k}", cell, level, metric, data.splits[0], given)
 
@@ -168,7 +166,7 @@ def paper_list(limit: int, data: Data) -> str:
 
 def _fig4(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        curve = published.FIG4.get(cell.system, published.NO_CURVE)
+        curve = matt_tables.FIG4.get(cell.system, matt_tables.NO_CURVE)
         for row, level in _levels(cell.system):
             values: dict[str, tuple[str, float | None]] = {
                 "AP": ("micro_ap", curve.ap),
@@ -177,7 +175,7 @@ def _fig4(data: Data) -> Iterator[Number]:
                 "precision there": ("precision_at_max_f1", curve.precision),
                 "recall there": ("recall_at_max_f1", curve.recall),
             }
-            for recall, precision in zip(published.RECALLS, curve.precision_at, strict=True):
+            for recall, precision in zip(matt_tables.RECALLS, curve.precision_at, strict=True):
                 values[f"P at R={recall}"] = (f"precision_at {recall}", precision)
             for column, (metric, value) in values.items():
                 if metric == "bag_micro_ap" and level == "clip":
@@ -186,7 +184,7 @@ def _fig4(data: Data) -> Iterator[Number]:
                 yield Number("fig4", row, column, cell, level, metric, data.splits[0], given)
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
         for row, level in _levels(cell.system):
-            given = published.FIG4C.get(cell.system) if level != "clip_mean" else None
+            given = matt_tables.FIG4C.get(cell.system) if level != "clip_mean" else None
             split = data.splits[0]
             if level != "bag":
                 yield Number("fig4c", row, "accuracy", cell, level, "accuracy", split, given)
@@ -197,7 +195,7 @@ def _fig4(data: Data) -> Iterator[Number]:
 
 def _case_study(data: Data) -> Iterator[Number]:
     split, column = data.splits[0], "accuracy"
-    study = published.CASE_STUDY
+    study = matt_tables.CASE_STUDY
     for _, features in data.feature_sets[-1:]:
         for system in (*reversed(MLP_FAMILY), *reversed(HIDDEN)):
             cell = Cell(system, features)
@@ -223,12 +221,12 @@ def _case_study(data: Data) -> Iterator[Number]:
 def _ubc_table2(data: Data) -> Iterator[Number]:
     splits = tuple(split for split in ("validation", "test") if split in data.splits)
     ours = (OVER_TIME, "PRCNN of Feng et al.")
-    systems = [Cell(system) for system in (*published.UBC_TABLE2, *ours)] if data.spectrograms else []
+    systems = [Cell(system) for system in (*ubc_tables.TABLE2, *ours)] if data.spectrograms else []
     systems += [Cell(SVC, features) for _, features in data.feature_sets]
     for cell in systems:
-        validation, test = published.UBC_TABLE2.get(cell.system, (None, None))
+        validation, test = ubc_tables.TABLE2.get(cell.system, (None, None))
         if cell.system == SVC:
-            test = published.SVC_ON_MFCC
+            test = ubc_tables.SVC_ON_MFCC
         notes = ("no attention",) if cell.system == LITERAL else ()
         for split in splits:
             given = validation if split == "validation" else test
@@ -238,7 +236,7 @@ def _ubc_table2(data: Data) -> Iterator[Number]:
             yield Number("table2", cell.system, f"{split}, {CLIP_MEAN}", cell, "clip_mean", "accuracy", split)
 
 
-def _report(data: Data, part: str, system: str, printed: published.Report) -> Iterator[Number]:
+def _report(data: Data, part: str, system: str, printed: ubc_tables.Report) -> Iterator[Number]:
     if not data.spectrograms:
         return
     cell, split = Cell(system), data.splits[0]

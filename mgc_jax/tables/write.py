@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgc_jax.papers.published import NOTES
+from mgc_jax.papers import NOTES
 from mgc_jax.report.charts import Chart, standalone
 from mgc_jax.report.html import render_page
 from mgc_jax.runtime.files import write_text

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from mgc_jax.config import keys
 from mgc_jax.data.feed import placed_dispatches
 from mgc_jax.errors import UserError
+from mgc_jax.evaluation.results import level_metrics
 from mgc_jax.experiment import Experiment
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import describe_model
