@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
     """Trains the model or baseline of a configuration, and evaluates it; resumes a run that was interrupted.
 
-    Example:
+    Examples:
         >>> import mgc_jax
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
         >>> results = mgc_jax.train(config, "runs/matt")  # doctest: +SKIP
@@ -74,7 +74,7 @@ def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dic
 def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
     """Evaluates the model or baseline of a workdir again; the arguments are those of `train`.
 
-    Example:
+    Examples:
         >>> import mgc_jax
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
         >>> results = mgc_jax.evaluate(config, "runs/matt", test=True)  # doctest: +SKIP

@@ -81,7 +81,7 @@ def test_the_whole_way_in_one_process(tmp_path, config):
     scores, _ = model(corpus.clips[:5])
     assert scores.shape == (5, 3)
 
-    predictions = mgc_jax.load_predictions(tmp_path / "run" / "predictions.parquet", corpus)
+    predictions = mgc_jax.load_predictions(str(tmp_path / "run" / "predictions.parquet"), corpus)
     rows = predictions.split == "validation"
     assert predictions.clip_scores is not None
     found = mgc_jax.genre_metrics(predictions.label[rows], predictions.clip_scores[rows])

@@ -50,7 +50,7 @@ class Metric:
 def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
     """Computes all `METRICS`.
 
-    Example:
+    Examples:
         >>> import mgc_jax, numpy as np
         >>> scores = np.log([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
         >>> mgc_jax.genre_metrics(np.array([0, 1, 1]), scores)["balanced_accuracy"]
@@ -340,3 +340,4 @@ METRICS: dict[str, Metric] = {
         in_terminal=False,
     ),
 }
+"""Name -> `Metric`: `mgc_jax.METRICS["macro_f1"].title`; `genre_metrics` computes them all."""

@@ -75,9 +75,15 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def load_predictions(
-    path: Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
+    path: str | Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
 ) -> Predictions:
     """Reads predictions from a file, of ours or of other software; see the head of this module.
+
+    Examples:
+        >>> import mgc_jax
+        >>> predictions = mgc_jax.load_predictions("runs/matt/predictions.parquet")  # doctest: +SKIP
+        >>> validation = predictions.of_split("validation")  # doctest: +SKIP
+        >>> mgc_jax.genre_metrics(validation.label, validation.clip_scores)  # doctest: +SKIP
 
     Args:
         path: Parquet, or CSV with a header row.
@@ -89,6 +95,7 @@ def load_predictions(
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
+    path = Path(path)
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
