@@ -10,10 +10,8 @@ per clip and for the clip mean: 0.45 and 0.44, with k = 5 0.55 and 0.61; 0.28 fo
 training clips are more than all but two genres have.)
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import fma
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all", k=200)
-    return fma.baseline("knn", given["features"], n_neighbors=given["k"])
+def get_config(argument=""):
+    return fma.system("KNN").config(argument)

@@ -10,10 +10,8 @@ once a minute to make its features): validation accuracy 0.74 per clip, 0.81 for
 class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import fma
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all")
-    return fma.baseline("lr", given["features"], C=1.0, max_iter=2000)
+def get_config(argument=""):
+    return fma.system("LR").config(argument)

@@ -12,4 +12,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("crnn_tf", "matt")
+    return matt.system("CRNN-TF+MATT").config()

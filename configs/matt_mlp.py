@@ -12,10 +12,8 @@ make its features; validation accuracy with the two sets above 0.66 per clip, 0.
 bag model, 0.28 for the majority class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import matt
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all", hidden=0)
-    return matt.features("matt", given["features"], (given["hidden"],) if given["hidden"] else ())
+def get_config(argument=""):
+    return matt.system("MLP+MATT").config(argument)

@@ -11,10 +11,8 @@ CPU core; validation accuracy 0.68 per clip, 0.82 for the clip mean and the bag 
 class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import matt
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all", hidden=0)
-    return matt.features("mean", given["features"], (given["hidden"],) if given["hidden"] else ())
+def get_config(argument=""):
+    return matt.system("MLP+MIL").config(argument)

@@ -9,10 +9,8 @@ and once a minute to make its features): validation accuracy 0.70 per clip, 0.80
 majority class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import fma
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all")
-    return fma.baseline("mlp", given["features"], hidden_layer_sizes=(100,), max_iter=2000)
+def get_config(argument=""):
+    return fma.system("MLP").config(argument)

@@ -11,4 +11,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("prcnn")
+    return ubc.system("PRCNN: CNN and RNN").config()

@@ -11,10 +11,8 @@ cores, and once a minute to make its features): validation accuracy 0.71 per cli
 the majority class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import fma
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all")
-    return fma.baseline("svm", given["features"], kernel="rbf", C=1.0, gamma="scale")
+def get_config(argument=""):
+    return fma.system("SVM").config(argument)

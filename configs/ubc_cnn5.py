@@ -11,4 +11,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("cnn")
+    return ubc.system("5-layer CNN").config()

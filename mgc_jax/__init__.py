@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mgc_jax.config.loading import load_config
     from mgc_jax.data.open import open_corpus
     from mgc_jax.data.splits import SPLITS
-    from mgc_jax.errors import UserError
     from mgc_jax.evaluation.bootstrap import ArtistBootstrap
     from mgc_jax.evaluation.metrics import METRICS, genre_metrics
     from mgc_jax.evaluation.predictions_file import load_predictions
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from mgc_jax.models.encoders import ENCODERS
     from mgc_jax.models.pooling import POOLINGS
     from mgc_jax.modes import evaluate, train
+    from tfds_fma.errors import UserError
 
 _WHERE = {  # public name: the module that defines it
     "load_config": "mgc_jax.config.loading",
@@ -50,7 +50,7 @@ _WHERE = {  # public name: the module that defines it
     "genre_metrics": "mgc_jax.evaluation.metrics",
     "METRICS": "mgc_jax.evaluation.metrics",
     "ArtistBootstrap": "mgc_jax.evaluation.bootstrap",
-    "UserError": "mgc_jax.errors",
+    "UserError": "tfds_fma.errors",
 }
 
 __all__ = [

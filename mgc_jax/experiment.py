@@ -20,6 +20,7 @@ from mgc_jax.data.placement import ClipStore, place_clips
 from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
+from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
@@ -72,6 +73,7 @@ class Experiment:
         """
         self.config, self.workdir = config, workdir
         check_names(config.model)
+        check_selection(config.train.select)
         self.mesh = data_mesh(devices)
         self.corpus = open_together(config) if corpus is None else corpus
         log.info(self.corpus.summary())
@@ -102,7 +104,7 @@ class Experiment:
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
         self.evaluator = Evaluator(
             self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling, self.adjustment,
-            views=getattr(model.pooling, "num_views", 1),
+            queries=getattr(model.pooling, "num_views", 1),
         )  # fmt: skip
 
     @property

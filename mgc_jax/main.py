@@ -80,6 +80,10 @@ def _main(argv: list[str]) -> int:
     source = _CONFIG.value
     if source is None and not _PREDICTIONS.value and workdir is not None and (workdir / "config.json").is_file():
         source = str(workdir)
+    if source is None and _CONFIG.overrides:
+        raise UserError(
+            "--config.KEY=VALUE overrides a configuration: give --config FILE, or a --workdir that holds one"
+        )
     config = None if source is None else load_config(source, _CONFIG.overrides)
     if _PREDICTIONS.value:
         from mgc_jax import modes

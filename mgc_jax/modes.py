@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 from mgc_jax.config import keys
 from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions import VIEWS, Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import METRICS, check_selection
+from mgc_jax.evaluation.predictions import Predictions, concatenate
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.evaluation.results import finish, format_table, summaries
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
@@ -32,13 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-_PER_FOLD = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
-
-
 def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
     """Trains the model or baseline of a configuration, and evaluates it; resumes a run that was interrupted.
 
-    Example:
+    Examples:
         >>> import mgc_jax
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
         >>> results = mgc_jax.train(config, "runs/matt")  # doctest: +SKIP
@@ -75,7 +74,7 @@ def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dic
 def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
     """Evaluates the model or baseline of a workdir again; the arguments are those of `train`.
 
-    Example:
+    Examples:
         >>> import mgc_jax
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
         >>> results = mgc_jax.evaluate(config, "runs/matt", test=True)  # doctest: +SKIP
@@ -180,6 +179,7 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
     if config.data.fold:
         raise UserError(f"cross-validation goes through all folds; leave out --config.data.fold={config.data.fold}")
+    check_selection(config.train.select)
     saved = workdir / "config.json"
     if saved.exists():
         if not _is_cross_validation(workdir):
@@ -197,7 +197,7 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             folder = workdir / f"fold-{fold}"
             log.info("fold %d of %d", fold + 1, folds)
             results.append(train(fold_config, folder))
-            parts.append(_of_fold(load(folder / FILE_NAME).of_split("validation"), fold))
+            parts.append(_of_fold(load_predictions(folder / PREDICTIONS_FILE).of_split("validation"), fold))
         about: dict[str, Any] = {
             key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
         }
@@ -205,11 +205,11 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(r["seconds"].get(part, 0) for r in results) for part in results[0]["seconds"]}
         about["per_fold"] = {
-            view: {
-                metric: [result["splits"]["validation"][view][metric] for result in results] for metric in _PER_FOLD
+            level: {
+                metric: [result["splits"]["validation"][level][metric] for result in results] for metric in METRICS
             }
-            for view in VIEWS
-            if view in results[0]["splits"]["validation"]
+            for level in LEVELS
+            if level in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
         return processes.from_first(lambda: finish(_pooled(parts), about, workdir, headline))
@@ -270,7 +270,7 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
         log.info(why)
         corpus = open_corpus(config.data)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
-    predictions = load(path, corpus, **bags)
+    predictions = load_predictions(path, corpus, **bags)
     of_test = predictions.split == "test"
     if of_test.any() and not test:
         log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())

@@ -47,7 +47,7 @@ class SharedClips:
         self._there: tuple[str, int] | None = None
 
     def placed(self, placement: str, devices: int) -> ClipStore:
-        """Returns the clips for the first so many devices; those asked for before are taken off their devices."""
+        """Returns the clips on the first `devices` devices; those returned before are taken off their devices."""
         key = placement, devices
         if key != self._there:
             self.free()

@@ -53,7 +53,7 @@ from mgc_jax.runtime.workdir import claim
 log = logging.getLogger(__name__)
 
 
-FILE_NAME = "bench.json"
+BENCH_FILE = "bench.json"
 
 _WARMUP = 2  # dispatches
 _LEAST_SECONDS = 0.5  # of a repeat, so that a hiccup of the machine does not decide it,
@@ -71,7 +71,7 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds something already, or what building a run raises.
     """
-    for name in ("config.json", FILE_NAME, "results.json"):
+    for name in ("config.json", BENCH_FILE, "results.json"):
         if (workdir / name).exists():
             raise UserError(f"--workdir {workdir} holds {name} of another run; give a new folder")
     settings = settings_of(config, jax.device_count())
@@ -96,9 +96,9 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "ratios": _ratios(settings, rows),
         }  # fmt: skip
         _add_shares(result)
-        write_json(workdir / FILE_NAME, result)
+        write_json(workdir / BENCH_FILE, result)
     print(format_bench(result))
-    log.info("all figures: %s", workdir / FILE_NAME)
+    log.info("all figures: %s", workdir / BENCH_FILE)
     return result
 
 

@@ -181,7 +181,7 @@ class Benchmark:
         return initial_state(self._experiment, self._phase.optimizer)
 
     def _dispatches(self, first: int, number: int) -> Generator[Placed, None, None]:
-        """So many dispatches from a step on, each of the length that training takes; see `Timetable.best_length`."""
+        """Returns dispatches from a step on, each of the length that training takes; see `Timetable.best_length`."""
         return placed_dispatches(
             self._phase.batches, self._experiment.clips, self._experiment.mesh, first, [self.length] * number
         )
@@ -192,7 +192,7 @@ class Benchmark:
         return self._dispatches(first, number)
 
     def measure(self, variant: str, number: int) -> Block:
-        """Measures a row once: so many dispatches, or whatever its are."""
+        """Measures a row once: `number` dispatches, saves or batches of evaluation."""
         measures: dict[str, Callable[[int], Block]] = {
             "train": self._train, "reused batch": self._reused, "data only": self._data,
             "checkpoint": self._checkpoint, "eval": self._evaluate,

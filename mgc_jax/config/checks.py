@@ -1,4 +1,4 @@
-"""Is a configuration possible? Asked before any work starts."""
+"""Checks of a configuration before any work starts."""
 
 from typing import Any
 
@@ -12,8 +12,6 @@ from mgc_jax.config.keys import (
     DTYPES,
     KERNELS,
     PLACEMENTS,
-    SELECTION_METRICS,
-    SELECTION_VIEWS,
     default,
     kind_of,
     leaves,
@@ -29,9 +27,9 @@ def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
+    """Raises `UserError` for an unknown key or an invalid value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
-    # Checked by what they are the options of, and the demo's against the keys themselves.
+    # Options are checked by the class that they are for, and the demo's against the keys themselves.
     options = ("model.encoder.", "model.pooling.", "baseline.", "optimizer.options.", "optimizer.schedule_options.")
     free = (*options, "demo.")
     missing = sorted(known.keys() - given.keys())
@@ -56,7 +54,7 @@ def validate(config: ConfigDict) -> None:
 
     at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
-    # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
+    # Arrays can be prepared under any name: opening the corpus checks whether this one is.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
@@ -90,7 +88,7 @@ def validate(config: ConfigDict) -> None:
     at_least("train.steps_per_dispatch", train.steps_per_dispatch, 0)
     at_least("train.accumulate", train.accumulate, 1)
     _require(batch.rows % train.accumulate == 0, "train.accumulate", train.accumulate,
-             f"the {batch.rows} row(s) of a batch cannot be cut into so many micro-batches; it must divide "
+             f"the {batch.rows} row(s) of a batch cannot be split into that many micro-batches; it must divide "
              "config.batch.rows")  # fmt: skip
     at_least("profile.first", config.profile.first, 0)
     at_least("profile.last", config.profile.last, config.profile.first)
@@ -114,12 +112,12 @@ def validate(config: ConfigDict) -> None:
     for key in ("loss.logit_adjustment", "eval.logit_adjustment"):
         at_least(key, given[key], 0)
         _require(not given[key] or batch.sampling == "natural", key, given[key],
-                 "bags that are drawn by genre have another prior; set config.batch.sampling to natural")  # fmt: skip
+                 "drawing bags by genre changes the prior; set config.batch.sampling to natural")  # fmt: skip
     _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
-             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to take away; set "
+             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to remove; set "
              "config.train.classifier_epochs to 0")  # fmt: skip
     _require(not batch.sub_bags or config.model.pooling.name != "none", "batch.sub_bags", batch.sub_bags,
-             "a model without pooling sees clips alone")  # fmt: skip
+             "a model without pooling sees single clips")  # fmt: skip
     _require(bool(config.model.frontend) == data.representation.startswith("audio") or data.corpus == "arrays",
              "model.frontend", config.model.frontend, f"a model on {data.representation} "
              + ("needs the spectrogram to compute from audio, such as mel_1360x96"
@@ -128,11 +126,8 @@ def validate(config: ConfigDict) -> None:
              "it must be positive")  # fmt: skip
     _require(0 <= config.model.head_dropout < 1, "model.head_dropout", config.model.head_dropout,
              "it must be at least 0 and below 1")  # fmt: skip
-    view, _, metric = train.select.partition("/")
-    _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
-             f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
-             f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
-    _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
+    # Whether there is such a level and metric is checked where they are known: mgc_jax.evaluation.metrics.
+    _require(not train.select.startswith("bag/") or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 
@@ -147,7 +142,7 @@ def _check_bench(bench: ConfigDict) -> None:
     for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
         values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
         _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
-                 "whole numbers of at least 1 are possible")  # fmt: skip
+                 "give whole numbers of at least 1")  # fmt: skip
     _require(len(bench.clip_shape) <= 2, "bench.clip_shape", bench.clip_shape, "give (time, mel) or (feature,)")
     _require(len(bench.variants) > 0, "bench.variants", bench.variants, "there is nothing to measure")
     _require(bench.bag_length >= 0, "bench.bag_length", bench.bag_length, "it must be at least 0")
@@ -162,7 +157,7 @@ def _check_features(data: ConfigDict) -> None:
     except UserError as error:
         raise UserError(f"config.data.features={data.features!r} is invalid: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
-             "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
+             "it picks FMA's features; for arrays, name the columns in config.data.arrays.features")  # fmt: skip
     _require(data.representation == "features_518", "data.features", data.features,
              f"it picks columns of features_518, and config.data.representation is {data.representation}; set that to "
              "features_518, or leave config.data.features empty")  # fmt: skip

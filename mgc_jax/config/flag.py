@@ -57,9 +57,9 @@ def take_overrides(argv: list[str]) -> list[str]:
         if value is None and isinstance(known.get(key), bool):
             value = "false" if negated else "true"
         if value is None:
-            value = next(arguments, None)
-        if value is None:
-            raise flags.IllegalFlagValueError(f"{argument} needs a value: {argument}=VALUE")
+            value = next(arguments, "--")
+            if value.startswith("--"):
+                raise flags.IllegalFlagValueError(f"{argument} needs a value: {argument}=VALUE")
         overrides[key] = value
     flag.overrides = overrides
     return rest

@@ -1,4 +1,4 @@
-"""Would two configurations train the same model? Asked before a run is resumed."""
+"""Whether two configurations train the same model, which is asked before a run is resumed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from mgc_jax.config.keys import default, leaves, split_rule, to_json
 
 
 def shared_values(config: ConfigDict) -> dict[str, Any]:
-    """Returns what all processes of a run must have alike: every key but where the corpus lies on their hosts."""
+    """Returns what must be equal in all processes of a run: every key except the location of the corpus."""
     return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
 
 

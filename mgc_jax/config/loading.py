@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import linecache
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,8 @@ from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
-# The repository's folder, or the one that an installed package has.
-_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
+# The one of an installed package, or the repository's.
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def load_config(file: str | Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -80,11 +81,12 @@ def run_config_file(path: Path, argument: str | None = None) -> ConfigDict:
     Raises:
         UserError: whatever goes wrong in the file, which is code: it can raise anything.
     """
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_config", path)
+    spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     arguments = () if argument is None else (argument,)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     try:
         spec.loader.exec_module(module)
         get_config = module.get_config

@@ -112,6 +112,28 @@ def _completed(choice: Choice, name: str, changes: Mapping[str, Any]) -> ConfigD
     return ConfigDict({"name": name} | there | dict(changes))
 
 
+def encoder_and_pooling(text: str, *, encoder: str) -> tuple[str, str]:
+    """Reads `FILE.py:encoder+pooling`.
+
+    Args:
+        text: both names joined by "+", the name of a pooling alone, or that of an encoder alone, which means the
+            pooling none.
+        encoder: the one where none is named.
+
+    Raises:
+        UserError: there is no such encoder or pooling.
+    """
+    first, plus, second = text.partition("+")
+    alone = (encoder, text) if text in POOLING.names() else (text, "none")
+    names = (first or encoder, second) if plus else alone
+    if names[0] not in ENCODER.names() or names[1] not in POOLING.names():
+        raise UserError(
+            f"{text!r} after the config file is no encoder+pooling. Encoders: {', '.join(ENCODER.names())}; poolings: "
+            f"{', '.join(POOLING.names())}."
+        )
+    return names
+
+
 def arguments(text: str, **defaults: str | int) -> dict[str, Any]:
     """Reads what follows the colon in `--config FILE.py:name=value,name=value`.
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def open_corpus(data: Any) -> Corpus:
     """Opens the corpus that `config.data` describes.
 
-    Example:
+    Examples:
         >>> import mgc_jax
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py")  # doctest: +SKIP
         >>> corpus = mgc_jax.open_corpus(config.data)  # doctest: +SKIP

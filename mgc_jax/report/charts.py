@@ -14,16 +14,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-# Colours that people with any colour vision tell apart (Okabe and Ito, Color Universal Design, 2008).
+# Distinguishable with any colour vision (Okabe and Ito, Color Universal Design, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A8A8A")
-
-
-VIEW_COLOURS = {"clip": COLOURS[0], "clip_mean": COLOURS[1], "bag": COLOURS[2]}
-
-
+LEVEL_COLOURS = {"clip": COLOURS[0], "clip_mean": COLOURS[1], "bag": COLOURS[2]}
 TRAIN_COLOUR = "#8A8A8A"
-
-
 _SIZE = (5.2, 3.3)  # inches: on a phone, a chart is shrunk little
 
 
@@ -46,18 +40,10 @@ _STYLE: Any = {
 
 
 _MOST_POINTS = 300
-
-
 _MOST_MARKERS = 12
-
-
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-
-
 _SPECTROGRAM_COLOURS = "magma"
-
-
-_SPECTROGRAM_LEVELS = 64
+_SPECTROGRAM_SHADES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +68,7 @@ class Line:
         x: [point].
         y: [point].
         colour: of the line.
-        dash: 0 to 3: solid, dashed, dotted, both; tells lines apart without colour.
+        dash: 0 to 3: solid, dashed, dotted, both; distinguishes lines without colour.
         width: in points.
         marker: of Matplotlib, at each point; at some where there are many.
         sizes: areas of the markers; empty: all alike.
@@ -126,11 +112,11 @@ def line_chart(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if diagonal:
             axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        named: dict[str, list[Any]] = {"handles": [], "labels": []}  # given one by one: none is hidden by its name
+        entries: dict[str, list[Any]] = {"handles": [], "labels": []}  # given one by one: none is hidden by its name
 
         def name(handle: Any, label: str) -> None:
-            named["handles"].append(handle)
-            named["labels"].append(label)
+            entries["handles"].append(handle)
+            entries["labels"].append(label)
 
         if mark is not None:
             name(axes.axvline(mark[0], color="0.35", linewidth=1.2, linestyle=(0, (3, 2))), mark[1])
@@ -150,9 +136,9 @@ def line_chart(
             axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
-        if named["labels"]:
+        if entries["labels"]:
             columns = 1 if max(len(line.name) for line in lines) > 24 else 2
-            axes.figure.legend(**named, loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
+            axes.figure.legend(**entries, loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
 
     return _chart(draw, title, caption, extra=0.2 * len(lines))
 
@@ -162,16 +148,26 @@ def thinned(size: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, _MOST_POINTS)).round().astype(int))
 
 
+def thin_curve(precision: np.ndarray, recall: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Picks at most `points` points of a precision-recall curve [point]: both ends, and others evenly over recall."""
+    if len(recall) <= points:
+        return precision, recall
+    ascending = recall[::-1]
+    kept = np.unique(np.r_[np.searchsorted(ascending, np.linspace(0, 1, points - 1)), len(recall) - 1])
+    kept = len(recall) - 1 - kept[::-1]
+    return precision[kept], recall[kept]
+
+
 def spectrogram_picture(clip: np.ndarray) -> str:
     """Returns a spectrogram [frame, mel] as a small PNG in a data URI: time to the right, frequency upwards."""
     from matplotlib import image
 
     values = np.asarray(clip, np.float32)
     low, high = np.percentile(values, [1, 99.5])
-    levels = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    levels = np.round(levels * (_SPECTROGRAM_LEVELS - 1)) / (_SPECTROGRAM_LEVELS - 1)  # compresses well
+    shades = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    shades = np.round(shades * (_SPECTROGRAM_SHADES - 1)) / (_SPECTROGRAM_SHADES - 1)  # compresses well
     file = io.BytesIO()
-    image.imsave(file, levels.T, format="png", origin="lower", cmap=_SPECTROGRAM_COLOURS, vmin=0, vmax=1)
+    image.imsave(file, shades.T, format="png", origin="lower", cmap=_SPECTROGRAM_COLOURS, vmin=0, vmax=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -204,11 +200,6 @@ def _inline(svg: str, title: str, caption: str) -> Markup:
     rest = re.sub(r"\s*\n\s*", "\n", rest)
     label = escape(f"{title}. {caption}")
     return Markup(f'<svg role="img" aria-label="{label}" {view_box[0]}>') + Markup(rest)
-
-
-def colours_of(names: Sequence[str]) -> Mapping[str, str]:
-    """Gives each name a colour; after eight they come again."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
 @dataclasses.dataclass(frozen=True)

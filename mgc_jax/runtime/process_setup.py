@@ -17,7 +17,7 @@ def prepare_process(*loggers: str, small_programs: bool = False) -> None:
     2. The log goes to the terminal, that of other libraries is silent.
     3. JAX keeps compiled programs between runs (`mgc_jax.runtime.compilation_cache`).
 
-    Example:
+    Examples:
         >>> from mgc_jax.runtime.process_setup import prepare_process
         >>> prepare_process()  # doctest: +SKIP
 

@@ -230,7 +230,7 @@ def _give_up(met: threading.Event, address: str, count: int, index: int, timeout
         where = f" at {address}" if address else ""
         print(
             f"error: process {index} waited {timeout:.0f} s{where} for all {count} processes to be there: start the "
-            "others, each with an id of its own from 0, or give them more time with --coordinator_timeout",
+            "others, each with its own id from 0, or give them more time with --coordinator_timeout",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(1)

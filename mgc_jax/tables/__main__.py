@@ -28,11 +28,11 @@ _CONFIG = define_config(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of tables and runs. Default: tables/<paper>-<corpus>.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each system.", lower_bound=1)
 _FOLDS = flags.DEFINE_integer(
-    "folds", 0, "Cross-validation grouped by artist in so many folds; 0: none.", lower_bound=0
+    "folds", 0, "Number of folds of a cross-validation grouped by artist; 0: none.", lower_bound=0
 )
 _SPLIT = flags.DEFINE_enum("split", "", ["", "test", "validation"], "Default: test where there is one.")
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", 0, "At most so many epochs of each neural system, for a quick trial; 0: no limit.", lower_bound=0
+    "epochs", 0, "Limit of the epochs of each neural system, for a quick trial; 0: none.", lower_bound=0
 )
 _ONLY = flags.DEFINE_list(
     "only", [], "Only these parts, joined by commas; "
@@ -101,6 +101,8 @@ def _parts(paper: str) -> tuple[str, ...]:
 def _file() -> Path | None:
     """Returns the configuration file, or None for a corpus by name."""
     if _CONFIG.value is None:
+        if _CONFIG.overrides:
+            raise UserError("--config.KEY=VALUE overrides a configuration: give --config FILE")
         return None
     if _CORPUS.present:
         raise UserError("--config and --corpus exclude each other: give one of them")

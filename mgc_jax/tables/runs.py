@@ -21,7 +21,7 @@ from mgc_jax.config.loading import read_config
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.runtime.terminal import clock
 from mgc_jax.runtime.workdir import OtherCorpusError
 from mgc_jax.tables.plan import Cell
@@ -240,7 +240,7 @@ def _read(folder: Path) -> _Run:
         raise UserError(f"{folder / 'results.json'} cannot be read: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results")
-    return _Run(load(folder / FILE_NAME), results)
+    return _Run(load_predictions(folder / PREDICTIONS_FILE), results)
 
 
 def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
@@ -265,6 +265,6 @@ def _headline(predictions: Predictions, settings: Settings) -> str:
     if split not in predictions.splits:
         return "no clips to evaluate on"
     part: Any = predictions.of_split(split)
-    view = "bag" if "bag" in part.views else "clip"
-    accuracy = (part.predicted(view) == part.label).mean()
-    return f"{split} accuracy {accuracy:.3f} ({view})"
+    level = "bag" if "bag" in part.levels else "clip"
+    accuracy = (part.predicted(level) == part.label).mean()
+    return f"{split} accuracy {accuracy:.3f} ({level})"

@@ -16,11 +16,10 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.papers import published
-from mgc_jax.papers.system import SYSTEMS, System
-from mgc_jax.tables.plan import ALIASES, HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
+from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables
+from mgc_jax.papers.system import System
+from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
 
-_SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
 _VECTORS = "features_518"
 
 
@@ -63,26 +62,28 @@ class Prepared:
         """Returns what the corpus has, and sentences on what it lacks for some parts of the paper."""
         wanted = {(self.paper, part) for part in parts}
         wants_vectors, wants_spectrograms = bool(wanted - {*SPECTROGRAMS_ONLY}), bool(wanted - {*VECTORS_ONLY})
-        vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(_SPECTROGRAMS[self.paper])
+        vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(PAPERS[self.paper].representation)
         # Only what is wanted is opened: the demo is made when it is.
-        representation = _VECTORS if vectors and (wants_vectors or not spectrograms) else _SPECTROGRAMS[self.paper]
+        representation = (
+            _VECTORS if vectors and (wants_vectors or not spectrograms) else PAPERS[self.paper].representation
+        )
         try:
             corpus = open_corpus(self._data(representation, folds))
         except UserError as error:  # says how to prepare it
             raise UserError(str(error).replace("--config.data.data_dir", "--data_dir")) from error
         self._train_clips = len(corpus.indices("train"))
-        sets = tuple((row.name, row.features) for row in published.TABLE1)
+        sets = tuple((row.name, row.features) for row in matt_tables.TABLE1)
         if self.paper == "ubc":
             sets = tuple(row for row in sets if row[1] == "mfcc")
         lacks = []
         for there, is_wanted, representation, what in (
             (vectors, wants_vectors, _VECTORS, "on FMA's features"),
-            (spectrograms, wants_spectrograms, _SPECTROGRAMS[self.paper], "on spectrograms"),
+            (spectrograms, wants_spectrograms, PAPERS[self.paper].representation, "on spectrograms"),
         ):
             if is_wanted and not there:
                 lacks.append(
                     f"Left out: all systems {what}, since {representation} of {self.name} is not prepared in "
-                    f"{self.data_dir} (python -m tfds_fma.prepare --help tells how)."
+                    f"{self.data_dir} (see python -m tfds_fma.prepare --help)."
                 )
         return _data(corpus, sets if vectors else (), spectrograms, folds, split, tail), lacks
 
@@ -199,23 +200,22 @@ class FromFile:
         return config
 
 
-_SYSTEM = {system.name: system for system in SYSTEMS}
+_SYSTEM = {name: system for system in SYSTEMS for name in (system.name, system.other_name)}
 
 
 def _system(cell: Cell) -> System:
-    name = HIDDEN.get(cell.system, cell.system)
-    return _SYSTEM[ALIASES.get(name, name)]
+    return _SYSTEM[HIDDEN.get(cell.system, cell.system)]
 
 
 def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:
     """Returns the paper's corpus if it is prepared, else the demo, and a sentence that says which and why."""
-    corpus = published.CORPUS[paper]
-    for representation in (_SPECTROGRAMS[paper], _VECTORS):
+    corpus = PAPERS[paper].corpus
+    for representation in (PAPERS[paper].representation, _VECTORS):
         if _find(corpus, data_dir, representation):
             return corpus, f"corpus {corpus}, as prepared in {data_dir}"
     return "demo", (
         f"corpus demo: SYNTHETIC MUSIC, since {corpus} is not prepared in {Path(data_dir).resolve()}; `python -m "
-        "tfds_fma.prepare --help` tells how to prepare it"
+        "tfds_fma.prepare --help` says how to prepare it"
     )
 
 

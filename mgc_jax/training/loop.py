@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mgc_jax.config import keys
 from mgc_jax.data.feed import placed_dispatches
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.results import view_metrics
+from mgc_jax.evaluation.results import level_metrics
 from mgc_jax.experiment import Experiment
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import describe_model
@@ -96,7 +96,7 @@ def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: M
     """Evaluates the validation split; returns its metrics as <view>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
         scores = experiment.predict("validation", state.evaluated, state.batch_stats)
-        result = processes.from_first(functools.partial(view_metrics, scores))
+        result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 
 

@@ -1,14 +1,20 @@
 import ast
+import functools
 from pathlib import Path
 
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, identity, keys
 from mgc_jax.config.loading import run_config_file
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
+from mgc_jax.models.classifier import build_model, count_parameters
+from mgc_jax.models.encoders import ENCODERS
+from tfds_fma.representations.registry import get_representation
 
+ANY = Path(__file__).parents[2] / "configs" / "any.py"
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
@@ -18,6 +24,27 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
     config = run_config_file(path)
     checks.validate(config)
     checks.validate(keys.resolve_demo(config))
+
+
+@pytest.mark.parametrize("pooling", ["none", "matt"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_any_encoder_with_any_pooling(encoder, pooling):
+    config = run_config_file(ANY, f"{encoder}+{pooling}")
+    checks.validate(config)
+    demo = keys.resolve_demo(config)
+    checks.validate(demo)
+    shape = get_representation(demo.data.representation).shape
+    config = override(config, {"data.corpus": "arrays", "data.arrays.clips": "mels.npz"})
+    checks.validate(config)
+    build = functools.partial(build_model, demo.model, shape, 3, seed=0)
+    assert count_parameters(nnx.eval_shape(build)) > 0
+
+
+@pytest.mark.parametrize("file", ["fma_small_mels", "echonest", "vggish"])
+def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
+    config = run_config_file(ANY.with_name(f"{file}.py"), "matt")
+    assert (config.model.pooling.name, config.train.select) == ("matt", "bag/micro_ap")
+    checks.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +67,6 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
         ("optimizer.ema", 1.0, "below 1"),
         ("optimizer.plateau_factor", 0.0, "above 0"),
         ("model.head_dropout", 1.0, "below 1"),
-        ("train.select", "bag/f1", "write <view>/<metric>"),
     ],
 )
 def test_an_impossible_value_is_named(key, value, message):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mgc_jax.config.options import CHOICES, encoder_options, pooling_options
+from mgc_jax.config.options import CHOICES, encoder_and_pooling, encoder_options, pooling_options
 from mgc_jax.errors import UserError
 from mgc_jax.models import encoders
 from mgc_jax.models.encoders import ENCODERS
@@ -62,3 +62,23 @@ def test_arguments_of_other_libraries(key, name, option, default):
     assert choice.defaults(name)[option] is default or choice.defaults(name)[option] == default
     assert not choice.defaults(name).keys() & choice.supplied
     assert choice.defaults("gone") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("prcnn+set_transformer", ("prcnn", "set_transformer")),
+        ("matt", ("crnn_tf", "matt")),
+        ("none", ("crnn_tf", "none")),
+        ("prcnn", ("prcnn", "none")),
+        ("+max", ("crnn_tf", "max")),
+    ],
+)
+def test_an_encoder_and_a_pooling_in_one_argument(text, names):
+    assert encoder_and_pooling(text, encoder="crnn_tf") == names
+
+
+@pytest.mark.parametrize("text", ["", "prcn", "prcnn+", "prcnn+mat", "matt+prcnn"])
+def test_an_argument_that_is_neither_is_refused(text):
+    with pytest.raises(UserError, match=r"is no encoder\+pooling\. Encoders: crnn_tf, .* poolings: none, mean"):
+        encoder_and_pooling(text, encoder="crnn_tf")

@@ -15,7 +15,7 @@ from mgc_jax.papers import matt, ubc
 
 @pytest.fixture(scope="module")
 def config():
-    return matt.matt("crnn_tf", "matt")
+    return matt.system("CRNN-TF+MATT").config()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_name_replaces_the_options_in_any_order_of_flags(config, reverse):
 
 
 def test_the_name_that_is_there_already_replaces_nothing():
-    config = ubc.ubc("prcnn", gru_layers=2)
+    config = ubc.system("CNN and 2-layer RNN").config()
     same = override(config, {"model.encoder.name": "prcnn", "optimizer.name": "rmsprop"})
     assert same.model.encoder.gru_layers == 2
     assert same.optimizer.options.decay == 0.9
@@ -116,7 +116,7 @@ def test_the_demo_keeps_what_was_overridden(config):
 
 
 def test_arguments_of_optimizers_and_schedules_become_keys():
-    config = ubc.ubc("cnn")
+    config = ubc.system("5-layer CNN").config()
     changed = override(
         config,
         {
@@ -161,3 +161,5 @@ def test_flags_of_the_configuration_are_taken_from_the_command_line(monkeypatch)
     }  # fmt: skip
     with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):
         take_overrides(["main", "--config.seed"])
+    with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):
+        take_overrides(["main", "--config.optimizer.options.nesterov", "--test"])

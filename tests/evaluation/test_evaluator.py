@@ -44,7 +44,9 @@ def test_every_bag_is_scored_as_if_alone(parts):
             scores.bag_scores[offsets[b] : offsets[b + 1]], np.broadcast_to(together[0, 0], (len(rows), 3)), atol=1e-5
         )
         np.testing.assert_allclose(scores.clip_scores[offsets[b] : offsets[b + 1]], alone[:, 0], atol=1e-5)
-        attention = aux["attention"][0, 0, int(together[0, 0].argmax())]  # MATT: in the view of the genre it names
+        attention = aux["attention"][
+            0, 0, int(together[0, 0].argmax())
+        ]  # MATT: under the query of the predicted genre
         np.testing.assert_allclose(scores.attention[offsets[b] : offsets[b + 1]], attention, atol=1e-5)
 
 

@@ -137,7 +137,7 @@ def test_one_two_four_and_eight_devices_give_the_same_curve(tmp_path, corpus):
         for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 6):
             state, sums = phase.train_step(state, batch, clips, partners, jax.random.key(0))
             losses.append(float(sums["loss"]))
-        scores = run.predict("validation", state.evaluated, state.batch_stats).views["bag"]
+        scores = run.predict("validation", state.evaluated, state.batch_stats).levels["bag"]
         curves.append((np.array(losses), scores))
     for losses, scores in curves[1:]:
         # Sums in another order; Adam's steps have the size of the rate also where a gradient is nearly nothing.

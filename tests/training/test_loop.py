@@ -91,8 +91,8 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert set(results["splits"]) == {"train", "validation", "test"}
     assert results["test_evaluations"] == 1
     for split in results["splits"].values():
-        for view in ("clip", "clip_mean", "bag"):
-            assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
+        for level in ("clip", "clip_mean", "bag"):
+            assert set(split[level]) >= {"accuracy", "macro_f1", "micro_ap"}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = {
         line["step"]: line["validation/bag/micro_ap"] for line in lines if "validation/bag/micro_ap" in line
@@ -101,8 +101,8 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert evaluations[results["best_step"]] == max(evaluations.values())  # the best is kept and used
     assert list((workdir / "tensorboard").glob("events*"))
     table = capsys.readouterr().out
-    assert "clip, bag average" in table
-    assert "bag model" in table
+    assert "clip mean" in table
+    assert " bag " in table
 
     again = modes.evaluate(config, workdir)  # the test split's results stay, without another look
     assert again["splits"] == results["splits"]
@@ -365,10 +365,10 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
         state = initial_state(run, make_optimizer(config.optimizer, 1, 10))
         scores.append(run.predict("validation", state.evaluated, state.batch_stats))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
-    for view in ("clip", "bag"):
-        expected = np.exp(scores[0].views[view]) / prior
+    for level in ("clip", "bag"):
+        expected = np.exp(scores[0].levels[level]) / prior
         expected /= expected.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(np.exp(scores[1].views[view]), expected, rtol=1e-4)
+        np.testing.assert_allclose(np.exp(scores[1].levels[level]), expected, rtol=1e-4)
 
 
 def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):
