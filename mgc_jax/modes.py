@@ -160,9 +160,9 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
     The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
-    split is left alone. A model's checkpoint is chosen on the very fold that it then scores, which flatters it (not
-    scikit-learn's baselines, which choose nothing); and ranking the scores of several models together, as average
-    precision does, takes them as alike in scale.
+    split is not used. A model's checkpoint is chosen on the fold that it then scores, so the estimate is slightly
+    optimistic; scikit-learn's baselines choose nothing. Average precision ranks the scores of several models together,
+    as if they had one scale.
 
     Args:
         config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mgc_jax import modes
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.export import export_workdir
+from mgc_jax.export import export_workdir, load_export
 from mgc_jax.inference import load_model
 from mgc_jax.training.checkpoint import open_checkpoints
 
@@ -144,3 +146,40 @@ def test_weights_of_another_model_are_refused(trained, tmp_path):
 def test_a_workdir_without_checkpoint_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="holds no"):
         export_workdir(trained[1], tmp_path / "empty")
+
+
+def test_a_workdir_stands_for_the_export_inside(trained, tmp_path):
+    _, _, workdir, folder = trained
+    assert load_model(workdir).meta == load_model(str(folder)).meta
+    assert load_export is load_model
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=f"holds a run that is not exported yet: --mode export --workdir {tmp_path}"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="does not hold a complete export"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_an_export_of_another_version_loads(trained, tmp_path):
+    folder = damaged(trained, tmp_path)
+    meta = json.loads((folder / "config.json").read_text())
+    del meta["init_from"], meta["seconds"], meta["best_step"]  # as before these were written
+    (folder / "config.json").write_text(json.dumps(meta | {"checksums": {"state": 1}, "new": 1}))
+    assert load_model(folder).meta.init_from is None
+    del meta["fingerprint"]
+    (folder / "config.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"does not hold a complete export .*it does not say fingerprint"):
+        load_model(folder)
+
+
+@pytest.mark.slow
+def test_loading_needs_no_orbax_and_nothing_of_the_training(trained):
+    program = (
+        "import sys; sys.modules['orbax'] = sys.modules['orbax.checkpoint'] = None\n"
+        "from mgc_jax.inference import load_model; print(load_model(sys.argv[1]).genres)\n"
+        "assert not [name for name in sys.modules if name.startswith(('mgc_jax.training', 'tensorstore'))]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(trained[3])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(trained[0].genres) in done.stdout

@@ -26,7 +26,7 @@ _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.i
 
 
 def differences(
-    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True, stretched: bool = True
+    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True, rescaled: bool = True
 ) -> list[str]:
     """Lists what makes this configuration train another model than an earlier one.
 
@@ -35,7 +35,7 @@ def differences(
         before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
         moved: whether the corpus may lie elsewhere.
         training: whether the model is to be trained on; if not, it may be evaluated in another way.
-        stretched: whether `train.epochs` may differ although the schedule depends on it. Where the classifier is
+        rescaled: whether `train.epochs` may differ although the schedule depends on it. Where the classifier is
             trained again afterwards, it may never differ: a run in that phase cannot go back.
     """
     ignored = _HARMLESS + (_LOCATION if moved else ())
@@ -43,7 +43,7 @@ def differences(
         ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
     if not training:
         ignored += ("eval.",)
-    if not config.train.classifier_epochs and (stretched or config.optimizer.schedule == "constant"):
+    if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
     for values in (now, then):  # folds with and without the rule's name are the same

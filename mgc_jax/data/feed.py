@@ -35,17 +35,6 @@ class Placed(NamedTuple):
     partners: PlacedClips | None
 
 
-def placed_batches(
-    batches: TrainBatches, clips: ClipStore, mesh: Mesh, first_step: int, total_steps: int
-) -> Iterator[tuple[Batch, PlacedClips, PlacedClips | None]]:
-    """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
-    with contextlib.closing(
-        placed_dispatches(batches, clips, mesh, first_step, [1] * (total_steps - first_step))
-    ) as dispatches:
-        for placed in dispatches:
-            yield placed.batch, placed.clips, placed.partners
-
-
 def placed_dispatches(
     batches: TrainBatches, clips: ClipStore, mesh: Mesh, first_step: int, steps: Sequence[int]
 ) -> Generator[Placed, None, None]:

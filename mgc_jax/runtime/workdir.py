@@ -42,7 +42,7 @@ def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
     same = [
         path.parent
         for path in saved
-        if not identity.differences(config, read_config(path), moved=False, training=mode == "train", stretched=False)
+        if not identity.differences(config, read_config(path), moved=False, training=mode == "train", rescaled=False)
     ]
     for workdir in same:
         if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(_of_today(name)):

@@ -109,7 +109,7 @@ def start(
     `config.train.init_from` names.
 
     A run that has begun may be given another number of epochs. The learning rate is a function of the step and the
-    length of training: a schedule that depends on the length is stretched from here on, and a warning says so.
+    length of training: a schedule that depends on the length is rescaled from here on, and a warning says so.
 
     Raises:
         UserError: the checkpoint is that of another run, or of one that is longer already.
@@ -143,7 +143,7 @@ def _report_length(config: ConfigDict, before: int, step: int, timetable: Timeta
         log.info("config.train.epochs was %d and is now %d", before, now)
         return
     log.warning(
-        "config.train.epochs was %d and is now %d: the schedule %s is stretched, the learning rate at step %d is %.4g "
+        "config.train.epochs was %d and is now %d: the schedule %s is rescaled, the learning rate at step %d is %.4g "
         "instead of %.4g. A run of %d epochs from the start would have trained with other rates so far.",
         before, now, config.optimizer.schedule, step, rates[1], rates[0], now,
     )  # fmt: skip

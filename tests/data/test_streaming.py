@@ -11,11 +11,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
 
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.feed import placed_batches
 from mgc_jax.data.on_disk import LazyClips, all_finite, stays_on_disk
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import DeviceClips, HostClips, StreamClips, place_clips

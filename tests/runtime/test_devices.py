@@ -6,10 +6,9 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
 
 from mgc_jax import modes
-from mgc_jax.data.feed import placed_batches
 from mgc_jax.data.placement import HostClips
 from mgc_jax.experiment import Experiment
 from mgc_jax.runtime.devices import data_mesh, gather, replicate, shard

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
 from jax.extend.core import jaxprs_in_params
 from ml_collections import ConfigDict
 
@@ -20,7 +20,7 @@ from mgc_jax.config.identity import differences
 from mgc_jax.config.keys import to_json
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import Batch, TrainBatches
-from mgc_jax.data.feed import placed_batches, placed_dispatches
+from mgc_jax.data.feed import placed_dispatches
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.placement import DeviceClips, HostClips, PlacedClips
 from mgc_jax.errors import UserError

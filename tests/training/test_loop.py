@@ -14,14 +14,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
 from ml_collections import ConfigDict
 
 from mgc_jax import modes
 from mgc_jax.config import keys
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad_rows
-from mgc_jax.data.feed import placed_batches
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.placement import DeviceClips, HostClips
 from mgc_jax.data.standardization import standardization
@@ -465,16 +464,16 @@ def vectors():
 def test_more_epochs_stretch_a_schedule_that_depends_on_the_length(tmp_path, vectors, caplog):
     config = mlp_config(tmp_path, vectors, **{"train.epochs": 2, "optimizer.schedule": "cosine"})
     short = modes.train(config, tmp_path / "run")
-    assert "stretched" not in caplog.text
+    assert "rescaled" not in caplog.text
     config.train.epochs = 4
     assert modes.train(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
     assert (
-        f"config.train.epochs was 2 and is now 4: the schedule cosine is stretched, the learning rate at step "
+        f"config.train.epochs was 2 and is now 4: the schedule cosine is rescaled, the learning rate at step "
         f"{short['last_step']} is 0.005 instead of 0" in caplog.text
     )
     caplog.clear()
     modes.train(config, tmp_path / "run")
-    assert "stretched" not in caplog.text  # said once
+    assert "rescaled" not in caplog.text  # said once
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["epochs"] == 4
 
 
@@ -485,7 +484,7 @@ def test_a_longer_run_with_a_constant_rate_is_that_of_the_length(tmp_path, vecto
     modes.train(config, tmp_path / "run")
     config.train.epochs = 3
     modes.train(config, tmp_path / "run")
-    assert "stretched" not in caplog.text
+    assert "rescaled" not in caplog.text
     one, two = (mlp_state(config, tmp_path / name) for name in ("run", "whole"))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
