@@ -34,7 +34,7 @@ class Predictions:
         fold: int32 [clip]: of a cross-validation; None: there is none.
         train_clips: float [genre]: how many training clips each genre has; None: unknown.
         train_clips_outside_small: float [genre]: the same without the clips of FMA-small; None: unknown.
-        info: what made them: model, corpus, fingerprint.
+        info: what made them: model, corpus, fingerprint; and which splits the corpus has.
     """
 
     genres: tuple[str, ...]
@@ -156,7 +156,11 @@ def of_corpus(
         attention=attention,
         train_clips=train_clips,
         train_clips_outside_small=outside_small,
-        info={"corpus": corpus.name, "fingerprint": corpus.fingerprint},
+        info={
+            "corpus": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "corpus_splits": [name for name in SPLIT_NAMES if np.any(corpus.split == name)],
+        },
     )
 
 

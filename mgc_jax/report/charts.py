@@ -19,8 +19,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 LEVEL_COLOURS = {"clip": COLOURS[0], "clip_mean": COLOURS[1], "bag": COLOURS[2]}
 TRAIN_COLOUR = "#8A8A8A"
 _SIZE = (5.2, 3.3)  # inches: on a phone, a chart is shrunk little
-
-
+_AXES_HEIGHT = 2.4  # of a line chart
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollar signs
@@ -37,8 +36,6 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-
-
 _MOST_POINTS = 300
 _MOST_MARKERS = 12
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -136,11 +133,26 @@ def line_chart(
             axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
-        if entries["labels"]:
-            columns = 1 if max(len(line.name) for line in lines) > 24 else 2
-            axes.figure.legend(**entries, loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
+        _legend_below(axes, entries["handles"], entries["labels"])
 
-    return _chart(draw, title, caption, extra=0.2 * len(lines))
+    return _chart(draw, title, caption, layout="none")
+
+
+def _legend_below(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Sets axes of a fixed size, and under them a legend in two columns: charts side by side line up."""
+    columns = 1 if max(map(len, labels), default=0) > 24 else 2
+    legend = 0.2 * -(-len(labels) // columns)
+    top, left, right, bottom = 0.3, 0.65, 0.1, 0.58 + legend
+    width, height = _SIZE[0], top + _AXES_HEIGHT + bottom
+    axes.figure.set_size_inches(width, height)
+    axes.set_position((left / width, bottom / height, 1 - (left + right) / width, _AXES_HEIGHT / height))
+    axes.yaxis.set_label_coords(-0.5 / (width - left - right), 0.5)
+    for column in range(columns):
+        axes.figure.legend(
+            handles[column::columns], labels[column::columns], loc="upper left",
+            bbox_to_anchor=(column / columns, (legend + 0.05) / height), borderaxespad=0, borderpad=0,
+            handlelength=2.6, labelspacing=0.35,
+        )  # fmt: skip
 
 
 def thinned(size: int) -> np.ndarray:
@@ -171,13 +183,15 @@ def spectrogram_picture(clip: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _chart(draw: Callable[[Any], None], title: str, caption: str, extra: float = 0.0) -> Chart:
-    """Draws on the axes of a figure of its own, which needs no display."""
+def _chart(
+    draw: Callable[[Any], None], title: str, caption: str, *, extra: float = 0.0, layout: Any = "constrained"
+) -> Chart:
+    """Draws on the axes of a new figure, which needs no display."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + extra), layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + extra), layout=layout)
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)

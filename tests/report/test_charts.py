@@ -1,5 +1,7 @@
 """Charts: text stays text, long lines and curves are thinned, the same chart is the same text."""
 
+import re
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -60,3 +62,14 @@ def test_thin_curve_keeps_the_ends_and_the_shape():
 def test_a_short_curve_stays():
     curve = precision_recall(np.array([2]), np.log([[0.2, 0.5, 0.3]]))
     assert charts.thin_curve(*curve) == curve
+
+
+def test_charts_side_by_side_have_the_same_axes():
+    """Whatever the number of entries in their legends."""
+    x = np.linspace(0, 1, 5)
+    boxes = set()
+    for size in (1, 2, 5):
+        lines = [charts.Line(f"line {i}", x, x, charts.COLOURS[i]) for i in range(size)]
+        svg = charts.line_chart("A", lines, x_label="epoch", y_label="y", caption="").svg
+        boxes.add(re.search(r"<clipPath[^>]*>\s*<rect ([^>]*)/>", svg)[1])
+    assert len(boxes) == 1

@@ -19,10 +19,11 @@ from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import load_predictions, save_predictions
 from mgc_jax.evaluation.results import finish
 from mgc_jax.report.__main__ import main
+from mgc_jax.report.attention import attention_of, bag_weights, preferred_and_others
 from mgc_jax.report.comparison import comparable_levels, paired_differences, scores_of, write_comparison
 from mgc_jax.report.finished_run import read_run
 from mgc_jax.report.html import decimals, limits, p_value, shade, signed
-from mgc_jax.report.run_page import attention_of, bag_weights, changed_options, preferred_and_others, write_report
+from mgc_jax.report.run_page import changed_options, write_report
 
 GENRES = ("Rock", "<script>alert(1)</script>", "Jazz")
 VOID = {"meta", "link", "br", "img"}
@@ -476,3 +477,37 @@ def test_numbers():
     assert p_value(1e-9) == "p <0.001"
     assert shade(0) == "background:rgb(255,255,255);color:#1b1f24"
     assert shade(1) == "background:rgb(0,82,140);color:#fff"
+
+
+def test_advice_on_the_test_split_is_given_only_where_there_is_one(tmp_path):
+    """The predictions say which splits the corpus has; those of early versions do not."""
+    folder = make_run(tmp_path / "run")
+    predictions = load_predictions(folder / "predictions.parquet")
+    heads = []
+    for info in ({"corpus_splits": ["train", "validation", "test"]}, {"corpus_splits": ["train", "validation"]}, {}):
+        save_predictions(predictions.replace(info=info), folder / "predictions.parquet")
+        heads.append(check_page(write_report(folder).read_text()).sections["head"])
+    assert "--test" in heads[0]
+    assert "test split" not in heads[1]
+    assert "No test split has been evaluated." in heads[2]
+    assert "--test" not in heads[2]
+
+
+def test_what_does_not_apply_is_left_out(tmp_path):
+    """A baseline has no steps and no attention; genres without counts and artists have no such columns."""
+    folder = make_run(tmp_path / "run", steps=False, pooling=False)
+    results = json.loads((folder / "results.json").read_text())
+    del results["best_step"]
+    result = results["splits"]["validation"]
+    for row in result["top_k"]["clip"].values():
+        row["clips"] = 0
+    (folder / "results.json").write_text(json.dumps(results))
+    predictions = load_predictions(folder / "predictions.parquet")
+    save_predictions(predictions.of_split("validation").replace(train_clips=None), folder / "predictions.parquet")
+    page = write_report(folder).read_text()
+    outline = check_page(page)
+    assert not {"training", "attention"} & outline.sections.keys()
+    assert "Top-K" not in page
+    head = outline.sections["genres"].split("number beside it.")[1].split("Rock")[0]
+    assert "artists" in head
+    assert "training clips" not in head
