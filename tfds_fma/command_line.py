@@ -5,18 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
 
-if TYPE_CHECKING:
-    pass
-
-
-_DEFAULT_REPRESENTATION = "mel_1360x96"
+DEFAULT_REPRESENTATION = "mel_1360x96"
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +19,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("the dataset", "either where it was prepared and what, or its folder")
     flags.add_argument("--data_dir", metavar="DIR", help="where TFDS keeps datasets, as given to tfds_fma.prepare")
     flags.add_argument("--subset", choices=SUBSETS)
-    flags.add_argument("--representation", metavar="NAME", help=f"default: {_DEFAULT_REPRESENTATION}")
+    flags.add_argument("--representation", metavar="NAME", help=f"default: {DEFAULT_REPRESENTATION}")
     flags.add_argument(
         "--path", metavar="VERSION_DIR", help="the folder that holds dataset_info.json, instead of the three above"
     )
@@ -46,12 +41,12 @@ def dataset_path(args: argparse.Namespace) -> Path:
         if not layout.is_complete(path):
             raise UserError(
                 f"{path} holds no prepared dataset: there is no dataset_info.json in it. Give the folder of one "
-                f"version, such as DATA_DIR/{layout.DATASET_NAME}/small-{_DEFAULT_REPRESENTATION}/{layout.VERSION}."
+                f"version, such as DATA_DIR/{layout.DATASET_NAME}/small-{DEFAULT_REPRESENTATION}/{layout.VERSION}."
             )
         return path
     if not (args.data_dir and args.subset):
         raise UserError("Say which dataset: give --data_dir and --subset (and --representation), or --path.")
-    representation = args.representation or _DEFAULT_REPRESENTATION
+    representation = args.representation or DEFAULT_REPRESENTATION
     path = layout.version_dir(args.data_dir, args.subset, representation)
     if not layout.is_complete(path):
         get_representation(representation)  # of a name that can be prepared only from arrays it says so
@@ -77,7 +72,7 @@ def _not_prepared(path: Path) -> str:
     )
 
 
-def run_command(command: Callable[[], object]) -> int:
+def exit_status(command: Callable[[], object]) -> int:
     """Runs `command`; turns an error meant for people into a line and an exit status."""
     try:
         command()

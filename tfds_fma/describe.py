@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfds_fma import plots
-from tfds_fma.command_line import add_dataset_flags, dataset_path, run_command
+from tfds_fma.command_line import add_dataset_flags, dataset_path, exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.source.archives import readable_size
 
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plots", metavar="DIR", help="also draw the genres and an example of each, as PNG files")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")
     args = parser.parse_args(argv)
-    return run_command(lambda: _run(args))
+    return exit_status(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ _EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Bags:
+class BagStatistics:
     """Statistics of the bags of one split; a bag is the clips of one album and artist (MATT, section III-C a).
 
     A clip of which neither album nor artist is known is a bag of its own.
@@ -132,7 +132,7 @@ class Description:
     published: Mapping[str, Mapping[str, int]] | None
     published_totals: Mapping[str, int] | None
     mismatches: tuple[Mismatch, ...]
-    bags: Mapping[str, Bags]
+    bags: Mapping[str, BagStatistics]
     shared_artists: int
     rejects: tuple[Rejects, ...] | None
     storage: Mapping[str, Storage]
@@ -202,7 +202,7 @@ def read_rejects(path: Path) -> list[dict[str, str]] | None:
     return rows
 
 
-def bag_statistics(genre: "np.ndarray", artist: "np.ndarray", album: "np.ndarray") -> Bags:
+def bag_statistics(genre: "np.ndarray", artist: "np.ndarray", album: "np.ndarray") -> BagStatistics:
     """Groups the clips of one split into bags and counts.
 
     Args:
@@ -219,7 +219,7 @@ def bag_statistics(genre: "np.ndarray", artist: "np.ndarray", album: "np.ndarray
         sizes[bag] += 1
         if label != NO_GENRE_ID:
             genres[bag].add(label)
-    return Bags(
+    return BagStatistics(
         number=len(sizes),
         mean=sizes.total() / len(sizes) if sizes else 0.0,
         median=float(statistics.median(sizes.values())) if sizes else 0.0,

@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 
 from tfds_fma.clips.feature_extraction import BLOCK_SAMPLES, extract
-from tfds_fma.command_line import run_command
+from tfds_fma.command_line import exit_status
 from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
@@ -366,8 +366,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--audio needs --out")
     options = {"workers": args.workers, "overwrite": args.overwrite}
     if args.audio is not None:
-        return run_command(lambda: extract_folder(args.audio, args.out, **options))
-    return run_command(lambda: extract_tracks(args.source, args.subset, args.out, **options))
+        return exit_status(lambda: extract_folder(args.audio, args.out, **options))
+    return exit_status(lambda: extract_tracks(args.source, args.subset, args.out, **options))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
+from tfds_fma.preparation import prepare, prepare_arrays
 from tfds_fma.representations.registry import REPRESENTATIONS
 
 if TYPE_CHECKING:
     from tfds_fma.source.arrays import ArrayFiles
-from tfds_fma.command_line import run_command
-from tfds_fma.preparation import prepare, prepare_arrays
 
 # Flags that belong to precomputed arrays, and those that belong to an FMA tree.
 _ARRAY_FLAGS = ("from_arrays", "table", "axes", "clips_key", "ids", "ids_key", "features", "genres", "columns")
@@ -27,13 +27,10 @@ _ARRAY_FLAGS = ("from_arrays", "table", "axes", "clips_key", "ids", "ids_key", "
 _TREE_FLAGS = ("source", "workers", "download", "unverified", "beam")
 
 
-_DEFAULT_REPRESENTATION = "mel_1360x96"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = _parse(argv)
-    return run_command(lambda: _run(args))
+    return exit_status(lambda: _run(args))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -49,7 +46,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--representation",
         metavar="NAME",
         help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default, with "
-        f"--source: {_DEFAULT_REPRESENTATION}",
+        f"--source: {DEFAULT_REPRESENTATION}",
     )
     parser.add_argument(
         "--data_dir",
@@ -141,7 +138,8 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _array_files(args: argparse.Namespace) -> "ArrayFiles":
     """Turns the flags of precomputed arrays into what they name."""
-    from tfds_fma.source.arrays import ArrayFiles, parse_columns
+    from tfds_fma.source.arrays import ArrayFiles
+    from tfds_fma.source.track_table import parse_columns
 
     given = {name: value for name, value in vars(args).items() if name in _ARRAY_FLAGS}
     return ArrayFiles(
@@ -165,7 +163,7 @@ def _run(args: argparse.Namespace) -> None:
     prepare(
         args.source,
         args.subset,
-        args.representation or _DEFAULT_REPRESENTATION,
+        args.representation or DEFAULT_REPRESENTATION,
         args.data_dir,
         workers=args.workers,
         overwrite=args.overwrite,

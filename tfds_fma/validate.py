@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma import reading
-from tfds_fma.command_line import add_dataset_flags, dataset_path, run_command
+from tfds_fma.command_line import add_dataset_flags, dataset_path, exit_status
 from tfds_fma.description import NO_GENRE_ID, read_rejects
 from tfds_fma.errors import UserError, in_words
 from tfds_fma.representations.base import Representation
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.validate", description=__doc__.splitlines()[0])
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    return run_command(lambda: _run(args))
+    return exit_status(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:

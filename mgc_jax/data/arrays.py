@@ -9,7 +9,8 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.source.arrays import ArrayFiles, Columns, read_arrays, require_finite
+from tfds_fma.source.arrays import ArrayFiles, read_arrays, require_finite
+from tfds_fma.source.track_table import Columns
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.modes import train as train_and_evaluate
 from tfds_fma.labels import genres_of
 from tfds_fma.preparation import prepare_arrays
-from tfds_fma.source.arrays import ArrayFiles, Columns
+from tfds_fma.source.arrays import ArrayFiles
+from tfds_fma.source.track_table import Columns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -17,7 +17,8 @@ from tfds_fma.preparation import prepare_arrays
 from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, find_prepared, read_dataset
 from tfds_fma.representations.feature_vector import Precomputed
-from tfds_fma.source.arrays import ArrayFiles, Columns, number_names, read_arrays
+from tfds_fma.source.arrays import ArrayFiles, read_arrays
+from tfds_fma.source.track_table import Columns, number_names
 from tfds_fma.storage import layout
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from tfds_fma import GENRES, UserError
-from tfds_fma.demo import DEMO_SUBSET, SUB_GENRES, ensure_demo, main, make_demo_tree, plan
+from tfds_fma.demo import DEMO_SUBSET, ensure_demo, main, make_demo_tree
 from tfds_fma.reading import read_dataset
 from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.registry import REPRESENTATIONS, demo_representation, get_representation
 from tfds_fma.source.feature_table import format_row, write_rows
 from tfds_fma.source.tracks import read_tracks
+from tfds_fma.synthesis.catalogue import SUB_GENRES, plan
 from tfds_fma.synthesis.music import SAMPLE_RATE, SECONDS, Identity, render
 from tfds_fma.synthesis.styles import STYLES
 

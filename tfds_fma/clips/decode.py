@@ -28,7 +28,7 @@ _EXCERPT_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Audio:
+class DecodedAudio:
     """Decoded audio.
 
     Attributes:
@@ -47,7 +47,7 @@ def decode(
     *,
     at_most: int | None = None,
     excerpt_of: float | None = None,
-) -> Audio:
+) -> DecodedAudio:
     """Decodes the start of an MP3 file.
 
     Args:
@@ -76,7 +76,7 @@ def decode(
     if not np.isfinite(audio).all():
         raise ClipError("undecodable", "the decoded audio is not finite")
     missing = samples - len(audio)
-    return Audio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
+    return DecodedAudio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
 
 
 def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None) -> np.ndarray:

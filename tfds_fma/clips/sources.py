@@ -18,9 +18,10 @@ from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import check_zip
-from tfds_fma.source.arrays import ArrayFiles, Arrays, TrackTable, check_splits, number_names, read_arrays
+from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, read_arrays
 from tfds_fma.source.audio_files import find_containers
 from tfds_fma.source.feature_table import read_features
+from tfds_fma.source.track_table import TrackTable, number_names
 from tfds_fma.source.tracks import Track, read_tracks
 
 

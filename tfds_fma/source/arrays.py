@@ -4,33 +4,19 @@
 them.
 """
 
-import csv
-import dataclasses
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from tfds_fma.errors import UserError
 from tfds_fma.labels import GENRES, SUBSETS
-from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+from tfds_fma.source.track_table import SPLIT_WORDS, Columns, TrackTable, read_columns, track_table
 
 AXES = ("clip time mel", "clip mel time", "clip feature")
 
 
 _CLIP_DTYPES = (np.uint8, np.float16, np.float32)
-
-
-# Words for the splits in other people's tables -> names that TFDS users expect.
-_SPLITS = {
-    **{name: name for name in SPLITS.values()},
-    **SPLITS,
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
 
 
 # How the flags of `tfds_fma.prepare` are written, for messages.
@@ -44,32 +30,6 @@ _FLAGS_OF_PREPARE = {
     "features": "--features COLUMN ...",
     "genres": "--genres NAME ...",
 }
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the table's columns; "" for those that may be missing (artist, album, title, artist_name,
-    subset).
-
-    Attributes:
-      track_id: whole numbers.
-      genre: name of the genre.
-      split: train, validation or test; FMA's ``training`` and a few common abbreviations are understood.
-      artist: id or name, empty or -1 where unknown.
-      album: likewise.
-      title: of the track.
-      artist_name: for people, where `artist` is an id.
-      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; empty where unknown.
-    """
-
-    track_id: str = "track_id"
-    genre: str = "genre_top"
-    split: str = "split"
-    artist: str = "artist_id"
-    album: str = "album_id"
-    title: str = ""
-    artist_name: str = ""
-    subset: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,45 +57,13 @@ class ArrayFiles:
     axes: str = "clip time mel"
     features: Sequence[str] = ()
     genres: Sequence[str] = ()
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     flags: Mapping[str, str] = field(default_factory=lambda: _FLAGS_OF_PREPARE, repr=False)
 
     @property
     def place(self) -> str:
         """The file that the clips are in."""
         return self.clips or self.table
-
-
-@dataclass(frozen=True)
-class TrackTable:
-    """The columns of a track table, each [row].
-
-    Attributes:
-      track_id: int64.
-      genre: str.
-      split: str: ``train``, ``validation`` or ``test``, or a word that is none of them.
-      artist: str: id or name, "" where unknown.
-      album: str: likewise.
-      title: str, "" where unknown.
-      artist_name: str, "" where unknown.
-      subset: str, "" where unknown.
-    """
-
-    track_id: np.ndarray
-    genre: np.ndarray
-    split: np.ndarray
-    artist: np.ndarray
-    album: np.ndarray
-    title: np.ndarray
-    artist_name: np.ndarray
-    subset: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.track_id)
-
-    def take(self, rows: np.ndarray) -> "TrackTable":
-        """Returns some of the rows."""
-        return TrackTable(*(getattr(self, column.name)[rows] for column in dataclasses.fields(self)))
 
 
 @dataclass(frozen=True)
@@ -161,22 +89,6 @@ class Arrays:
         return self.table.take(self.row)
 
 
-def parse_columns(pairs: Iterable[str]) -> Columns:
-    """Reads ``artist=artist_id`` and the like; ``album=`` says that there is no such column.
-
-    Raises:
-      UserError: if what stands before the ``=`` is no column that is used.
-    """
-    known = [column.name for column in dataclasses.fields(Columns)]
-    given = {}
-    for pair in pairs:
-        what, equals, name = pair.partition("=")
-        if not equals or what not in known:
-            raise UserError(f"--columns takes <what>=NAME with <what> one of {', '.join(known)}; not {pair!r}.")
-        given[what] = name
-    return Columns(**given)
-
-
 def read_arrays(files: ArrayFiles) -> Arrays:
     """Reads precomputed arrays and their table.
 
@@ -190,8 +102,8 @@ def read_arrays(files: ArrayFiles) -> Arrays:
             f"Precomputed arrays need a track table: set {files.flags['table']} (and {files.flags['clips']} for the "
             "arrays)"
         )
-    texts = _read_columns(files)
-    table = _track_table(files, texts)
+    texts = read_columns(files.table, files.columns, files.features, files.flags)
+    table = track_table(files.table, files.columns, texts)
     if files.clips:
         clips, ids = _read_clips(files, table.track_id)
         rows = _rows_of(files, ids, table.track_id)
@@ -212,7 +124,7 @@ def check_splits(files: ArrayFiles, splits: np.ndarray) -> None:
       files: what the words come from.
       splits: str [row], as in `TrackTable`.
     """
-    _check_words(files, files.columns.split, splits, tuple(_SPLITS), "Correct the table")
+    _check_words(files, files.columns.split, splits, tuple(SPLIT_WORDS), "Correct the table")
 
 
 def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
@@ -226,24 +138,6 @@ def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
         if not finite.all():
             track_id = arrays.table.track_id[arrays.row[start + int(np.argmin(finite))]]
             raise UserError(f"{files.place}: the values of track {track_id} are not all finite")
-
-
-def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Turns ids or names of artists or albums into numbers.
-
-    Args:
-      names: str [row], "" where unknown.
-
-    Returns:
-      int64 [row]: whole numbers as they are, names numbered in sorted order from 0, and -1 where unknown; and whether
-      they were names.
-    """
-    known = np.unique(names[names != ""]).tolist()
-    # pandas writes whole numbers as "12.0" where a column has gaps.
-    are_numbers = all(re.fullmatch(r"\d{1,18}(\.0)?", name) for name in known)
-    number = {name: int(name.removesuffix(".0")) if are_numbers else i for i, name in enumerate(known)}
-    number[""] = UNKNOWN_ID
-    return np.array([number[name] for name in names.tolist()], np.int64), not are_numbers
 
 
 def _label_list(found: set[str]) -> tuple[str, ...]:
@@ -264,74 +158,6 @@ def _check_words(files: ArrayFiles, column: str, words: np.ndarray, allowed: tup
         )
 
 
-# --- the table ----------------------------------------------------------------------------------------------
-
-
-def _read_columns(files: ArrayFiles) -> dict[str, np.ndarray]:
-    """Reads the columns that are named, as text [row] without spaces at the ends."""
-    named = dataclasses.asdict(files.columns)
-    optional = {what: named.pop(what) for what in ("artist", "album", "title", "artist_name", "subset")}
-    wanted = [*named.values(), *files.features, *filter(None, optional.values())]
-    try:
-        with Path(files.table).open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file)
-            for name in wanted:
-                if name not in (reader.fieldnames or ()):
-                    raise UserError(
-                        f"{files.table} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
-                        f"right one with {files.flags['columns']} (artist and album may be empty: unknown)."
-                    )
-            rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"track table {files.table} does not exist; set {files.flags['table']}") from None
-    except (OSError, csv.Error) as error:
-        raise UserError(f"track table {files.table} cannot be read as CSV: {error}") from error
-    if not rows:
-        raise UserError(f"track table {files.table} has no rows")
-    texts = {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
-    for name in named.values():
-        empty = np.flatnonzero(texts[name] == "")
-        if len(empty):
-            track = str(texts[files.columns.track_id][empty[0]])
-            raise UserError(
-                f"{files.table}: column {name!r} is empty for track {track!r} (row {empty[0] + 2}); drop that row or "
-                "fill it in"
-            )
-    return texts
-
-
-def _track_table(files: ArrayFiles, texts: dict[str, np.ndarray]) -> TrackTable:
-    """Turns columns of text into a table; raises UserError if its track ids are none."""
-    columns = files.columns
-    try:
-        track_id = texts[columns.track_id].astype(np.int64)
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{files.table}: column {columns.track_id!r} has track ids that are not whole numbers"
-        ) from None
-    values, counts = np.unique(track_id, return_counts=True)
-    if counts.max() > 1:
-        raise UserError(f"{files.table}: track id {values[counts > 1][0]} occurs more than once")
-    unknown = np.full(len(track_id), "")
-
-    def text(column: str) -> np.ndarray:
-        return texts[column] if column else unknown
-
-    def identifier(column: str) -> np.ndarray:
-        return np.where(text(column) == str(UNKNOWN_ID), "", text(column))
-
-    return TrackTable(
-        track_id=track_id,
-        genre=texts[columns.genre],
-        split=np.array([_SPLITS.get(word, word) for word in texts[columns.split].tolist()]),
-        artist=identifier(columns.artist),
-        album=identifier(columns.album),
-        title=text(columns.title),
-        artist_name=text(columns.artist_name),
-        subset=text(columns.subset),
-    )
-
-
 def _feature_columns(files: ArrayFiles, texts: dict[str, np.ndarray]) -> np.ndarray:
     """Returns columns of the table as float32 [row, feature]."""
     if not files.features:
@@ -343,9 +169,6 @@ def _feature_columns(files: ArrayFiles, texts: dict[str, np.ndarray]) -> np.ndar
         return np.stack([texts[name].astype(np.float32) for name in files.features], axis=1)
     except ValueError as error:
         raise UserError(f"{files.table}: a feature column is not numeric: {error}") from error
-
-
-# --- the arrays ---------------------------------------------------------------------------------------------
 
 
 def _load(path: str) -> dict[str, np.ndarray]:

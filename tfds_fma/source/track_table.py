@@ -1,0 +1,191 @@
+"""The CSV track table of precomputed arrays: which columns it has, and what they say."""
+
+import csv
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfds_fma.errors import UserError
+from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+
+# Words for the splits in other people's tables -> names that TFDS users expect.
+SPLIT_WORDS = {
+    **{name: name for name in SPLITS.values()},
+    **SPLITS,
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the table's columns; "" for those that may be missing (artist, album, title, artist_name,
+    subset).
+
+    Attributes:
+      track_id: whole numbers.
+      genre: name of the genre.
+      split: train, validation or test; FMA's ``training`` and a few common abbreviations are understood.
+      artist: id or name, empty or -1 where unknown.
+      album: likewise.
+      title: of the track.
+      artist_name: for people, where `artist` is an id.
+      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; empty where unknown.
+    """
+
+    track_id: str = "track_id"
+    genre: str = "genre_top"
+    split: str = "split"
+    artist: str = "artist_id"
+    album: str = "album_id"
+    title: str = ""
+    artist_name: str = ""
+    subset: str = ""
+
+
+@dataclass(frozen=True)
+class TrackTable:
+    """The columns of a track table, each [row].
+
+    Attributes:
+      track_id: int64.
+      genre: str.
+      split: str: ``train``, ``validation`` or ``test``, or a word that is none of them.
+      artist: str: id or name, "" where unknown.
+      album: str: likewise.
+      title: str, "" where unknown.
+      artist_name: str, "" where unknown.
+      subset: str, "" where unknown.
+    """
+
+    track_id: np.ndarray
+    genre: np.ndarray
+    split: np.ndarray
+    artist: np.ndarray
+    album: np.ndarray
+    title: np.ndarray
+    artist_name: np.ndarray
+    subset: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+    def take(self, rows: np.ndarray) -> "TrackTable":
+        """Returns some of the rows."""
+        return TrackTable(*(getattr(self, column.name)[rows] for column in dataclasses.fields(self)))
+
+
+def parse_columns(pairs: Iterable[str]) -> Columns:
+    """Reads ``artist=artist_id`` and the like; ``album=`` says that there is no such column.
+
+    Raises:
+      UserError: if what stands before the ``=`` is no column that is used.
+    """
+    known = [column.name for column in dataclasses.fields(Columns)]
+    given = {}
+    for pair in pairs:
+        what, equals, name = pair.partition("=")
+        if not equals or what not in known:
+            raise UserError(f"--columns takes <what>=NAME with <what> one of {', '.join(known)}; not {pair!r}.")
+        given[what] = name
+    return Columns(**given)
+
+
+def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Turns ids or names of artists or albums into numbers.
+
+    Args:
+      names: str [row], "" where unknown.
+
+    Returns:
+      int64 [row]: whole numbers as they are, names numbered in sorted order from 0, and -1 where unknown; and whether
+      they were names.
+    """
+    known = np.unique(names[names != ""]).tolist()
+    # pandas writes whole numbers as "12.0" where a column has gaps.
+    are_numbers = all(re.fullmatch(r"\d{1,18}(\.0)?", name) for name in known)
+    number = {name: int(name.removesuffix(".0")) if are_numbers else i for i, name in enumerate(known)}
+    number[""] = UNKNOWN_ID
+    return np.array([number[name] for name in names.tolist()], np.int64), not are_numbers
+
+
+def read_columns(
+    path: str, columns: Columns, features: Sequence[str], flags: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Reads columns of the table as text.
+
+    Args:
+      path: the CSV file.
+      columns: those that say what a clip is.
+      features: further ones.
+      flags: how the user sets `table` and `columns`, for messages.
+
+    Returns:
+      Name of the column -> str [row], without spaces at the ends.
+
+    Raises:
+      UserError: if the file cannot be read, lacks a column, or has empty cells where there may be none.
+    """
+    named = dataclasses.asdict(columns)
+    optional = {what: named.pop(what) for what in ("artist", "album", "title", "artist_name", "subset")}
+    wanted = [*named.values(), *features, *filter(None, optional.values())]
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            for name in wanted:
+                if name not in (reader.fieldnames or ()):
+                    raise UserError(
+                        f"{path} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
+                        f"right one with {flags['columns']} (artist and album may be empty: unknown)."
+                    )
+            rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
+    except FileNotFoundError:
+        raise UserError(f"track table {path} does not exist; set {flags['table']}") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"track table {path} cannot be read as CSV: {error}") from error
+    if not rows:
+        raise UserError(f"track table {path} has no rows")
+    texts = {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
+    for name in named.values():
+        empty = np.flatnonzero(texts[name] == "")
+        if len(empty):
+            track = str(texts[columns.track_id][empty[0]])
+            raise UserError(
+                f"{path}: column {name!r} is empty for track {track!r} (row {empty[0] + 2}); drop that row or "
+                "fill it in"
+            )
+    return texts
+
+
+def track_table(path: str, columns: Columns, texts: Mapping[str, np.ndarray]) -> TrackTable:
+    """Turns columns of text into a table; raises UserError if its track ids are none."""
+    try:
+        track_id = texts[columns.track_id].astype(np.int64)
+    except (ValueError, OverflowError):
+        raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers") from None
+    values, counts = np.unique(track_id, return_counts=True)
+    if counts.max() > 1:
+        raise UserError(f"{path}: track id {values[counts > 1][0]} occurs more than once")
+    unknown = np.full(len(track_id), "")
+
+    def text(column: str) -> np.ndarray:
+        return texts[column] if column else unknown
+
+    def identifier(column: str) -> np.ndarray:
+        return np.where(text(column) == str(UNKNOWN_ID), "", text(column))
+
+    return TrackTable(
+        track_id=track_id,
+        genre=texts[columns.genre],
+        split=np.array([SPLIT_WORDS.get(word, word) for word in texts[columns.split].tolist()]),
+        artist=identifier(columns.artist),
+        album=identifier(columns.album),
+        title=text(columns.title),
+        artist_name=text(columns.artist_name),
+        subset=text(columns.subset),
+    )
