@@ -30,7 +30,7 @@ PAGES = [
 SCRIPTS = [*sorted((ROOT / "launch").iterdir()), ROOT / ".ci" / "run"]
 
 OF_THE_READER = ("my_config.py",)  # files that a reader writes
-PLACEHOLDERS = ("key", "a.b", "json", "py")  # `--config.key=value`, config.json
+PLACEHOLDERS = ("key", "a.b", "x.y", "json", "py")  # `--config.key=value`, config.json
 
 
 class Command(NamedTuple):
@@ -184,7 +184,7 @@ def test_script(path):
 @pytest.mark.parametrize(
     "command",
     [
-        "python -m mgc_jax.main --config configs/fma_small_mels.py:matt --config.data.arrays.clips=mels.npz",
+        "python -m mgc_jax.main --config configs/fma_small_mels.py:mat --config.data.arrays.clips=mels.npz",
         "python -m mgc_jax.main --config configs/none.py",
         "python -m mgc_jax.main --config configs/prcnn.py --config.train.epoch=3",
         "python -m mgc_jax.main --config configs/prcnn.py --config.train.epochs=0",
