@@ -50,7 +50,7 @@ _ESTIMATORS = {
     "svm": ("SVM", SVC),
     "mlp": ("MLP (scikit-learn)", MLPClassifier),
 }
-_SMALL = 2**20  # below so many numbers BLAS is faster with one thread, on a busy machine tenfold
+_SMALL = 2**20  # numbers; below, BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
 
