@@ -51,7 +51,7 @@ ESTIMATORS: dict[str, type[ClassifierMixin]] = {
     "mlp": MLPClassifier,
 }
 _TITLES = {"lr": "LR", "knn": "KNN", "svm": "SVM", "mlp": "MLP (scikit-learn)"}
-_SMALL = 2**20  # below so many numbers BLAS is faster with one thread, on a busy machine tenfold
+_SMALL = 2**20  # numbers; below, BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
 

@@ -141,7 +141,7 @@ def per_genre(label: np.ndarray, predicted: np.ndarray, genres: Sequence[str]) -
 
 
 def one_against_rest(label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every score of every genre as a case of its own: (whether it is the true genre, score), both [n * genre].
+    """One-vs-rest, every score of every genre a case: (whether it is the true genre, score), both [n * genre].
 
     The scores are ranked as they are: probabilities below the smallest float would be tied at 0.
     """
@@ -270,7 +270,7 @@ def bag_micro_ap(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarray)
 
 
 def rare_genres(train_clips: np.ndarray, below: float) -> tuple[int, ...]:
-    """Indexes of the genres with fewer than so many training clips, for which MATT has a table of top-k accuracy."""
+    """Indexes of the genres with fewer than `below` training clips: MATT has a table of top-k accuracy for them."""
     return tuple(np.flatnonzero(np.asarray(train_clips) < below).tolist())
 
 

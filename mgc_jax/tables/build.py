@@ -31,7 +31,7 @@ class Request:
         seeds: runs per cell.
         folds: of a cross-validation; 0: none.
         split: test or validation; empty: test where there is one.
-        epochs: at most so many per neural system; 0: as many as it has.
+        epochs: limit for neural systems; 0: none.
         parts: of the paper; empty: all.
         tail: a genre with fewer training clips is rare; None: 100 and 200, on the demo 5 and 8.
         resamples: of the bootstrap.

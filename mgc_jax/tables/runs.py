@@ -73,7 +73,7 @@ class Settings:
         folder: of the runs.
         seeds: how many.
         folds: of a cross-validation; 0: none.
-        epochs: at most so many per neural system; 0: as many as its configuration has.
+        epochs: limit for neural systems; 0: none.
         test: evaluate on the test split.
     """
 
