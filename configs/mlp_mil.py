@@ -7,7 +7,7 @@ hidden, the units of a hidden layer before the pooling (0: none, default 0).
 
 Published on FMA-medium for all features, selected on the test split: 69.22 % accuracy, 0.652 micro average
 precision. Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus: half a minute on one
-CPU core; validation accuracy 0.68 per clip, 0.82 averaged over bags and for the bag model, 0.28 for the majority
+CPU core; validation accuracy 0.68 per clip, 0.82 for the clip mean and the bag model, 0.28 for the majority
 class.
 """
 

@@ -10,7 +10,7 @@
 #
 # The arguments are those of mgc_jax.main and hold for all runs. Start it again at any time: finished runs (those with a
 # results.json) are skipped, interrupted ones resume. A run that fails leaves its output in <workdir>.log and does not
-# stop the others; the last lines tell which.
+# stop the others; the last lines list them.
 set -uo pipefail
 
 python=${PYTHON:-python}

@@ -1,8 +1,3 @@
-"""Errors that the user can mend."""
+"""Errors that the user can mend: `mgc_jax.UserError` is `tfds_fma.UserError`."""
 
-
-class UserError(Exception):
-    """Bad input: the message names the thing that is wrong and the remedy.
-
-    The command line prints the message alone and exits with status 1.
-    """
+from tfds_fma.errors import UserError as UserError

@@ -21,8 +21,8 @@ from mgc_jax.config import checks, keys, options
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.modes import train as train_model
 from mgc_jax.papers import fma
-from mgc_jax.training.loop import train_and_evaluate as train_model
 from tfds_fma.clips.make import Clip
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES

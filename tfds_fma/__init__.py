@@ -7,7 +7,7 @@
 Importing the package is quick: whatever needs TFDS or audio libraries is imported when it is used.
 """
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import FmaError, UserError
 from tfds_fma.labels import GENRES, SUBSETS, genres_of
 
-__all__ = ["GENRES", "SUBSETS", "FmaError", "genres_of"]
+__all__ = ["GENRES", "SUBSETS", "FmaError", "UserError", "genres_of"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
@@ -37,25 +37,25 @@ def dataset_path(args: argparse.Namespace) -> Path:
       args: parsed arguments of a parser that went through `add_dataset_flags`.
 
     Raises:
-      FmaError: if the flags name none, or it has not been prepared. The message lists what is prepared.
+      UserError: if the flags name none, or it has not been prepared. The message lists what is prepared.
     """
     if args.path is not None:
         if args.data_dir or args.subset or args.representation:
-            raise FmaError("--path says it all: leave out --data_dir, --subset and --representation.")
+            raise UserError("--path says it all: leave out --data_dir, --subset and --representation.")
         path = Path(os.path.abspath(Path(args.path).expanduser()))
         if not layout.is_complete(path):
-            raise FmaError(
+            raise UserError(
                 f"{path} holds no prepared dataset: there is no dataset_info.json in it. Give the folder of one "
                 f"version, such as DATA_DIR/{layout.DATASET_NAME}/small-{_DEFAULT_REPRESENTATION}/{layout.VERSION}."
             )
         return path
     if not (args.data_dir and args.subset):
-        raise FmaError("Say which dataset: give --data_dir and --subset (and --representation), or --path.")
+        raise UserError("Say which dataset: give --data_dir and --subset (and --representation), or --path.")
     representation = args.representation or _DEFAULT_REPRESENTATION
     path = layout.version_dir(args.data_dir, args.subset, representation)
     if not layout.is_complete(path):
         get_representation(representation)  # of a name that can be prepared only from arrays it says so
-        raise FmaError(_not_prepared(path))
+        raise UserError(_not_prepared(path))
     return path
 
 
@@ -81,7 +81,7 @@ def run_command(command: Callable[[], object]) -> int:
     """Runs `command`; turns an error meant for people into a line and an exit status."""
     try:
         command()
-    except FmaError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfds_fma.command_line import run_command
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import GENRE_IDS, GENRES
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import ordered_map
@@ -169,7 +169,7 @@ def make_demo_tree(
       `directory`.
 
     Raises:
-      FmaError: if there is something else of that name.
+      UserError: if there is something else of that name.
     """
     from tqdm import tqdm
 
@@ -180,7 +180,7 @@ def make_demo_tree(
             readme = directory / "README.txt"
             if readme.is_file() and f"({stamp})" in readme.read_text(encoding="utf-8"):
                 return directory
-            raise FmaError(
+            raise UserError(
                 f"{directory} exists and is not this demo corpus ({stamp}). Remove it, or choose another folder."
             )
         partial = directory.parent / f".incomplete-{directory.name}"
@@ -214,13 +214,13 @@ def make_dummy_data(directory: str | Path) -> Path:
       `directory`.
 
     Raises:
-      FmaError: if there is something of that name.
+      UserError: if there is something of that name.
     """
     from tfds_fma.extract_features import extract_tracks
 
     directory = Path(directory).expanduser().absolute()
     if directory.exists():
-        raise FmaError(f"{directory} exists. Remove it, or choose another folder.")
+        raise UserError(f"{directory} exists. Remove it, or choose another folder.")
     genres = {"training": ("Rock", "Jazz"), "validation": ("Rock", "Electronic"), "test": ("Electronic", "Jazz")}
     wanted = [(genre, split) for split, pair in genres.items() for genre in pair]
     first = {(track.genre, track.split): track for track in reversed(plan(seed=0, clips=0))}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tfds_fma import plots
 from tfds_fma.command_line import add_dataset_flags, dataset_path, run_command
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.source.archives import readable_size
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _draw(description: Description, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FmaError(f"Cannot write to {directory} ({error.strerror}). Choose another folder.") from error
+        raise UserError(f"Cannot write to {directory} ({error.strerror}). Choose another folder.") from error
     genres, examples = directory / f"{description.name}-genres.png", directory / f"{description.name}-examples.png"
     plots.plot_genres(description, genres)
     print(f"\nDrawn: {genres}")

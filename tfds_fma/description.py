@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma import reading
-from tfds_fma.errors import UNREADABLE, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.source import counts
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
 from tfds_fma.storage import layout
@@ -146,7 +146,7 @@ def describe(path: str | Path, *, progress: bool = True) -> Description:
       progress: whether to show a progress bar.
 
     Raises:
-      FmaError: if there is no prepared dataset, or it is damaged.
+      UserError: if there is no prepared dataset, or it is damaged.
     """
     path = Path(path)
     genres = reading.class_names(path)
@@ -182,7 +182,7 @@ def read_rejects(path: Path) -> list[dict[str, str]] | None:
     """Reads rejects.csv beside a prepared dataset: its rows as dicts; None if there is no such file.
 
     Raises:
-      FmaError: if the file cannot be read.
+      UserError: if the file cannot be read.
     """
     from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS, REJECTS_FILE
 
@@ -198,7 +198,7 @@ def read_rejects(path: Path) -> list[dict[str, str]] | None:
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("not all rows have as many columns as the header")
     except UNREADABLE as error:
-        raise FmaError(f"{file_path} cannot be read ({in_words(error)}). Remove it, or prepare again.") from error
+        raise UserError(f"{file_path} cannot be read ({in_words(error)}). Remove it, or prepare again.") from error
     return rows
 
 
@@ -248,7 +248,7 @@ def _read_columns(
                 try:
                     examples = source.__getitems__(list(range(start, stop)))
                 except Exception as error:  # whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files
-                    raise FmaError(
+                    raise UserError(
                         f"The {split} split in {path} is damaged ({in_words(error)}). To see where, run "
                         f"python -m tfds_fma.validate --path {path}"
                     ) from error
@@ -268,7 +268,7 @@ def _count_clips(
     names = dict(enumerate(genres)) | ({NO_GENRE_ID: NO_GENRE} if NO_GENRE_ID in present else {})
     strange = sorted(present - set(names))
     if strange:
-        raise FmaError(
+        raise UserError(
             f"{path} holds clips of genre {strange[0]}, but genre.labels.txt has {len(genres)} genres. To see where, "
             f"run python -m tfds_fma.validate --path {path}"
         )
@@ -330,10 +330,10 @@ def write_json(description: Description, path: str | Path) -> None:
     """Writes a description as JSON.
 
     Raises:
-      FmaError: if the file cannot be written.
+      UserError: if the file cannot be written.
     """
     text = json.dumps(dataclasses.asdict(description), indent=2, ensure_ascii=False)
     try:
         Path(path).expanduser().write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise FmaError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error
+        raise UserError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error

@@ -23,12 +23,21 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 
 
-class FmaError(Exception):
-    """Something is wrong with the input or the command, and a person can put it right.
+class UserError(Exception):
+    """Bad input or a bad command: the message names what is wrong and the remedy.
 
-    The message names the thing and the remedy. Command lines print it without a traceback and exit with
-    status 1.
+    The commands print the message without a traceback and exit with status 1. In Python:
+
+        >>> import mgc_jax
+        >>> try:
+        ...     mgc_jax.load_config("gone.py")
+        ... except mgc_jax.UserError as error:
+        ...     print("error:", error)
+        error: ...
     """
+
+
+FmaError = UserError  # the former name, kept for one release
 
 
 class ClipError(Exception):

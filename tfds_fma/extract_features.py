@@ -37,7 +37,7 @@ import numpy as np
 
 from tfds_fma.clips.feature_extraction import BLOCK_SAMPLES, extract
 from tfds_fma.command_line import run_command
-from tfds_fma.errors import ClipError, FmaError, in_words
+from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers, ordered_map
@@ -100,7 +100,7 @@ def extract_tracks(
       The path of the table.
 
     Raises:
-      FmaError: if something is wrong with the arguments or the source, or no track could be used.
+      UserError: if something is wrong with the arguments or the source, or no track could be used.
     """
     source = Path(source).expanduser()
     target = Path(out).expanduser() if out else source / "fma_metadata" / "features.csv"
@@ -108,7 +108,7 @@ def extract_tracks(
     if not out and (source / "fma_metadata.zip").is_file():
         # It would be taken instead of FMA's own, which was computed from whole tracks.
         archive = source / "fma_metadata.zip"
-        raise FmaError(f"{archive} holds FMA's own features.csv. Give another place for this one with --out FILE.")
+        raise UserError(f"{archive} holds FMA's own features.csv. Give another place for this one with --out FILE.")
     track_ids = sorted(track.track_id for track in read_tracks(source, subset))
     containers = find_containers(source, subset)
     run = _Run(
@@ -144,17 +144,17 @@ def extract_folder(
       The path of the table.
 
     Raises:
-      FmaError: if there is no audio, or no file could be used.
+      UserError: if there is no audio, or no file could be used.
     """
     folder, target = Path(folder).expanduser(), Path(out).expanduser()
     _check_target(target, overwrite)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise FmaError(f"{folder} {what}. Give the folder of your music.")
+        raise UserError(f"{folder} {what}. Give the folder of your music.")
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     audio = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in AUDIO_SUFFIXES)
     if not audio:
-        raise FmaError(f"There is no audio in {folder}: looked for files that end in {', '.join(AUDIO_SUFFIXES)}.")
+        raise UserError(f"There is no audio in {folder}: looked for files that end in {', '.join(AUDIO_SUFFIXES)}.")
     others = collections.Counter(path.suffix.lower() for path in files) - collections.Counter(
         Path(name).suffix.lower() for name in audio
     )
@@ -199,11 +199,11 @@ class _Run:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    """Raises FmaError if the table is there and must not be replaced."""
+    """Raises UserError if the table is there and must not be replaced."""
     if target.is_dir():
-        raise FmaError(f"{target} is a folder. Give the name of the file with --out.")
+        raise UserError(f"{target} is a folder. Give the name of the file with --out.")
     if target.exists() and not overwrite:
-        raise FmaError(f"{target} exists. Replace it with --overwrite, or choose another file with --out.")
+        raise UserError(f"{target} exists. Replace it with --overwrite, or choose another file with --out.")
 
 
 def _write_table(
@@ -231,11 +231,11 @@ def _write_table(
                     write_rows(target, run.index, (row.text for row in _rows(file)))
             partial.unlink()
         except OSError as error:
-            raise FmaError(f"{partial} cannot be written ({in_words(error)}). Choose another --out.") from error
+            raise UserError(f"{partial} cannot be written ({in_words(error)}). Choose another --out.") from error
     reasons = collections.Counter(row.reason for row in failures)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if len(failures) == len(run.items):
-        raise FmaError(f"No features were computed: {counts}; the first one: {failures[0].detail}.")
+        raise UserError(f"No features were computed: {counts}; the first one: {failures[0].detail}.")
     log(f"{target}: {len(run.items)} rows, {len(failures)} of them without features{f': {counts}' if counts else ''}")
     for row in failures[:_LISTED]:
         log(f"  {row.reason}: {row.detail}")
@@ -248,13 +248,13 @@ def _resume(file: IO[bytes], run: _Run, partial: Path) -> int:
     """Keeps the good rows that an earlier run left, returns their number, and leaves the file open at their end.
 
     Raises:
-      FmaError: if the file belongs to another run.
+      UserError: if the file belongs to another run.
     """
     file.seek(0)
     stamp = run.stamp().encode()
     first = file.readline()
     if first.endswith(b"\n") and first != stamp:
-        raise FmaError(
+        raise UserError(
             f"{partial} is of an interrupted run on other tracks, other audio or with another librosa. Finish that "
             "one with the same arguments, or delete the file."
         )

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource, fma_source
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.parallel import ordered_map
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
@@ -153,7 +153,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Of TFDS's download options those of Beam are used: with one of them, Beam makes the shards.
 
         Raises:
-          FmaError: if the source makes no sense, the disk is full, or no clip at all can be used.
+          UserError: if the source makes no sense, the disk is full, or no clip at all can be used.
         """
         config = self.builder_config
         source = self._clip_source or fma_source(
@@ -167,7 +167,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self._log(f"{config.name}: {kept} tracks are done from an interrupted run")
         if download_config.beam_options is not None or download_config.beam_runner is not None:
             if not source.parallel:
-                raise FmaError(f"There is nothing for Beam to do: {config.representation} takes seconds without it.")
+                raise UserError(f"There is nothing for Beam to do: {config.representation} takes seconds without it.")
             jobs = [ShardJob(staging, shard, source.make) for shard in pending]
             make_shards_with_beam(jobs, download_config.beam_options, download_config.beam_runner)
         else:
@@ -193,13 +193,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Brings the shards into the dataset, except those that turned out empty; writes the rejects.
 
         Raises:
-          FmaError: if a shard is not there, or no clip at all can be used.
+          UserError: if a shard is not there, or no clip at all can be used.
         """
         results = {}
         for shard in shards:
             result = staging.finished(shard)
             if result is None:
-                raise FmaError(
+                raise UserError(
                     f"{staging.path(shard)} is missing or incomplete, though it was made. With Beam, the data folder "
                     "must be one that all workers share. Run the same command again; the other shards are kept."
                 )
@@ -207,7 +207,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self.rejects = [reject for result in results.values() for reject in result.rejects]
         self.padded = sum(result.padded for result in results.values())
         if not any(result.records for result in results.values()):
-            raise FmaError(_nothing_usable(self.rejects))
+            raise UserError(_nothing_usable(self.rejects))
         infos = []
         for split in SPLITS.values():
             full = {shard: result for shard, result in results.items() if shard.split == split and result.records}

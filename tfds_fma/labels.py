@@ -1,6 +1,6 @@
 """The genres of the Free Music Archive and their class ids."""
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 
 # Class ids are positions in this tuple. The order is that of MATT's published label map, in which the eight
 # genres of FMA-small come first, so that a class id means the same genre in both subsets.
@@ -42,8 +42,8 @@ def genres_of(subset: str) -> tuple[str, ...]:
       subset: ``"small"`` (8 genres), ``"medium"``, ``"large"`` or ``"full"`` (16 genres).
 
     Raises:
-      FmaError: if the subset is unknown.
+      UserError: if the subset is unknown.
     """
     if subset not in SUBSETS:
-        raise FmaError(f"Unknown subset {subset!r}. Choose one of: {', '.join(SUBSETS)}.")
+        raise UserError(f"Unknown subset {subset!r}. Choose one of: {', '.join(SUBSETS)}.")
     return GENRES[:_SMALL_GENRES] if subset == "small" else GENRES

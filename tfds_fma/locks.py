@@ -5,7 +5,7 @@ import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 
 
 @contextlib.contextmanager
@@ -17,13 +17,13 @@ def only_one(directory: Path, log: Callable[[str], None] | None = None) -> Itera
       log: takes a line if another process must be waited for.
 
     Raises:
-      FmaError: if the folder cannot be written to.
+      UserError: if the folder cannot be written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("w")
     except OSError as error:
-        raise FmaError(f"Cannot write to {directory} ({error.strerror}). Choose another folder.") from error
+        raise UserError(f"Cannot write to {directory} ({error.strerror}). Choose another folder.") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

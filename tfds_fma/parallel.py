@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ def ordered_map(
       workers: number of processes; by default one per CPU core.
 
     Raises:
-      FmaError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
+      UserError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
     """
     check_workers(workers)
     workers = workers or os.cpu_count() or 1
@@ -53,7 +53,7 @@ def ordered_map(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise FmaError(
+        raise UserError(
             "A worker process died: it was killed, ran out of memory, or a library crashed in it. Run the "
             "same command again with fewer --workers; in a script of your own, call this below "
             '`if __name__ == "__main__":`.'
@@ -63,9 +63,9 @@ def ordered_map(
 
 
 def check_workers(workers: int | None) -> None:
-    """Raises FmaError for a number of processes that makes no sense."""
+    """Raises UserError for a number of processes that makes no sense."""
     if workers is not None and workers < 1:
-        raise FmaError(f"workers is {workers}; give at least 1.")
+        raise UserError(f"workers is {workers}; give at least 1.")
 
 
 def _start_worker() -> None:

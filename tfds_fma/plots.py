@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma import reading
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
 from tfds_fma.representations.base import AudioRepresentation
 from tfds_fma.representations.registry import get_representation
@@ -37,11 +37,11 @@ _WAVE_COLUMNS = 600
 
 
 def require_matplotlib() -> None:
-    """Raises FmaError if Matplotlib is not installed."""
+    """Raises UserError if Matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise FmaError("Pictures need Matplotlib. Install it with: pip install matplotlib") from error
+        raise UserError("Pictures need Matplotlib. Install it with: pip install matplotlib") from error
 
 
 def plot_genres(description: "Description", path: str | Path) -> None:
@@ -54,7 +54,7 @@ def plot_genres(description: "Description", path: str | Path) -> None:
       path: PNG file to write.
 
     Raises:
-      FmaError: if Matplotlib is not installed or the file cannot be written.
+      UserError: if Matplotlib is not installed or the file cannot be written.
     """
     require_matplotlib()
     import matplotlib as mpl
@@ -114,7 +114,7 @@ def plot_examples(dataset_path: str | Path, path: str | Path) -> bool:
       training clip.
 
     Raises:
-      FmaError: if Matplotlib is not installed, the dataset cannot be read, or the file cannot be written.
+      UserError: if Matplotlib is not installed, the dataset cannot be read, or the file cannot be written.
     """
     require_matplotlib()
     import matplotlib as mpl
@@ -127,7 +127,7 @@ def plot_examples(dataset_path: str | Path, path: str | Path) -> bool:
     subset, _, representation_name = config_name.rpartition("-")
     try:
         representation = get_representation(representation_name)
-    except FmaError:  # a name given to precomputed arrays, of which neither axis is known
+    except UserError:  # a name given to precomputed arrays, of which neither axis is known
         return False
     if not isinstance(representation, AudioRepresentation):
         return False
@@ -243,4 +243,4 @@ def _save(figure: Any, path: str | Path) -> None:
     try:
         figure.savefig(Path(path).expanduser(), format="png", dpi=_DPI)
     except OSError as error:
-        raise FmaError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error
+        raise UserError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers
@@ -59,7 +59,7 @@ def prepare(
       The folder of the prepared dataset. It also holds ``rejects.csv``, the tracks that could not be used.
 
     Raises:
-      FmaError: if something is wrong with the arguments or the source.
+      UserError: if something is wrong with the arguments or the source.
     """
     genres_of(subset)
     chosen = get_representation(representation)
@@ -113,11 +113,11 @@ def prepare_arrays(
       The folder of the prepared dataset.
 
     Raises:
-      FmaError: if something is wrong with the arguments or the files.
+      UserError: if something is wrong with the arguments or the files.
     """
     genres_of(subset)
     if not is_name(representation):
-        raise FmaError(
+        raise UserError(
             f"{representation!r} cannot be the name of a representation: use lower-case letters, digits and _ . + "
             "only, as in mel_100x250."
         )
@@ -169,7 +169,7 @@ def prepare_clips(
             log(f"{name}: already prepared in {target} (use --overwrite to prepare it again)")
             return target
         if target.exists() and not overwrite:
-            raise FmaError(f"{target} exists but holds no complete dataset. Remove it, or use --overwrite.")
+            raise UserError(f"{target} exists but holds no complete dataset. Remove it, or use --overwrite.")
         from tfds_fma.storage.shards import write_errors_explained
 
         source = open_source()
@@ -283,7 +283,7 @@ def _pipeline_options(flags: list[str] | None) -> Any:
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise FmaError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
+        raise UserError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
     return PipelineOptions(flags)
 
 

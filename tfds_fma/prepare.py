@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
 from tfds_fma.representations.registry import REPRESENTATIONS
 
@@ -123,20 +123,20 @@ def _add_array_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Raises FmaError unless the clips come from one place, and all flags are that place's."""
+    """Raises UserError unless the clips come from one place, and all flags are that place's."""
     of_arrays = [f"--{name}" for name in _ARRAY_FLAGS if name in args]
     of_tree = [f"--{name}" for name in _TREE_FLAGS if getattr(args, name) not in (None, False)]
     if of_arrays and of_tree:
-        raise FmaError(
+        raise UserError(
             f"{of_tree[0]} is for an FMA tree, {of_arrays[0]} for precomputed arrays: leave out the one or the other."
         )
     if not of_arrays and args.source is None:
-        raise FmaError(
+        raise UserError(
             "Say what to prepare: --source DIR for an FMA tree, or --from_arrays FILE --table FILE for precomputed "
             "arrays."
         )
     if of_arrays and args.representation is None:
-        raise FmaError("Give what the arrays hold a name of its own: --representation NAME, such as mel_100x250.")
+        raise UserError("Give what the arrays hold a name of its own: --representation NAME, such as mel_100x250.")
 
 
 def _array_files(args: argparse.Namespace) -> "ArrayFiles":
@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace) -> None:
     try:
         beam_options = None if args.beam is None else shlex.split(args.beam)
     except ValueError as error:
-        raise FmaError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
+        raise UserError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
     prepare(
         args.source,
         args.subset,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma.errors import FmaError, in_words
+from tfds_fma.errors import UserError, in_words
 from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
 
@@ -33,7 +33,7 @@ def find_prepared(data_dir: str | Path, subset: str, representation: str) -> Pat
 def class_names(path: str | Path) -> tuple[str, ...]:
     """Returns the genre names of a prepared dataset; class ids are positions in the tuple."""
     if not layout.is_complete(Path(path)):
-        raise FmaError(f"{path} holds no prepared dataset. Run python -m tfds_fma.prepare.")
+        raise UserError(f"{path} holds no prepared dataset. Run python -m tfds_fma.prepare.")
     with _damage_explained(path):
         return tuple((Path(path) / "genre.labels.txt").read_text(encoding="utf-8").splitlines())
 
@@ -49,7 +49,7 @@ def load(path: str | Path) -> Mapping[str, Any]:
       A split in which no clip could be used is not there.
 
     Raises:
-      FmaError: if there is no prepared dataset, or files of it are missing or cut off.
+      UserError: if there is no prepared dataset, or files of it are missing or cut off.
     """
     builder = _open_builder(path)
     with _damage_explained(path):
@@ -69,7 +69,7 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
       [clip, ...] in the stored type. subset is FMA's label: the smallest subset that has the track, "" if unknown.
 
     Raises:
-      FmaError: if there is no prepared dataset, or it is damaged.
+      UserError: if there is no prepared dataset, or it is damaged.
     """
     return _read(path, (split,))
 
@@ -163,7 +163,7 @@ def _open_builder(path: str | Path) -> Any:
     """Opens a prepared dataset with TFDS and checks that its files are complete.
 
     Raises:
-      FmaError: if there is no prepared dataset, or it is damaged.
+      UserError: if there is no prepared dataset, or it is damaged.
     """
     names = class_names(path)
     import tensorflow_datasets as tfds
@@ -192,11 +192,11 @@ def _check_shard(shard: Path, expected: int) -> None:
 
 @contextlib.contextmanager
 def _damage_explained(path: str | Path) -> Iterator[None]:
-    """Turns whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files into an FmaError."""
+    """Turns whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files into a UserError."""
     try:
         yield
-    except (FmaError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         folder = Path(path).absolute()
-        raise FmaError(f"The dataset in {folder} is damaged ({in_words(error)}). {layout.remedy(folder)}") from error
+        raise UserError(f"The dataset in {folder} is damaged ({in_words(error)}). {layout.remedy(folder)}") from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tfds_fma import reading
 from tfds_fma.command_line import add_dataset_flags, dataset_path, run_command
 from tfds_fma.description import NO_GENRE_ID, read_rejects
-from tfds_fma.errors import FmaError, in_words
+from tfds_fma.errors import UserError, in_words
 from tfds_fma.representations.base import Representation
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
@@ -106,7 +106,7 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
       What was found. Damage to a shard is an error in it, and the other shards are read all the same.
 
     Raises:
-      FmaError: if there is no prepared dataset, or the files that describe it are damaged.
+      UserError: if there is no prepared dataset, or the files that describe it are damaged.
     """
     from tqdm import tqdm
 
@@ -140,7 +140,7 @@ def _open_info(path: Path, genres: int) -> Any:
     """Opens TFDS's description of a dataset: its splits and features.
 
     Raises:
-      FmaError: if it is damaged.
+      UserError: if it is damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -151,7 +151,7 @@ def _open_info(path: Path, genres: int) -> Any:
         if not info.config_name:
             raise ValueError("dataset_info.json names no subset and representation")
     except Exception as error:  # whatever TFDS and Protocol Buffers raise about damaged files
-        raise FmaError(
+        raise UserError(
             f"The files that describe the dataset in {path} are damaged ({in_words(error)}). {layout.remedy(path)}"
         ) from error
     return info
@@ -274,7 +274,7 @@ class _RecordCheck:
         """Looks the representation up; None if the clips are not as it makes them, so that ranges mean nothing."""
         try:
             representation = get_representation(name)
-        except FmaError:
+        except UserError:
             self._found.warnings.add(f"the representation {name!r} is unknown here: only checked that it is finite")
             return None
         clip = self._features["clip"]
@@ -294,7 +294,7 @@ class _RecordCheck:
             if rows is None:
                 self._found.notes.add("there is no rejects.csv beside the data")
             return frozenset(int(row["track_id"]) for row in rows or [])
-        except FmaError as error:
+        except UserError as error:
             self._found.errors.add(str(error))
         except ValueError as error:
             self._found.errors.add(f"rejects.csv: {error}")
@@ -356,7 +356,7 @@ def _run(args: argparse.Namespace) -> None:
     if findings:
         print(findings)
     if validation.errors.number:
-        raise FmaError(f"{validation.name} in {path} is not sound. {layout.remedy(path)}")
+        raise UserError(f"{validation.name} in {path} is not sound. {layout.remedy(path)}")
     print(validation.summary())
 
 

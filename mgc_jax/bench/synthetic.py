@@ -6,7 +6,6 @@ import numpy as np
 
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
-from tfds_fma.errors import FmaError
 from tfds_fma.labels import GENRES
 from tfds_fma.representations.feature_names import columns_of
 from tfds_fma.representations.registry import get_representation
@@ -83,7 +82,7 @@ def _clip_type(config: Any) -> tuple[tuple[int, ...], str]:
     try:
         representation = get_representation(data.representation)
         shape = (len(columns_of([data.features])),) if data.features else representation.shape
-    except FmaError as error:
+    except UserError as error:
         if given:  # the name of arrays of the user's own
             return given, "float16"
         raise UserError(

@@ -10,6 +10,7 @@ from mgc_jax.config.keys import (
     BENCH_VARIANTS,
     CORPORA,
     DTYPES,
+    KERNELS,
     PLACEMENTS,
     SELECTION_METRICS,
     SELECTION_VIEWS,
@@ -18,7 +19,6 @@ from mgc_jax.config.keys import (
     leaves,
 )
 from mgc_jax.errors import UserError
-from tfds_fma.errors import FmaError
 from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
@@ -65,11 +65,17 @@ def validate(config: ConfigDict) -> None:
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("model.kernels", config.model.kernels, KERNELS)
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
     one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
     one_of("loss.class_weights", config.loss.class_weights, ("none", "class_balanced"))
     at_least("data.frames", data.frames, 0)
+    _require(data.split != "folds" or data.folds > 0, "data.split", data.split,
+             "say how many folds, config.data.folds=5 for instance")  # fmt: skip
+    _require(data.split in ("fma", "folds") or not data.folds, "data.folds", data.folds,
+             f"the split {data.split} has no folds; set it to 0, or config.data.split to folds")  # fmt: skip
+    at_least("data.split_seed", data.split_seed, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
     at_least("data.workers", data.workers, -1)
@@ -153,7 +159,7 @@ def _check_features(data: ConfigDict) -> None:
         return
     try:
         groups_of(data.features)
-    except FmaError as error:
+    except UserError as error:
         raise UserError(f"config.data.features={data.features!r} is invalid: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
              "it picks FMA's features; for arrays, name the columns in config.data.arrays.features")  # fmt: skip

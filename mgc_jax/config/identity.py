@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mgc_jax.config.keys import default, leaves, to_json
+from mgc_jax.config.keys import default, leaves, split_rule, to_json
 
 
 def shared_values(config: ConfigDict) -> dict[str, Any]:
@@ -13,11 +13,11 @@ def shared_values(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
 
 
-# Keys that do not alter what a step computes.
+# Keys that do not alter what a step computes (model.kernels: but for rounding, as another machine may).
 _HARMLESS = (
     "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
     "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
-    "train.steps_per_dispatch",
+    "train.steps_per_dispatch", "model.kernels",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.i
 
 
 def differences(
-    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True
+    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True, stretched: bool = True
 ) -> list[str]:
     """Lists what makes this configuration train another model than an earlier one.
 
@@ -35,15 +35,19 @@ def differences(
         before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
         moved: whether the corpus may lie elsewhere.
         training: whether the model is to be trained on; if not, it may be evaluated in another way.
+        stretched: whether `train.epochs` may differ although the schedule depends on it. Where the classifier is
+            trained again afterwards, it may never differ: a run in that phase cannot go back.
     """
     ignored = _HARMLESS + (_LOCATION if moved else ())
     if config.optimizer.plateau_factor < 1:  # counts evaluations
         ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
     if not training:
         ignored += ("eval.",)
-    if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
+    if not config.train.classifier_epochs and (stretched or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
+    for values in (now, then):  # folds with and without the rule's name are the same
+        values["data.split"] = split_rule(values["data.split"], values["data.folds"])
     return [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
         for key in sorted(now.keys() | then.keys())

@@ -23,6 +23,9 @@ BASELINES = ("lr", "knn", "svm", "mlp")
 DTYPES = ("float32", "bfloat16")
 
 
+KERNELS = ("auto", "plain")
+
+
 PLACEMENTS = ("auto", "device", "host", "stream")
 
 
@@ -47,10 +50,10 @@ def default() -> ConfigDict:
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
-    config.data.folds = (
-        0  # cross-validation: deal training and validation clips, by artist, into folds; 0: FMA's split
-    )
+    config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
+    config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
+    config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
     config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
@@ -81,6 +84,9 @@ def default() -> ConfigDict:
     config.model.head_dropout = 0.5  # dropout on the bag vector
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
+    config.model.kernels = (
+        "auto"  # forms of the layers made for the platform; plain: XLA's own operations. Same results
+    )
 
     config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
     config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
@@ -125,6 +131,7 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 60
+    config.train.init_from = ""  # a run's folder or an export, whose weights a new run starts from; empty: at random
     config.train.classifier_epochs = 0  # then the head alone, reset, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
@@ -173,6 +180,11 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def split_rule(split: str, folds: int) -> str:
+    """Returns the split rule that `data.split` and `data.folds` name together: folds alone mean the rule `folds`."""
+    return "folds" if split == "fma" and folds else split
 
 
 def resolve_demo(config: ConfigDict) -> ConfigDict:

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import inspect
+import json
 import linecache
 import sys
 import traceback
@@ -13,6 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config.checks import validate
+from mgc_jax.config.keys import default, leaves
+from mgc_jax.config.options import CHOICES
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
 
@@ -26,18 +29,22 @@ def load_config(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
         config = load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})
         config = load_config("any:prcnn+set_transformer", {"model.pooling.heads": "2"})
+        config = load_config("runs/matt")  # of a run
 
     Args:
         file: a Python file with a function `get_config`, or the name of an experiment in `configs`; what follows a
-            colon is the argument of `get_config`.
+            colon is the argument of `get_config`. Or the folder of a run: its configuration, as it was resolved.
         overrides: dotted key -> value, or its text, as `--config.KEY=VALUE` has it. A name (`model.encoder.name`,
             `optimizer.name`, ...) replaces the options of what it replaces.
 
     Raises:
         UserError: there is no such file, it fails, or a key or value is impossible.
     """
-    name, colon, argument = str(file).partition(":")
-    config = run_config_file(find_config(name), argument if colon else None)
+    if (Path(file) / "config.json").is_file():
+        config = _config_of_run(Path(file))
+    else:
+        name, colon, argument = str(file).partition(":")
+        config = run_config_file(find_config(name), argument if colon else None)
     config = override(config, overrides or {})
     validate(config)
     return config
@@ -96,6 +103,38 @@ def run_config_file(path: Path, argument: str | None = None) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {path} returned {config!r}; it must return a ConfigDict")
     return config
+
+
+def _config_of_run(workdir: Path) -> ConfigDict:
+    """Returns the configuration of a run; keys that are newer than the run have their default."""
+    config = ConfigDict(_tuples(read_config(workdir / "config.json")))
+    given = dict(leaves(config))
+    options = tuple(f"{choice.options}." for choice in CHOICES)
+    for key, value in leaves(default()):
+        if key not in given and not key.startswith(options):
+            config.update_from_flattened_dict({key: value})
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """Turns JSON's lists into tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the `config.json` of a run."""
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
+        return config
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). If the run's checkpoints are still wanted, delete that file: each of "
+            "them holds the configuration too. Otherwise delete the folder."
+        ) from error
 
 
 def _cause(error: Exception) -> str:

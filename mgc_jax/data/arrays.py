@@ -9,7 +9,6 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.errors import FmaError
 from tfds_fma.source.arrays import ArrayFiles, Columns, read_arrays, require_finite
 
 log = logging.getLogger(__name__)
@@ -39,21 +38,16 @@ def open_arrays(data: Any) -> Corpus:
             f"{files.place}, which has to be read whole. Save them with numpy.save (and their track ids beside them: "
             "--config.data.arrays.ids=FILE.npy), or leave config.data.placement at auto."
         )
-    try:
-        arrays = read_arrays(files)
-        clips: np.ndarray | LazyClips
-        if isinstance(arrays.clips, np.memmap) and stays_on_disk(
-            data.placement, arrays.clips.nbytes, available_memory()
-        ):
-            mel_first = files.axes == "clip mel time"
-            stored = arrays.clips.transpose(0, 2, 1) if mel_first else arrays.clips
-            # Whether the values are finite is seen as they are read.
-            clips = LazyClips(ArrayFile(stored, mel_first, TrackNames(arrays.tracks.track_id)))
-        else:
-            require_finite(files, arrays)
-            clips = np.ascontiguousarray(arrays.clips)  # time first also in memory
-    except FmaError as error:
-        raise UserError(str(error)) from error
+    arrays = read_arrays(files)
+    clips: np.ndarray | LazyClips
+    if isinstance(arrays.clips, np.memmap) and stays_on_disk(data.placement, arrays.clips.nbytes, available_memory()):
+        mel_first = files.axes == "clip mel time"
+        stored = arrays.clips.transpose(0, 2, 1) if mel_first else arrays.clips
+        # ArrayFile checks that the values are finite as it reads them.
+        clips = LazyClips(ArrayFile(stored, mel_first, TrackNames(arrays.tracks.track_id)))
+    else:
+        require_finite(files, arrays)
+        clips = np.ascontiguousarray(arrays.clips)  # time first also in memory
     if len(clips) < len(arrays.table):
         log.info("%d rows of %s have no clip", len(arrays.table) - len(clips), files.table)
     tracks = arrays.tracks

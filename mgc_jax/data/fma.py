@@ -11,7 +11,6 @@ from mgc_jax.data.on_disk import LazyClips, stays_on_disk
 from mgc_jax.data.sub_genres import find_subgenres
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.errors import FmaError
 from tfds_fma.labels import GENRE_IDS
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.storage import layout
@@ -23,24 +22,21 @@ def open_fma(data: Any) -> Corpus:
     """Opens prepared FMA, or the demo corpus; raises `UserError` with what to do if it is not there."""
     from tfds_fma import demo, reading
 
-    try:
-        if data.corpus == "demo":
-            made = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
-            return _from_tfds("demo", made, data.placement)
-        subset = data.corpus.removeprefix("fma_")
-        path = reading.find_prepared(data.data_dir, subset, data.representation)
-        if path is None:
-            raise UserError(not_prepared(data, subset))
-        return _from_tfds(data.corpus, path, data.placement)
-    except FmaError as error:
-        raise UserError(str(error)) from error
+    if data.corpus == "demo":
+        made = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
+        return _from_tfds("demo", made, data.placement)
+    subset = data.corpus.removeprefix("fma_")
+    path = reading.find_prepared(data.data_dir, subset, data.representation)
+    if path is None:
+        raise UserError(not_prepared(data, subset))
+    return _from_tfds(data.corpus, path, data.placement)
 
 
 def is_computed(representation: str) -> bool:
     """Whether tfds_fma can make it from FMA; if not, the name is one for precomputed arrays, or mistyped."""
     try:
         get_representation(representation)
-    except FmaError:
+    except UserError:
         return False
     return True
 

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from jaxtyping import Array, Complex, Float, Float32, Num
 
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import platform
-from tfds_fma.errors import FmaError
 from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
@@ -93,29 +91,32 @@ class LogMelFrontend(nnx.Module):
     noiseless tones does the rounding of a float32 FFT, 2^-24 of the strongest amplitude, show more (2e-3 dB, 78 dB
     below the tone). There is nothing to train. It is differentiable with respect to float32 audio.
 
-    On one CPU device the clips are taken one after the other in blocks of frames, which stay in the cache; otherwise
-    all are one batch.
+    On one CPU device clips are computed one at a time in blocks of frames, which stay in the cache; otherwise all are
+    one batch.
 
     Attributes:
         representation: what is computed.
+        platform_kernels: whether to use the form made for the platform.
     """
 
-    def __init__(self, representation: str):
+    def __init__(self, representation: str, *, platform_kernels: bool = True):
         """Builds the front end.
 
         Args:
             representation: name of a spectrogram of `tfds_fma.representations`.
+            platform_kernels: whether to use the form made for the platform; if not, clips are always one batch.
 
         Raises:
             UserError: an unknown representation, or one that is not a spectrogram.
         """
-        found = _lookup(representation)
+        found = get_representation(representation)
         if not isinstance(found, LogMel | LogMelBelowPeak):
             raise UserError(
                 f"the representation {representation} is no spectrogram that can be computed from audio; choose one "
                 "such as mel_1360x96 or mel_640x128"
             )
         self.representation = found
+        self.platform_kernels = platform_kernels
 
     @property
     def sample_rate(self) -> int:
@@ -152,7 +153,7 @@ class LogMelFrontend(nnx.Module):
                 f"clips have {audio.shape[1]}; give longer clips or choose a shorter representation"
             )
         audio = audio[:, : self.representation.at_most]
-        if platform.use_cpu_form():
+        if self.platform_kernels and platform.on_one_cpu_device():
             return lax.map(lambda clip: self._spectrograms(clip[None], _BLOCK_FRAMES)[0], audio)
         return self._spectrograms(audio, None)
 
@@ -204,18 +205,19 @@ class LogMelFrontend(nnx.Module):
         return jnp.concatenate(products, axis=2)
 
 
-def frontend_for(representation: str, audio_representation: str) -> LogMelFrontend:
+def frontend_for(representation: str, audio_representation: str, *, platform_kernels: bool = True) -> LogMelFrontend:
     """Gives the front end that computes a spectrogram from a corpus of stored audio.
 
     Args:
         representation: name of the spectrogram.
         audio_representation: name of the representation that the corpus was prepared in, such as audio_12000.
+        platform_kernels: whether to use the form made for the platform.
 
     Raises:
         UserError: a representation that is unknown or of the wrong kind, or audio at another rate.
     """
-    frontend = LogMelFrontend(representation)
-    audio = _lookup(audio_representation)
+    frontend = LogMelFrontend(representation, platform_kernels=platform_kernels)
+    audio = get_representation(audio_representation)
     remedy = f"prepare the corpus as audio_{frontend.sample_rate}"
     if not isinstance(audio, Audio):
         raise UserError(f"{audio_representation} is not audio, which {representation} is computed from; {remedy}")
@@ -225,10 +227,3 @@ def frontend_for(representation: str, audio_representation: str) -> LogMelFronte
             f"of {audio_representation}; {remedy}"
         )
     return frontend
-
-
-def _lookup(name: str) -> Any:
-    try:
-        return get_representation(name)
-    except FmaError as error:
-        raise UserError(str(error)) from error

@@ -13,7 +13,6 @@ import numpy as np
 
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import SHARE
-from tfds_fma.errors import FmaError
 from tfds_fma.storage.records import Stamp
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class ClipStore(Protocol):
     dtype: np.dtype
 
     def read(self, row: int, out: np.ndarray) -> None:
-        """Reads a clip, or as many of its first entries as `out` has room for; raises `FmaError`."""
+        """Reads a clip, or as many of its first entries as `out` has room for; raises `UserError`."""
 
 
 class ArrayFile:
@@ -71,11 +70,11 @@ class ArrayFile:
             name: names the clip of a row in messages.
 
         Raises:
-            FmaError: the clips do not lie one after the other.
+            UserError: the clips do not lie one after the other.
         """
         self._path, self._offset, self._name = str(mapped.filename), mapped.offset, name
         if not mapped.flags.c_contiguous:
-            raise FmaError(f"{self._path} is in Fortran order: save numpy.ascontiguousarray of it")
+            raise UserError(f"{self._path} is in Fortran order: save numpy.ascontiguousarray of it")
         self._stored_shape, self._mel_first = mapped.shape[1:], mel_first
         self.shape = (len(mapped), *(self._stored_shape[::-1] if mel_first else self._stored_shape))
         self.dtype = mapped.dtype
@@ -97,13 +96,13 @@ class ArrayFile:
         try:
             return os.open(self._path, os.O_RDONLY)
         except OSError as error:
-            raise FmaError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise UserError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
     def read(self, row: int, out: np.ndarray) -> None:
         """Reads a clip, or as many of its first frames as `out` has room for.
 
         Raises:
-            FmaError: the file is gone, has changed, or cannot be read; or the clip has infinities or NaNs.
+            UserError: the file is gone, has changed, or cannot be read; or the clip has infinities or NaNs.
         """
         size = int(np.prod(self._stored_shape)) * self.dtype.itemsize
         whole = not self._mel_first and out.flags.c_contiguous
@@ -111,17 +110,17 @@ class ArrayFile:
         try:
             state = os.fstat(self._file)
             if (state.st_size, state.st_mtime_ns) != self._stamp:
-                raise FmaError(
+                raise UserError(
                     f"{self._path} has changed since it was opened. Leave it alone while it is being read, and start "
                     "again."
                 )
             read = os.preadv(self._file, [values.data.cast("B")], self._offset + row * size)
         except OSError as error:
-            raise FmaError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise UserError(f"{self._path} cannot be read: {error.strerror or error}") from error
         if read != values.nbytes:
-            raise FmaError(f"{self._path} is cut off: the clip of {self._name(row)} cannot be read")
+            raise UserError(f"{self._path} is cut off: the clip of {self._name(row)} cannot be read")
         if not all_finite(values):
-            raise FmaError(f"{self._path}: the values of {self._name(row)} are not all finite")
+            raise UserError(f"{self._path}: the values of {self._name(row)} are not all finite")
         if not whole:
             out[...] = (values.T if self._mel_first else values)[: len(out)]
 
@@ -214,10 +213,7 @@ class LazyClips:
             if row == last:
                 clips[place] = clips[at]
                 continue
-            try:
-                self._store.read(row, clips[place])
-            except FmaError as error:
-                raise UserError(str(error)) from error
+            self._store.read(row, clips[place])
             last, at = row, place
         if self._columns is not None:
             clips = clips[:, self._columns]

@@ -16,19 +16,36 @@ from mgc_jax.data.arrays import open_arrays
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.fma import is_computed, not_prepared, open_fma
 from mgc_jax.data.on_disk import LazyClips
-from mgc_jax.data.splits import cross_validation
+from mgc_jax.data.splits import find_split
 from mgc_jax.errors import UserError
 from tfds_fma.representations.feature_names import columns_of
+from tfds_fma.representations.registry import demo_representation
 
 log = logging.getLogger(__name__)
 
 
 def open_corpus(data: Any) -> Corpus:
-    """Opens the corpus that `config.data` names; `auto` must have been resolved with `resolve_auto`.
+    """Opens the corpus that `config.data` describes.
+
+    Example:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py")  # doctest: +SKIP
+        >>> corpus = mgc_jax.open_corpus(config.data)  # doctest: +SKIP
+        >>> corpus.clips[:8], corpus.genres  # doctest: +SKIP
+
+    Args:
+        data: `config.data`. A corpus `auto` is prepared FMA, else the demo.
 
     Raises:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
+    split = find_split(data)  # a mistyped name is refused before anything is read
+    if data.corpus == "auto":
+        data = data.copy_and_resolve_references()
+        data.corpus, why = resolve_auto(data)
+        if data.corpus == "demo":
+            data.representation = demo_representation(data.representation)
+        log.info(why)
     corpus = open_arrays(data) if data.corpus == "arrays" else open_fma(data)
     if data.features:
         columns, clips = columns_of([data.features]), corpus.clips
@@ -43,8 +60,7 @@ def open_corpus(data: Any) -> Corpus:
         clips, frames = corpus.clips, data.frames
         clips = clips.first_frames(frames) if isinstance(clips, LazyClips) else clips[:, :frames]
         corpus = dataclasses.replace(corpus, clips=clips)
-    if data.folds:
-        corpus = cross_validation(corpus, data.folds, data.fold)
+    corpus = split(corpus, data)
     if len(corpus.indices("train")) == 0:
         raise UserError(f"corpus {data.corpus}: no clip is in the training split, so nothing can be trained")
     return corpus

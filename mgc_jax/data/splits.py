@@ -1,15 +1,67 @@
-"""The splits of a corpus: FMA's own, or folds grouped by artist."""
+"""Rules that split the clips into training, validation and test: the registry `SPLITS`, for `config.data.split`.
+
+A rule takes the corpus as its source splits it, and `config.data`; it returns the corpus with another split.
+A new rule is one function and one line in `SPLITS`.
+"""
 
 import dataclasses
 import logging
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from mgc_jax.config.keys import split_rule
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
 from mgc_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Rule = Callable[[Corpus, Any], Corpus]
+
+
+def fma(corpus: Corpus, data: Any) -> Corpus:
+    """Keeps the split that the corpus has. FMA's own is artist-filtered and stratified by genre."""
+    return corpus
+
+
+def folds(corpus: Corpus, data: Any) -> Corpus:
+    """Splits the training and validation clips into `data.folds` folds by artist; `data.fold` is for validation."""
+    return cross_validation(corpus, data.folds, data.fold, data.split_seed)
+
+
+def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
+    """Splits all clips at random, 8-1-1 in every genre, as the PRCNN report's text has it.
+
+    Artists are not kept together, so validation and test scores are optimistic; the log says how many artists are in
+    several splits.
+    """
+    split = stratified_split(corpus.label, data.split_seed)
+    if missing := sorted(set(SPLIT_NAMES) - set(split)):
+        raise UserError(
+            f"config.data.split=8-1-1 leaves no clip for {' and '.join(missing)}: the corpus has only {len(corpus)} "
+            "clips. It needs at least 10; leave config.data.split at fma"
+        )
+    corpus = dataclasses.replace(corpus, split=split)
+    shared, known = artists_in_several_splits(corpus), np.unique(corpus.artist[corpus.artist != ""])
+    log.warning(
+        "config.data.split=8-1-1 ignores artists: %d of %d known artists have clips in more than one split, so "
+        "validation and test scores are optimistic. Do not compare them with scores on an artist-filtered split",
+        len(shared), len(known),
+    )  # fmt: skip
+    return corpus
+
+
+SPLITS: dict[str, Rule] = {"fma": fma, "folds": folds, "8-1-1": eight_one_one}
+
+
+def find_split(data: Any) -> Rule:
+    """Returns the rule that `config.data` names; raises `UserError` if there is none of that name."""
+    name = split_rule(data.split, data.folds)
+    if name not in SPLITS:
+        raise UserError(f"config.data.split={name!r} is no split rule. Choose from {', '.join(SPLITS)}")
+    return SPLITS[name]
 
 
 def nonempty_splits(corpus: Corpus, *, test: bool) -> list[str]:
@@ -17,30 +69,62 @@ def nonempty_splits(corpus: Corpus, *, test: bool) -> list[str]:
     return [split for split in SPLIT_NAMES if len(corpus.indices(split)) and (test or split != "test")]
 
 
-def cross_validation(corpus: Corpus, folds: int, fold: int) -> Corpus:
-    """Deals the training and validation clips anew: one of several folds becomes the validation split.
+def artists_in_several_splits(corpus: Corpus) -> np.ndarray:
+    """Returns the known artists that have clips in more than one split: str [artist], sorted."""
+    pairs = np.unique(np.stack([corpus.artist, corpus.split], axis=1)[corpus.artist != ""], axis=0)
+    artists, splits = np.unique(pairs[:, 0], return_counts=True)
+    return artists[splits > 1]
+
+
+def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
+    """Draws a stratified random split of 8-1-1.
+
+    The clips are sorted by genre, at random within each, and dealt in turn: 8 of 10 to training, one to validation,
+    one to test. So the number of a genre's clips in a split differs by less than one from its share.
+
+    Args:
+        label: int [clip].
+        seed: of the draws.
+
+    Returns:
+        str [clip], of `SPLIT_NAMES`.
+    """
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(label)), label))
+    split = np.empty(len(label), f"<U{max(map(len, SPLIT_NAMES))}")
+    split[order] = np.resize(("train",) * 8 + ("validation", "test"), len(label))
+    return split
+
+
+def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0) -> Corpus:
+    """Splits the training and validation clips into folds; one of them becomes the validation split.
 
     No artist is in two folds (a clip of unknown artist counts as an artist of its own), and the genres are spread
     over the folds as evenly as that allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
 
     Raises:
-        UserError: there are fewer artists than folds.
+        UserError: there are fewer artists than folds, or too few to fill every fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     rows = np.flatnonzero(corpus.split != "test")
     alone = np.char.add("track ", corpus.track_id[rows].astype(str))
     artist = np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
-    if len(np.unique(artist)) < folds:
-        raise UserError(f"config.data.folds={folds}, but the clips are of {len(np.unique(artist))} artists")
+    artists = len(np.unique(artist))
+    if artists < folds:
+        raise UserError(f"config.data.folds={folds}, but the clips are of {artists} artists")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than folds
         try:
-            dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-            parts = list(dealt.split(rows, corpus.label[rows], artist))
+            dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            parts = [validation for _, validation in dealt.split(rows, corpus.label[rows], artist)]
         except ValueError as error:
             raise UserError(f"config.data.folds={folds} is too many for this corpus: {error}") from error
+    if empty := [number for number, part in enumerate(parts) if len(part) == 0]:
+        raise UserError(
+            f"config.data.folds={folds} is too many for the {artists} artists of this corpus: no artist is left for "
+            f"fold {empty[0]}, since no artist may be in two folds and genres are spread evenly. Give fewer folds"
+        )
     split = corpus.split.astype(object)
     split[rows] = "train"
-    split[rows[parts[fold][1]]] = "validation"
+    split[rows[parts[fold]]] = "validation"
     return dataclasses.replace(corpus, split=split.astype(str))

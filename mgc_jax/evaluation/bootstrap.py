@@ -21,6 +21,12 @@ class ArtistBootstrap:
     the same clips are compared draw by draw. Statistics are made of sums over each artist's clips, weighted by how
     often the artist was drawn.
 
+    Example:
+        >>> import mgc_jax, numpy as np
+        >>> draws = mgc_jax.ArtistBootstrap(np.array(["a", "a", "b"]), resamples=200)
+        >>> accuracy = draws.mean(np.array([1.0, 0.0, 1.0]))  # [resample]
+        >>> low, high = np.percentile(accuracy, [2.5, 97.5])
+
     Attributes:
         artists: str [artist], sorted.
         draws: float64 [resample, artist]: how many times each artist was drawn.

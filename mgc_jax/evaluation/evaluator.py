@@ -14,7 +14,7 @@ from mgc_jax.data.batches import assign_rows, pack, split_long_bags
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_ahead
 from mgc_jax.data.inputs import Inputs
-from mgc_jax.data.placement import Clips
+from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions, of_corpus
 from mgc_jax.models.logit_adjustment import adjust
@@ -33,7 +33,7 @@ class Evaluator:
         self,
         graph: nnx.GraphDef,
         inputs: Inputs,
-        clips: Clips,
+        clips: ClipStore,
         mesh: jax.sharding.Mesh,
         batch_clips: int,
         has_pooling: bool,
@@ -58,7 +58,7 @@ class Evaluator:
 
         def embed(params, batch_stats, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = inputs.evaluation(clips)[:, None]
+            x = inputs.evaluation(clips.take())[:, None]
             return model.embed(x, jnp.zeros(x.shape[:2], int))[:, 0].astype(jnp.float32)
 
         def score(params, batch_stats, embeddings, segment):

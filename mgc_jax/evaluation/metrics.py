@@ -14,6 +14,12 @@ import numpy as np
 def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
     """The metrics of a table, as scikit-learn defines them.
 
+    Example:
+        >>> import mgc_jax, numpy as np
+        >>> scores = np.log([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+        >>> mgc_jax.genre_metrics(np.array([0, 1, 1]), scores)["balanced_accuracy"]
+        0.75
+
     Args:
         label: int [n], n at least 1.
         log_scores: [n, genre].

@@ -1,4 +1,4 @@
-"""The classifier: encoder, pooling and head joined."""
+"""The classifier: encoder, pooling and head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mgc_jax.config.keys import KERNELS
 from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
@@ -107,8 +108,12 @@ def build_model(
         seed: seed of the initial weights.
 
     Raises:
-        UserError: an encoder or pooling that does not exist, or an option that it does not have.
+        UserError: an encoder or pooling that does not exist, or an option that it does not have; another value of
+            `model.kernels` than "auto" (also where it is absent) and "plain".
     """
+    kernels = getattr(model, "kernels", "auto")
+    if kernels not in KERNELS:
+        raise UserError(f"config.model.kernels={kernels!r}: choose one of {', '.join(KERNELS)}")
     encoder, encoder_options = _choose(ENCODER, model.encoder, ENCODERS)
     pooling, pooling_options = _choose(POOLING, model.pooling, POOLINGS)
     if "subgenre_parents" in options_of(pooling, frozenset()):
@@ -116,7 +121,17 @@ def build_model(
     rngs = nnx.Rngs(seed)
     built = encoder(clip_shape, **encoder_options, rngs=rngs)
     pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
-    return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    classifier = BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    set_platform_kernels(classifier, kernels == "auto")
+    return classifier
+
+
+def set_platform_kernels(model: nnx.Module, use: bool) -> None:
+    """Lets all layers of a model use the kernels made for the platform, or XLA's own operations alone.
+
+    It sets the attribute `platform_kernels` of the layers that have one. It alters nothing but roundings and speed.
+    """
+    model.set_attributes(platform_kernels=use, raise_if_not_found=False)
 
 
 def check_names(model: Any) -> None:
@@ -148,7 +163,7 @@ def _choose(
 def describe_model(model: Any) -> str:
     """Names the system that `config.model` describes as the papers do: encoder + pooling.
 
-    What differs from the pooling's default form follows in brackets.
+    Options of the pooling that differ from their defaults follow in brackets.
     """
     encoder = model.encoder.name.upper().replace("_", "-")
     pooling, options = _choose(POOLING, model.pooling, POOLINGS)
@@ -163,7 +178,7 @@ def describe_model(model: Any) -> str:
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """Number of weights and batch-norm moments, as Keras counts (so as the papers count)."""
+    """Number of weights and batch-norm moments, as Keras and the papers count."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
 
 

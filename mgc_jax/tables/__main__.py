@@ -11,8 +11,8 @@ from absl import app, flags
 from mgc_jax.config.flag import define_config
 from mgc_jax.config.loading import find_config
 from mgc_jax.errors import UserError
-from mgc_jax.runtime.huge_pages import restart_with_huge_pages
-from mgc_jax.runtime.terminal import log_to_terminal, parse_flags, run_command
+from mgc_jax.runtime.process_setup import prepare_process
+from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.tables.plan import PARTS
 
 _CORPUS = flags.DEFINE_enum(
@@ -47,7 +47,6 @@ log = logging.getLogger("mgc_jax.tables")
 
 def main(argv: list[str]) -> int:
     """Makes the tables that the flags ask for; returns the exit status."""
-    log_to_terminal("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
     return run_command(lambda: _main(argv))
 
 
@@ -62,7 +61,6 @@ def _main(argv: list[str]) -> int:
 def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file: Path | None) -> int:
     """Makes the tables; only now are JAX and scikit-learn imported."""
     from mgc_jax.tables.build import Request, make_tables
-    from mgc_jax.tables.runs import use_compilation_cache
     from mgc_jax.tables.sources import FromFile, Prepared, Source, default_corpus
 
     source: Source
@@ -78,7 +76,6 @@ def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file
         log.info(why)
         source = Prepared(paper, corpus, _DATA_DIR.value)
     workdir = Path(_WORKDIR.value or f"tables/{paper}-{source.name}")
-    use_compilation_cache(workdir / ".jax_cache")
     request = Request(paper, workdir, _SEEDS.value, _FOLDS.value, _SPLIT.value, _EPOCHS.value, parts, tail)
     return 0 if make_tables(request, source) else 1
 
@@ -130,5 +127,5 @@ def _tail() -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
-    app.run(main, flags_parser=parse_flags)
+    prepare_process("mgc_jax.tables", "mgc_jax.data", "tfds_fma", small_programs=True)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))

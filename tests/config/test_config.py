@@ -55,6 +55,7 @@ def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
         ("batch.rows", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("model.kernels", "cudnn", "choose one of auto, plain"),
         ("model.frontend", "mel_1360x96", "has no audio"),
         ("data.representation", "audio_12000", "needs the spectrogram to compute from audio"),
         ("data.folds", 1, "0 or at least 2"),
@@ -136,4 +137,13 @@ def test_to_name_the_column_of_subsets_does_not_alter_a_run():
     config = keys.default()
     before = keys.to_json(config)
     config.data.arrays.columns.subset = "subset"
+    assert identity.differences(config, before, moved=False) == []
+
+
+def test_a_run_may_go_on_with_other_kernels_which_alter_roundings_alone():
+    config = keys.default()
+    before = keys.to_json(config)
+    config.model.kernels = "plain"
+    assert identity.differences(config, before, moved=False) == []
+    del before["model"]["kernels"]  # of a run from before there was this key
     assert identity.differences(config, before, moved=False) == []

@@ -9,7 +9,6 @@ from sklearn.preprocessing import StandardScaler
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.open import open_corpus, resolve_auto
-from mgc_jax.data.splits import cross_validation
 from mgc_jax.data.standardization import standardization
 from mgc_jax.data.sub_genres import find_subgenres
 from mgc_jax.errors import UserError
@@ -335,28 +334,6 @@ def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
     assert corpus.subset.tolist() == ["small", "", "medium"]
     np.testing.assert_array_equal(corpus.clips[:, 0, 0], [1, 3, 4])
     assert corpus.clips.shape == (3, 3, 2)
-
-
-def test_cross_validation_keeps_artists_together_and_uses_every_clip_once():
-    corpus = make_corpus(num_clips=400)
-    folds = [cross_validation(corpus, 4, fold) for fold in range(4)]
-    rows = np.concatenate([fold.indices("validation") for fold in folds])
-    np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(corpus.split != "test"))
-    for fold in folds:
-        np.testing.assert_array_equal(fold.indices("test"), corpus.indices("test"))
-        train, validation = fold.indices("train"), fold.indices("validation")
-        assert not set(corpus.artist[train]) & set(corpus.artist[validation])
-        shares = [np.bincount(corpus.label[part], minlength=3) / len(part) for part in (train, validation)]
-        np.testing.assert_allclose(*shares, atol=0.15)
-    with pytest.raises(UserError, match="artists"):
-        cross_validation(corpus, 300, 0)
-
-
-def test_clips_of_unknown_artist_are_dealt_one_by_one():
-    corpus = make_corpus()
-    corpus = dataclasses.replace(corpus, artist=np.full(len(corpus), ""))
-    fold = cross_validation(corpus, 5, 0)
-    assert 0.15 < len(fold.indices("validation")) / np.sum(corpus.split != "test") < 0.25
 
 
 def test_the_sub_genre_is_the_commonest_below_the_top_one():

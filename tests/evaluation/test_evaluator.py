@@ -37,7 +37,7 @@ def test_every_bag_is_scored_as_if_alone(parts):
     assert scores.bag_sizes.max() > 20
     for b in [0, 1, 2, int(scores.bag_sizes.argmax()), len(scores.bag_sizes) - 1]:
         rows = bags.clips[offsets[b] : offsets[b + 1]]
-        clips = inputs.evaluation((jnp.asarray(corpus.clips[rows]),))
+        clips = inputs.evaluation(jnp.asarray(corpus.clips[rows]))
         together, aux = model(clips[None], jnp.zeros((1, len(rows)), int))
         alone, _ = model(clips[:, None], jnp.zeros((len(rows), 1), int))
         np.testing.assert_allclose(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from feature_reference import assert_equal_by_column, reference
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.clips.feature_extraction import extract
 from tfds_fma.extract_features import _load_mono
 from tfds_fma.representations.feature_names import STATISTICS, groups_of
@@ -34,7 +34,7 @@ def test_the_excerpt_reads(excerpt):
 
 def test_features_that_the_excerpt_lacks_are_named(excerpt):
     with pytest.raises(
-        FmaError, match=r"features_mfcc_excerpt\.csv has no columns of spectral_contrast; it has mfcc\."
+        UserError, match=r"features_mfcc_excerpt\.csv has no columns of spectral_contrast; it has mfcc\."
     ):
         read_features(excerpt, groups_of("mfcc+spectral_contrast"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.source import archives
 from tfds_fma.source.archives import OFFICIAL, Archive, check_zip, readable_size, verify_checksum
 
@@ -92,7 +92,7 @@ def test_a_member_that_would_leave_its_folder_is_refused(tmp_path, name):
     placeholder = "x" * len(name)  # zipfile itself does not write every such name
     zip_of(path, {"fma_small/000/000002.mp3": b"data", placeholder: b"data"})
     path.write_bytes(path.read_bytes().replace(placeholder.encode(), name.encode()))
-    with pytest.raises(FmaError) as caught:
+    with pytest.raises(UserError) as caught:
         check_zip(path)
     assert str(caught.value) == (
         f"{path}: its member {name!r} would be unpacked outside its folder. FMA's own archives hold nothing like it: "
@@ -105,7 +105,7 @@ def test_a_symbolic_link_is_refused(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "fma_small.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(FmaError, match=r"fma_small.zip: its member 'fma_small/000/000002.mp3' is a symbolic link"):
+    with pytest.raises(UserError, match=r"fma_small.zip: its member 'fma_small/000/000002.mp3' is a symbolic link"):
         check_zip(tmp_path / "fma_small.zip")
 
 
@@ -132,7 +132,7 @@ def test_declared_sizes(tmp_path, name, unpacked, packed, fault):
     if fault is None:
         check_zip(path)
     else:
-        with pytest.raises(FmaError, match=f"{name}: its member 'suspect' .*{fault}"):
+        with pytest.raises(UserError, match=f"{name}: its member 'suspect' .*{fault}"):
             check_zip(path)
 
 
@@ -144,7 +144,7 @@ def test_a_zip_file_without_a_readable_list_is_incomplete(tmp_path, damage):
         path.unlink()
     else:
         path.write_bytes({"cut": data[:-100], "empty": b"", "list": data.replace(b"PK\1\2", b"PK\7\7")}[damage])
-    with pytest.raises(FmaError, match=r"is not a complete zip file \(.+\): download it again, or move it away\.$"):
+    with pytest.raises(UserError, match=r"is not a complete zip file \(.+\): download it again, or move it away\.$"):
         check_zip(path)
 
 
@@ -184,7 +184,7 @@ def test_a_changed_archive_is_read_again(official, tmp_path):
     data = bytearray(official.read_bytes())
     data[40] ^= 1
     official.write_bytes(data)
-    with pytest.raises(FmaError, match="has the SHA-1"):
+    with pytest.raises(UserError, match="has the SHA-1"):
         verified(official, tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_a_wrong_archive_is_an_error_each_time(official, tmp_path):
     official.write_bytes(b"other")
     found = hashlib.sha1(b"other").hexdigest()
     for _ in range(2):
-        with pytest.raises(FmaError) as caught:
+        with pytest.raises(UserError) as caught:
             verified(official, tmp_path)
         assert str(caught.value) == (
             f"{official} has the SHA-1 {found}, the published one is {published}: it is damaged or not the official "
@@ -230,5 +230,5 @@ def test_files_of_other_names_have_no_published_sum(tmp_path):
 
 def test_an_archive_that_cannot_be_read(official, tmp_path):
     official.unlink()
-    with pytest.raises(FmaError, match=r"fma_small.zip cannot be read \(.*No such file"):
+    with pytest.raises(UserError, match=r"fma_small.zip cannot be read \(.*No such file"):
         verified(official, tmp_path)

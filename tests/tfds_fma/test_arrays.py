@@ -11,7 +11,7 @@ from helpers import make_corpus, save_arrays
 
 from mgc_jax.config.keys import default
 from mgc_jax.data.open import open_corpus
-from tfds_fma import FmaError, genres_of
+from tfds_fma import UserError, genres_of
 from tfds_fma.clips.sources import arrays_source
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.prepare import main
@@ -143,7 +143,7 @@ def test_the_subset_of_a_clip(tmp_path):
     read, _ = read_dataset(prepared(dataclasses.replace(files, columns=Columns()), tmp_path, name="without"))
     assert read["subset"].tolist() == ["", "", ""]
     files = write_files(tmp_path, [{"part": "fma_small"}], columns=Columns(subset="part"))
-    with pytest.raises(FmaError, match="'fma_small' in column 'part' is not one of small, medium, large, full"):
+    with pytest.raises(UserError, match="'fma_small' in column 'part' is not one of small, medium, large, full"):
         read_arrays(files)
 
 
@@ -206,11 +206,11 @@ def test_genres(tmp_path):
     assert class_names(path) == ("samba", "polka", "jazz")
     assert read_dataset(path)[0]["genre"].tolist() == [0, 2, 0]
     of_medium = write_files(tmp_path, [{"genre_top": "Rock"}, {"genre_top": "Jazz"}])
-    with pytest.raises(FmaError, match=r"'Jazz' is not among the genres of subset 'small'.* Choose --subset medium"):
+    with pytest.raises(UserError, match=r"'Jazz' is not among the genres of subset 'small'.* Choose --subset medium"):
         prepared(of_medium, tmp_path, "small", "jazz")
     assert read_dataset(prepared(of_medium, tmp_path, "medium", "jazz"))[0]["genre"].tolist() == [0, 11]
     mistyped = write_files(tmp_path, [{"genre_top": "Rock"}, {"genre_top": "Rokc"}])
-    with pytest.raises(FmaError, match=r"'Rokc' in column 'genre_top' is not one of Rock.* or set --genres NAME"):
+    with pytest.raises(UserError, match=r"'Rokc' in column 'genre_top' is not one of Rock.* or set --genres NAME"):
         prepared(mistyped, tmp_path, name="mistyped")
 
 
@@ -218,12 +218,12 @@ def test_the_name_of_a_registered_representation_is_for_arrays_like_it(tmp_path)
     files = write_files(tmp_path, [{}], np.ones((1, 120, 128), np.float32))
     assert read_dataset(prepared(files, tmp_path, name="mel_120x128"))[1].shape == (1, 120, 128)
     for other in ("mel_640x128", "audio_12000", "audio_8000", "features_518"):
-        with pytest.raises(FmaError, match=rf"{other} is .* but the clips in .* are float32 \[120, 128\]"):
+        with pytest.raises(UserError, match=rf"{other} is .* but the clips in .* are float32 \[120, 128\]"):
             prepared(files, tmp_path, name=other)
     assert isinstance(arrays_source(files, "small", "mel_1.5+x").representation, Precomputed)
     prepared(files, tmp_path, name="mel_1.5+x")  # a name that TFDS takes
     for name in ("", "Mel", "mel-96", "mel/96", "../mel", "mel 96"):
-        with pytest.raises(FmaError, match="cannot be the name of a representation"):
+        with pytest.raises(UserError, match="cannot be the name of a representation"):
             prepared(files, tmp_path, name=name)
 
 
@@ -314,11 +314,11 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
 def test_a_split_that_is_none_is_an_error_also_where_there_is_no_clip(tmp_path):
     files = write_files(tmp_path, [{}, {"split": "holdout"}], np.ones((1, 5, 4), np.float32))
     assert len(read_arrays(files).clips) == 1  # that clip has a split
-    with pytest.raises(FmaError, match="'holdout' in column 'split' is not one of train, validation, test"):
+    with pytest.raises(UserError, match="'holdout' in column 'split' is not one of train, validation, test"):
         prepared(files, tmp_path)
 
 
 def test_a_clip_that_the_table_does_not_have_is_an_error(tmp_path):
     files = write_files(tmp_path, [{}], np.ones((2, 5, 4), np.float32))
-    with pytest.raises(FmaError, match=r"clips.npz has track 1, which .*tracks.csv does not have"):
+    with pytest.raises(UserError, match=r"clips.npz has track 1, which .*tracks.csv does not have"):
         prepared(files, tmp_path)

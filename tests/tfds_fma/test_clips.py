@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from tfds_fma.clips.decode import decode
-from tfds_fma.errors import ClipError, FmaError
+from tfds_fma.errors import ClipError, UserError
 from tfds_fma.representations.base import AudioRepresentation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.representations.spectrogram import log_mel, mel_filters
@@ -69,7 +69,7 @@ def test_published_shapes_and_names():
     assert shapes["audio_22050"] == (659_295,)
     assert get_representation("audio_32000").sample_rate == 32_000
     for wrong in ("mel_7x7", "audio_999", "audio_96000", "audio_"):
-        with pytest.raises(FmaError, match=rf"Unknown representation '{wrong}'. Choose one of: mel.*audio_RATE"):
+        with pytest.raises(UserError, match=rf"Unknown representation '{wrong}'. Choose one of: mel.*audio_RATE"):
             get_representation(wrong)
 
 

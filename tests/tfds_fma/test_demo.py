@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tfds_fma import GENRES, FmaError
+from tfds_fma import GENRES, UserError
 from tfds_fma.demo import DEMO_SUBSET, SUB_GENRES, ensure_demo, main, make_demo_tree, plan
 from tfds_fma.reading import read_dataset
 from tfds_fma.representations.audio import Audio
@@ -82,7 +82,7 @@ def test_an_existing_tree_is_kept_and_anything_else_is_not_touched(demo_tree, tm
     before = demo_tree.stat().st_mtime_ns
     assert make_demo_tree(demo_tree, clips=0) == demo_tree
     assert demo_tree.stat().st_mtime_ns == before
-    with pytest.raises(FmaError, match="is not this demo corpus"):
+    with pytest.raises(UserError, match="is not this demo corpus"):
         make_demo_tree(demo_tree, clips=0, seed=1)
     (tmp_path / "mine").mkdir()
     assert main(["--out", str(tmp_path / "mine")]) == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import GENRES, FmaError
+from tfds_fma import GENRES, UserError
 from tfds_fma.describe import main, render
 from tfds_fma.description import NO_GENRE, Description, bag_statistics, describe
 from tfds_fma.preparation import prepare
@@ -164,7 +164,7 @@ def test_rejects_are_grouped_with_examples(own):
     (own / "rejects.csv").unlink()
     assert "there is no rejects.csv" in render(describe(own))
     (own / "rejects.csv").write_text("track_id\n1\n")
-    with pytest.raises(FmaError, match=r"rejects.csv cannot be read \(its columns are not track_id, path"):
+    with pytest.raises(UserError, match=r"rejects.csv cannot be read \(its columns are not track_id, path"):
         describe(own)
 
 
@@ -187,7 +187,7 @@ def test_damage_is_an_error_that_names_the_check(own):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(FmaError, match=rf"train split in {own} is damaged .* tfds_fma.validate --path {own}"):
+    with pytest.raises(UserError, match=rf"train split in {own} is damaged .* tfds_fma.validate --path {own}"):
         describe(own)
 
 

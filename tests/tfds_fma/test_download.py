@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.source import download as module
 from tfds_fma.source.archives import OFFICIAL, Archive
 from tfds_fma.source.download import download
@@ -167,7 +167,7 @@ def get(site: Site, directory: Path, *names: str) -> list[str]:
 
 def failure(site: Site, directory: Path, *names: str) -> str:
     """Downloads, which must fail; returns the message. Whatever went wrong, no file has the final name."""
-    with pytest.raises(FmaError) as caught:
+    with pytest.raises(UserError) as caught:
         get(site, directory, *names)
     assert not (directory / "fma_small.zip").exists()
     return str(caught.value)
@@ -216,7 +216,7 @@ def test_the_sizes_announced_are_the_published_ones(tmp_path, monkeypatch):
     with (tmp_path / "fma_small.zip.part").open("wb") as file:
         file.truncate(2 << 30)  # takes no space
     lines: list[str] = []
-    with pytest.raises(FmaError) as caught:
+    with pytest.raises(UserError) as caught:
         download(["fma_metadata", "fma_small", "fma_medium"], tmp_path, log=lines.append)
     assert lines[1:] == [
         "  fma_metadata.zip: 342 MiB, already there",

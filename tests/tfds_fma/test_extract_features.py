@@ -13,7 +13,7 @@ import soundfile
 from feature_reference import assert_equal_by_column, reference
 from fma_trees import clip_path, write_table
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.clips.feature_extraction import extract, statistics
 from tfds_fma.errors import ClipError
 from tfds_fma.extract_features import _load_mono, extract_folder, extract_tracks, main
@@ -111,7 +111,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     extract(music(seconds=1), RATE, ["mfcc", "chroma_stft", "zcr"])
     monkeypatch.setattr("librosa.stft", lambda *args, **kwargs: pytest.fail("the STFT is not needed"))
     assert extract(music(seconds=1), RATE, ["zcr"]).shape == (7,)
-    with pytest.raises(FmaError, match="Unknown features 'loudness'"):
+    with pytest.raises(UserError, match="Unknown features 'loudness'"):
         extract(music(seconds=1), RATE, ["loudness"])
 
 
@@ -240,23 +240,23 @@ def test_own_music(tmp_path, mp3, capsys, monkeypatch):
     np.testing.assert_allclose(
         np.array(rows[1][1:], np.float32), extract((left + right) / 2, RATE), rtol=1e-4, atol=1e-5
     )
-    with pytest.raises(FmaError, match="was made with --audio"):
+    with pytest.raises(UserError, match="was made with --audio"):
         read_features(out)
 
 
 def test_nothing_to_do(tmp_path, monkeypatch):
     in_this_process(monkeypatch)
-    with pytest.raises(FmaError, match=r"nowhere does not exist"):
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
         extract_folder(tmp_path / "nowhere", tmp_path / "t.csv")
-    with pytest.raises(FmaError, match=r"There is no audio in .*\.mp3, "):
+    with pytest.raises(UserError, match=r"There is no audio in .*\.mp3, "):
         extract_folder(tmp_path, tmp_path / "t.csv")
     source = make_source(tmp_path / "fma", {2: b"", 3: b"x"})
     with pytest.raises(
-        FmaError, match=r"No features were computed: 1 empty, 1 undecodable; the first one: fma_small/"
+        UserError, match=r"No features were computed: 1 empty, 1 undecodable; the first one: fma_small/"
     ):
         extract_tracks(source, "small", progress=False)
     assert sorted(entry.name for entry in (source / "fma_metadata").iterdir()) == [".lock", "tracks.csv"]
-    with pytest.raises(FmaError, match="workers is 0"):
+    with pytest.raises(UserError, match="workers is 0"):
         extract_tracks(source, "small", workers=0)
     for arguments in (["--source", "x"], ["--audio", "x"], [], ["--audio", "x", "--source", "y"]):
         with pytest.raises(SystemExit):
@@ -268,7 +268,7 @@ def test_rows_of_another_run_are_not_taken(tmp_path, mp3, monkeypatch):
     source = make_source(tmp_path / "fma", {2: mp3})
     partial = source / "fma_metadata" / ".features.csv.partial"
     partial.write_text(json.dumps({"version": 1, "librosa": "0.5.0"}) + "\n")
-    with pytest.raises(FmaError, match=r"\.features\.csv\.partial is of an interrupted run .* or delete the file"):
+    with pytest.raises(UserError, match=r"\.features\.csv\.partial is of an interrupted run .* or delete the file"):
         extract_tracks(source, "small", workers=1, progress=False)
     partial.write_text('{"version": 1, "libr')  # interrupted at once
     extract_tracks(source, "small", workers=1, progress=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fma_trees import corruptions
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.representations.feature_names import COLUMNS, FEATURE_SETS, GROUPS, STATISTICS, columns_of, groups_of
 from tfds_fma.source.feature_table import read_features, write_features
 
@@ -89,7 +89,7 @@ def test_names_can_be_joined():
 
 @pytest.mark.parametrize(("name", "part"), [("mfccs", "'mfccs'"), ("mfcc+loudness", "'loudness' in "), ("", "''")])
 def test_an_unknown_name_lists_the_choices(name, part):
-    with pytest.raises(FmaError, match=rf"Unknown features {part}.*all, chroma, chroma_cens, .*mfcc, .*zcr; join"):
+    with pytest.raises(UserError, match=rf"Unknown features {part}.*all, chroma, chroma_cens, .*mfcc, .*zcr; join"):
         groups_of(name)
 
 
@@ -154,7 +154,7 @@ def test_a_table_longer_than_a_chunk(tmp_path, monkeypatch):
     rows = cells_of(tmp_path / "t.csv")
     rows[37][500] = "x"
     write_cells(tmp_path / "t.csv", rows)
-    with pytest.raises(FmaError, match=r"line 38: .* of track 33 is 'x'"):
+    with pytest.raises(UserError, match=r"line 38: .* of track 33 is 'x'"):
         read_features(tmp_path / "t.csv")
 
 
@@ -183,7 +183,7 @@ def edit(rows, row, cell, text):
 )
 def test_a_damaged_table_is_an_error_for_people(source, change, message):
     write_cells(table_of(source), change(cells_of(table_of(source))))
-    with pytest.raises(FmaError, match=rf"features\.csv.*{message}"):
+    with pytest.raises(UserError, match=rf"features\.csv.*{message}"):
         read_features(source)
 
 
@@ -191,38 +191,38 @@ def test_missing_features_are_named_with_those_that_are_there(source):
     keep = [0, *(columns_of(["mfcc", "rmse"]) + 1)]
     write_cells(table_of(source), [[row[i] for i in keep] for row in cells_of(table_of(source))])
     assert read_features(source).values.shape == (5, 147)
-    with pytest.raises(FmaError, match=r"has no columns of spectral_contrast, tonnetz; it has mfcc, rmse\. Get "):
+    with pytest.raises(UserError, match=r"has no columns of spectral_contrast, tonnetz; it has mfcc, rmse\. Get "):
         read_features(source, ["mfcc", "tonnetz", "spectral_contrast"])
     write_cells(table_of(source), [[row[0], "x"] for row in cells_of(table_of(source))[:3]] + [["track_id", ""]])
-    with pytest.raises(FmaError, match="it has none of FMA's features"):
+    with pytest.raises(UserError, match="it has none of FMA's features"):
         read_features(source)
 
 
 def test_a_file_that_is_cut_off_or_no_text(source):
     whole = table_of(source).read_bytes()
     table_of(source).write_bytes(whole[:-4])  # a number less its last digits is still a number
-    with pytest.raises(FmaError, match="ends in the middle of a line"):
+    with pytest.raises(UserError, match="ends in the middle of a line"):
         read_features(source)
     table_of(source).write_bytes(whole.replace(b"\n2,", b"\n2,\xff", 1))
-    with pytest.raises(FmaError, match="line 5 is not UTF-8"):
+    with pytest.raises(UserError, match="line 5 is not UTF-8"):
         read_features(source)
     table_of(source).write_bytes(b"\xff" + whole)
-    with pytest.raises(FmaError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_features(source)
 
 
 def test_no_table(tmp_path):
     with pytest.raises(
-        FmaError, match=r"neither .*features\.csv nor .*fma_metadata\.zip exists\. Get .*extract_features"
+        UserError, match=r"neither .*features\.csv nor .*fma_metadata\.zip exists\. Get .*extract_features"
     ):
         read_features(tmp_path)
-    with pytest.raises(FmaError, match=r"source folder .*nowhere does not exist"):
+    with pytest.raises(UserError, match=r"source folder .*nowhere does not exist"):
         read_features(tmp_path / "nowhere")
-    with pytest.raises(FmaError, match=r"There is no feature table .*t\.csv"):
+    with pytest.raises(UserError, match=r"There is no feature table .*t\.csv"):
         read_features(tmp_path / "t.csv")
     with zipfile.ZipFile(tmp_path / "fma_metadata.zip", "w") as archive:
         archive.writestr("fma_metadata/tracks.csv", "")
-    with pytest.raises(FmaError, match=r"has no fma_metadata/features\.csv"):
+    with pytest.raises(UserError, match=r"has no fma_metadata/features\.csv"):
         read_features(tmp_path)
 
 
@@ -236,13 +236,13 @@ def test_a_corrupt_zip_file_is_an_error_for_people(source, tmp_path, values):
         archive.write_bytes(data)
         try:
             np.testing.assert_array_equal(read_features(tmp_path).values, values)
-        except FmaError:
+        except UserError:
             refused += 1
     assert refused > 30
 
 
 def test_writing_to_no_folder_is_an_error_for_people(tmp_path, values):
-    with pytest.raises(FmaError, match=r"cannot be written \(No such file"):
+    with pytest.raises(UserError, match=r"cannot be written \(No such file"):
         write_features(tmp_path / "nowhere" / "t.csv", IDS, values)
     with pytest.raises(ValueError, match="7 values for 518 columns"):
         write_features(tmp_path / "t.csv", IDS, values[:, :7])

@@ -3,7 +3,9 @@ import sys
 
 import pytest
 
-from tfds_fma import GENRES, FmaError, genres_of
+import tfds_fma
+from mgc_jax import errors
+from tfds_fma import GENRES, UserError, genres_of
 
 
 def test_genres_are_in_the_order_of_matt():
@@ -22,7 +24,7 @@ def test_small_has_the_eight_genres_of_fma_small():
 
 
 def test_unknown_subset_is_an_error():
-    with pytest.raises(FmaError, match=r"'huge'.*small, medium, large, full"):
+    with pytest.raises(UserError, match=r"'huge'.*small, medium, large, full"):
         genres_of("huge")
 
 
@@ -40,3 +42,7 @@ def test_imports_and_help_are_light(code):
     check = f"{code}\nimport sys\nprint('loaded', [name for name in {heavy} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
     assert "loaded []" in output
+
+
+def test_there_is_one_user_error():
+    assert errors.UserError is tfds_fma.UserError is tfds_fma.FmaError

@@ -4,7 +4,7 @@ import zipfile
 import pytest
 from fma_trees import corruptions, write_table
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.source.tracks import read_tracks
 
 
@@ -46,7 +46,7 @@ def test_missing_column_is_named(tmp_path, column):
         "artist_id": "artist.id",
         "album_id": "album.id",
     }
-    with pytest.raises(FmaError, match=rf"tracks.csv lacks the column {named[column]}\. Get "):
+    with pytest.raises(UserError, match=rf"tracks.csv lacks the column {named[column]}\. Get "):
         read_tracks(tmp_path, "small")
 
 
@@ -62,29 +62,29 @@ def test_missing_column_is_named(tmp_path, column):
 )
 def test_values_that_make_no_sense_are_named(tmp_path, row, message):
     write_table(tmp_path, [{"track_id": 2} | row])
-    with pytest.raises(FmaError, match=message):
+    with pytest.raises(UserError, match=message):
         read_tracks(tmp_path, "small")
 
 
 def test_what_is_not_a_track_table(tmp_path):
-    with pytest.raises(FmaError, match=r"source folder .* does not exist"):
+    with pytest.raises(UserError, match=r"source folder .* does not exist"):
         read_tracks(tmp_path / "nowhere", "small")
-    with pytest.raises(FmaError, match=r"neither .*tracks.csv nor .*fma_metadata.zip exists. Get fma_metadata.zip"):
+    with pytest.raises(UserError, match=r"neither .*tracks.csv nor .*fma_metadata.zip exists. Get fma_metadata.zip"):
         read_tracks(tmp_path, "small")
     (tmp_path / "fma_metadata.zip").write_bytes(b"half a download")
-    with pytest.raises(FmaError, match=r"fma_metadata.zip:.* cannot be read \(File is not a zip file\). Get "):
+    with pytest.raises(UserError, match=r"fma_metadata.zip:.* cannot be read \(File is not a zip file\). Get "):
         read_tracks(tmp_path, "small")
     write_table(tmp_path, [{"track_id": 2}, {"track_id": 3}])
     path = tmp_path / "fma_metadata" / "tracks.csv"
     text = path.read_text()
     path.write_text(text[:-20])
-    with pytest.raises(FmaError, match=r"line 5: 6 of at least 10 columns.*cut off"):
+    with pytest.raises(UserError, match=r"line 5: 6 of at least 10 columns.*cut off"):
         read_tracks(tmp_path, "small")
     path.write_text("track_id,genre\n2,Rock\n")
-    with pytest.raises(FmaError, match="three header rows"):
+    with pytest.raises(UserError, match="three header rows"):
         read_tracks(tmp_path, "small")
     path.write_bytes(text.replace("100,Rock", "100,R\xf6ck").encode("latin-1"))
-    with pytest.raises(FmaError, match="line 4: genre 'R\N{REPLACEMENT CHARACTER}ck' is not among"):
+    with pytest.raises(UserError, match="line 4: genre 'R\N{REPLACEMENT CHARACTER}ck' is not among"):
         read_tracks(tmp_path, "small")
 
 
@@ -105,7 +105,7 @@ def test_harmless_oddities_are_told_and_survived(tmp_path):
 
 def test_two_rows_for_one_track_are_an_error(tmp_path):
     write_table(tmp_path, [{"track_id": 2}, {"track_id": 2, "split": "test"}])
-    with pytest.raises(FmaError, match=r"line 5: track 2 occurs a second time, with other contents. Keep one"):
+    with pytest.raises(UserError, match=r"line 5: track 2 occurs a second time, with other contents. Keep one"):
         read_tracks(tmp_path, "small")
 
 
@@ -143,7 +143,7 @@ def test_a_corrupt_zip_file_is_an_error_for_people(tmp_path, method):
         archive.write_bytes(data)
         try:
             assert read_tracks(tmp_path, "small") == tracks  # the changed bytes do not matter, as those of a date
-        except FmaError:
+        except UserError:
             refused += 1
     assert refused > 30
 
@@ -155,5 +155,5 @@ def test_a_table_that_may_not_be_read_is_an_error_for_people(tmp_path, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    with pytest.raises(FmaError, match=r"tracks.csv cannot be read \(.*Permission denied\)"):
+    with pytest.raises(UserError, match=r"tracks.csv cannot be read \(.*Permission denied\)"):
         read_tracks(tmp_path, "small")

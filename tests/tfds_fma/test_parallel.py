@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.parallel import ordered_map
 
 
@@ -16,5 +16,5 @@ def test_an_exception_in_a_worker_reaches_the_caller():
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_hang():
-    with pytest.raises(FmaError, match="A worker process died"):
+    with pytest.raises(UserError, match="A worker process died"):
         list(ordered_map(os._exit, [3], workers=1))

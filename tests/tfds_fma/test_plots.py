@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from tfds_fma import FmaError, plots
+from tfds_fma import UserError, plots
 from tfds_fma.clips.make import Clip
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.describe import main
@@ -126,7 +126,7 @@ def test_the_command_draws_both(dataset, tmp_path, capsys):
 def test_without_matplotlib(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for draw in (lambda: plots.plot_genres(None, "x.png"), lambda: plots.plot_examples(dataset, "x.png")):
-        with pytest.raises(FmaError, match="pip install matplotlib"):
+        with pytest.raises(UserError, match="pip install matplotlib"):
             draw()
     assert main(["--path", str(dataset), "--plots", str(tmp_path)]) == 1
     assert capsys.readouterr().out == ""  # nothing was read

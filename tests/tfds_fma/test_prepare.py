@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.clips.sources import fma_source
 from tfds_fma.command_line import prepared_below
 from tfds_fma.fma_dataset_builder import REJECTS_COLUMNS, Builder
@@ -334,7 +334,7 @@ def test_failing_after_the_last_shard_loses_nothing(tmp_path, mp3, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(f"tfds_fma.fma_dataset_builder.{where}", fail)
-        with pytest.raises(FmaError, match="the shards that are finished are kept"):
+        with pytest.raises(UserError, match="the shards that are finished are kept"):
             prepared(source, tmp_path / "data")
     _, lines = prepared(source, tmp_path / "data")
     assert any("5 tracks are done from an interrupted run" in line for line in lines)
@@ -352,7 +352,7 @@ def test_a_shard_that_was_cut_off_is_not_taken(tmp_path, mp3, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Builder, "_collect", cut_then_collect)
-        with pytest.raises(FmaError, match=r"missing or incomplete.*Run the same command"):
+        with pytest.raises(UserError, match=r"missing or incomplete.*Run the same command"):
             prepared(source, tmp_path / "data")
     assert "4 clips written" in prepared(source, tmp_path / "data")[1][-2]
 
@@ -430,7 +430,7 @@ def test_a_folder_that_is_no_dataset_is_not_taken_for_one(damaged, tmp_path):
     path = layout.version_dir(tmp_path, "small", MEL)
     path.mkdir(parents=True)
     assert find_prepared(tmp_path, "small", MEL) is None
-    with pytest.raises(FmaError, match=r"holds no complete dataset. Remove it, or use --overwrite"):
+    with pytest.raises(UserError, match=r"holds no complete dataset. Remove it, or use --overwrite"):
         prepared(damaged, tmp_path)
 
 
@@ -456,7 +456,7 @@ def test_errors_of_the_command_line(damaged, tmp_path, capsys):
 
 def test_reading_what_was_not_prepared_is_an_error(tmp_path):
     for read in (class_names, load, lambda path: read_split(path, "train")):
-        with pytest.raises(FmaError, match="holds no prepared dataset"):
+        with pytest.raises(UserError, match="holds no prepared dataset"):
             read(tmp_path)
 
 
@@ -488,7 +488,7 @@ def test_a_damaged_dataset_is_an_error_that_tells_the_remedy(damaged_prepared, t
     if (name, how) == ("dataset_info.json", "missing"):
         remedy = "holds no prepared dataset"
     for read in (load, read_dataset, lambda path: read_split(path, "train")):
-        with pytest.raises(FmaError, match=remedy):
+        with pytest.raises(UserError, match=remedy):
             read(path)
 
 
@@ -496,7 +496,7 @@ def test_a_shard_with_too_few_records_is_damage(damaged_prepared, tmp_path):
     path = tmp_path / "data"
     shutil.copytree(damaged_prepared, path)
     damage(path, TRAIN, "other")
-    with pytest.raises(FmaError, match=r"is damaged \(fma-train.*00001 has 1 of 2 records\)"):
+    with pytest.raises(UserError, match=r"is damaged \(fma-train.*00001 has 1 of 2 records\)"):
         read_dataset(path)
 
 
@@ -518,7 +518,7 @@ def test_a_failed_overwrite_leaves_the_old_dataset(damaged, damaged_prepared, tm
         raise error
 
     monkeypatch.setattr("tfds_fma.storage.shards.Staging._write_records", fail)
-    with pytest.raises((FmaError, KeyboardInterrupt), match=r"Make room and run the same command again|^$"):
+    with pytest.raises((UserError, KeyboardInterrupt), match=r"Make room and run the same command again|^$"):
         prepared(damaged, tmp_path, overwrite=True)
     assert contents(path) == contents(damaged_prepared)
 
@@ -548,7 +548,7 @@ def test_a_full_disk_keeps_what_is_finished(many_clips, tmp_path, monkeypatch):
 
     monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     monkeypatch.setattr(array_record_module, "ArrayRecordWriter", FullAfterTwoFiles)
-    with pytest.raises(FmaError, match=r"Cannot write to .* \(No space left on device\). Make room and run the same"):
+    with pytest.raises(UserError, match=r"Cannot write to .* \(No space left on device\). Make room and run the same"):
         prepared(many_clips, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
@@ -570,7 +570,7 @@ def test_tracks_without_a_genre_stay_in_large(tmp_path, mp3):
     assert columns["genre"].tolist() == [0, -1, -1]
     assert columns["genres_all"].tolist() == [[12, 25], [12], []]
     assert len(class_names(path)) == 16
-    with pytest.raises(FmaError, match=r"no audio in .*: looked for fma_full, fma_full.zip"):
+    with pytest.raises(UserError, match=r"no audio in .*: looked for fma_full, fma_full.zip"):
         prepared(tmp_path, tmp_path / "data", subset="full")
 
 
@@ -612,7 +612,7 @@ def test_beam_makes_the_same_bytes(many_clips, tmp_path, monkeypatch):
     monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
     write_table(tmp_path, [{"track_id": 2}])
     write_features(tmp_path / "fma_metadata" / "features.csv", np.array([2]), np.zeros((1, 518), np.float32))
-    with pytest.raises(FmaError, match="There is nothing for Beam to do"):
+    with pytest.raises(UserError, match="There is nothing for Beam to do"):
         prepare(tmp_path, "small", "features_518", tmp_path, beam_options=[])
     local, lines = prepared(many_clips, tmp_path / "local")
     for options in (["--runner=DirectRunner"], ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]):
@@ -624,7 +624,7 @@ def test_beam_makes_the_same_bytes(many_clips, tmp_path, monkeypatch):
 def test_beam_that_is_not_installed_is_an_error(damaged, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    with pytest.raises(FmaError, match=r"pip install 'mgc-jax\[beam\]'"):
+    with pytest.raises(UserError, match=r"pip install 'mgc-jax\[beam\]'"):
         prepared(damaged, tmp_path, beam_options=[])
 
 
@@ -633,7 +633,7 @@ def test_overwrite_with_a_wrong_source_deletes_nothing(damaged_prepared, tmp_pat
     shutil.copytree(damaged_prepared, path)
     write_table(tmp_path / "source", [{"track_id": 2, "genre": "Polka"}])
     (tmp_path / "source" / "fma_small").mkdir()
-    with pytest.raises(FmaError, match="Polka"):
+    with pytest.raises(UserError, match="Polka"):
         prepared(tmp_path / "source", tmp_path, overwrite=True)
     assert len(read_dataset(path)[1]) == 3
 

@@ -7,7 +7,7 @@ import pytest
 from fma_trees import clip_path, corruptions
 
 from tfds_fma.clips.make import Clip, Reject, make_clip
-from tfds_fma.errors import ClipError, FmaError
+from tfds_fma.errors import ClipError, UserError
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.audio_files import Container, find_containers
 from tfds_fma.source.tracks import Track
@@ -58,7 +58,7 @@ def test_a_zip_file_without_a_readable_list_is_refused(tmp_path, mp3):
     path.write_bytes(data.replace(b"PK\1\2", b"PK\7\7"))
     assert zipfile.is_zipfile(path)
     with pytest.raises(
-        FmaError, match=r"fma_small.zip is not a complete zip file \(Bad magic number.*download it again"
+        UserError, match=r"fma_small.zip is not a complete zip file \(Bad magic number.*download it again"
     ):
         find_containers(tmp_path, "small")
 

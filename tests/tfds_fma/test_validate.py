@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fma_trees import clip_path, write_table
 
-from tfds_fma import FmaError
+from tfds_fma import UserError
 from tfds_fma.preparation import prepare
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.validate import Findings, Validation, main, range_problem, render, validate, value_range
@@ -218,7 +218,7 @@ def test_rejects_are_not_in_the_data(own):
 def test_damaged_descriptions_are_an_error_with_the_remedy(own, name):
     data = (own / name).read_bytes()
     (own / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(FmaError, match=rf"{own} are? damaged|{own} is damaged") as caught:
+    with pytest.raises(UserError, match=rf"{own} are? damaged|{own} is damaged") as caught:
         validate(own)
     assert "--overwrite" in str(caught.value)
 

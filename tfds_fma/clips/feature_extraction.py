@@ -83,7 +83,7 @@ def extract(samples: np.ndarray, sample_rate: int, groups: Iterable[str] = tuple
     Raises:
       ClipError: if the audio is shorter than a window ("short"), not finite ("undecodable"), or its rate too low for
         the constant-Q transform ("low-rate").
-      FmaError: if there is no such feature.
+      UserError: if there is no such feature.
     """
     wanted = {group for name in groups for group in groups_of(name)}
     if len(samples) < _N_FFT:

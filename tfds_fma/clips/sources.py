@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tfds_fma.clips.make import Clip, Reject, make_clip
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
@@ -64,10 +64,10 @@ def fma_source(
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: name of a representation.
       log: takes lines about oddities of the tables.
-      verify: raises FmaError for a zip file that is not to be used; called for those that are needed.
+      verify: raises UserError for a zip file that is not to be used; called for those that are needed.
 
     Raises:
-      FmaError: if the tables or the audio are not there or make no sense.
+      UserError: if the tables or the audio are not there or make no sense.
     """
     source = Path(source).expanduser()
     chosen = get_representation(representation)
@@ -181,7 +181,7 @@ def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSo
       representation: name for what the arrays hold. That of a registered one is for arrays of its shape and type.
 
     Raises:
-      FmaError: if the files are not there or do not fit together, or the name does not fit them.
+      UserError: if the files are not there or do not fit together, or the name does not fit them.
     """
     arrays = read_arrays(files)
     check_splits(files, arrays.table.split)  # of the rows without a clip, too: rejects belong to a split
@@ -198,11 +198,11 @@ def _representation_of(arrays: Arrays, files: ArrayFiles, name: str) -> Represen
     shape, dtype = arrays.clips.shape[1:], arrays.clips.dtype.name
     try:
         known = get_representation(name)
-    except FmaError:
+    except UserError:
         axes = f"[{shape[0]} frames, {shape[1]} mel bands]" if len(shape) == 2 else f"[{shape[0]} features]"
         return Precomputed(name, shape, dtype, f"precomputed: {dtype} {axes} from {Path(files.place).name}")
     if (known.shape, known.dtype) != (shape, dtype):
-        raise FmaError(
+        raise UserError(
             f"{name} is {known.dtype} {list(known.shape)}, but the clips in {files.place} are {dtype} {list(shape)}. "
             "Give them a name of their own with --representation NAME."
         )
@@ -216,7 +216,7 @@ def _class_names(arrays: Arrays, files: ArrayFiles, subset: str) -> tuple[str, .
         return arrays.genres
     strange = [genre for genre in arrays.genres if genre not in genres_of(subset)]
     if strange:
-        raise FmaError(
+        raise UserError(
             f"{files.table}: {strange[0]!r} is not among the genres of subset {subset!r} "
             f"({', '.join(genres_of(subset))}). Choose --subset medium, or set {files.flags['genres']}"
         )

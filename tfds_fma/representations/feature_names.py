@@ -8,7 +8,7 @@ table, ``fma_metadata/features.csv``; `tfds_fma.extract_features` computes the f
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,13 +70,13 @@ def groups_of(name: str) -> tuple[str, ...]:
       name: a feature set (a key of FEATURE_SETS), a feature (a key of GROUPS), or several of them joined by "+".
 
     Raises:
-      FmaError: if there is no such set or feature.
+      UserError: if there is no such set or feature.
     """
     choices = {group: (group,) for group in GROUPS} | FEATURE_SETS
     wanted: set[str] = set()
     for part in name.split("+"):
         if part not in choices:
-            raise FmaError(
+            raise UserError(
                 f"Unknown features {part!r}{f' in {name!r}' if part != name else ''}. Choose from: "
                 f'{", ".join(sorted(choice for choice in choices if "+" not in choice))}; join several with "+".'
             )
@@ -88,7 +88,7 @@ def columns_of(groups: Iterable[str]) -> "np.ndarray":
     """Returns the positions in COLUMNS of the columns of some features, int64 [column], ascending.
 
     Raises:
-      FmaError: if there is no such feature.
+      UserError: if there is no such feature.
     """
     import numpy as np
 

@@ -10,7 +10,7 @@ the registry.
 import re
 from typing import TYPE_CHECKING, Any
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.representations.feature_names import FEATURE_SETS, GROUPS
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def get_representation(name: str) -> Representation:
     """Looks a representation up by name.
 
     Raises:
-      FmaError: if there is none of that name.
+      UserError: if there is none of that name.
     """
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name]
     audio = re.fullmatch(r"audio_([1-9]\d{3,4})(_short)?", name)
     if audio and 4_000 <= int(audio[1]) <= 48_000:
         return Audio(int(audio[1]), short=bool(audio[2]))
-    raise FmaError(
+    raise UserError(
         f"Unknown representation {name!r}. Choose one of: {', '.join(REPRESENTATIONS)}; or audio_RATE with a rate "
         "from 4000 to 48000 Hz."
     )
@@ -92,7 +92,7 @@ def demo_representation(name: str) -> str:
     """
     try:
         chosen = get_representation(name)
-    except FmaError:
+    except UserError:
         return "mel_256x96"
     if isinstance(chosen, Audio):
         return Audio(chosen.sample_rate, short=True).name

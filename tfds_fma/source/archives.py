@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_fma.errors import UNREADABLE, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, UserError, in_words
 
 # Where FMA publishes its archives, each under its own name.
 FMA_URL = "https://os.unil.cloud.switch.ch/fma/"
@@ -93,7 +93,7 @@ _SUSPICIOUS = "FMA's own archives hold nothing like it: download it again, or mo
 
 
 def check_zip(path: Path) -> None:
-    """Raises FmaError unless a zip file is complete and harmless, going by the list of files at its end.
+    """Raises UserError unless a zip file is complete and harmless, going by the list of files at its end.
 
     Whoever reads a member with `zipfile.ZipFile.read` gets at most the declared size, which is checked here, and an
     error if the CRC is wrong. But a list that declares too little is not noticed here, and zipfile (as of Python 3.11)
@@ -101,21 +101,21 @@ def check_zip(path: Path) -> None:
     against that.
 
     Raises:
-      FmaError: if the list cannot be read, or a member has a path that leads out of the folder into which the
+      UserError: if the list cannot be read, or a member has a path that leads out of the folder into which the
         archive is unpacked, is a symbolic link, or unpacks to more than any clip or table of FMA's.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except UNREADABLE as error:
-        raise FmaError(
+        raise UserError(
             f"{path} is not a complete zip file ({in_words(error)}): download it again, or move it away."
         ) from error
     limits = _limits(path.name)
     for member in members:
         fault = _fault(member, limits)
         if fault:
-            raise FmaError(f"{path}: its member {member.orig_filename!r} {fault}. {_SUSPICIOUS}")
+            raise UserError(f"{path}: its member {member.orig_filename!r} {fault}. {_SUSPICIOUS}")
 
 
 def size_limit(name: str) -> int:
@@ -158,7 +158,7 @@ def verify_checksum(path: Path, cache_dir: Path, log: Callable[[str], None]) -> 
       log: takes a line before an archive is read, which takes a second or two per GiB.
 
     Raises:
-      FmaError: if the sum is another one, or the file cannot be read.
+      UserError: if the sum is another one, or the file cannot be read.
     """
     official = OFFICIAL.get(path.name)
     if official is None:
@@ -170,9 +170,9 @@ def verify_checksum(path: Path, cache_dir: Path, log: Callable[[str], None]) -> 
         log(f"{path}: verifying {readable_size(path.stat().st_size)}")
         found = sha1_of(path)
     except OSError as error:
-        raise FmaError(f"{path} cannot be read ({in_words(error)}): download it again, or move it away.") from error
+        raise UserError(f"{path} cannot be read ({in_words(error)}): download it again, or move it away.") from error
     if found != official.sha1:
-        raise FmaError(
+        raise UserError(
             f"{path} has the SHA-1 {found}, the published one is {official.sha1}: it is damaged or not the official "
             "file. Delete it and run again with --download, or accept it as it is with --unverified."
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_fma.errors import FmaError
+from tfds_fma.errors import UserError
 from tfds_fma.labels import GENRES, SUBSETS
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
 
@@ -165,14 +165,14 @@ def parse_columns(pairs: Iterable[str]) -> Columns:
     """Reads ``artist=artist_id`` and the like; ``album=`` says that there is no such column.
 
     Raises:
-      FmaError: if what stands before the ``=`` is no column that is used.
+      UserError: if what stands before the ``=`` is no column that is used.
     """
     known = [column.name for column in dataclasses.fields(Columns)]
     given = {}
     for pair in pairs:
         what, equals, name = pair.partition("=")
         if not equals or what not in known:
-            raise FmaError(f"--columns takes <what>=NAME with <what> one of {', '.join(known)}; not {pair!r}.")
+            raise UserError(f"--columns takes <what>=NAME with <what> one of {', '.join(known)}; not {pair!r}.")
         given[what] = name
     return Columns(**given)
 
@@ -183,10 +183,10 @@ def read_arrays(files: ArrayFiles) -> Arrays:
     Whether the values are finite is not looked at here: see `require_finite`.
 
     Raises:
-      FmaError: if a file is not there or damaged, or they do not fit together.
+      UserError: if a file is not there or damaged, or they do not fit together.
     """
     if not files.table:
-        raise FmaError(
+        raise UserError(
             f"Precomputed arrays need a track table: set {files.flags['table']} (and {files.flags['clips']} for the "
             "arrays)"
         )
@@ -206,7 +206,7 @@ def read_arrays(files: ArrayFiles) -> Arrays:
 
 
 def check_splits(files: ArrayFiles, splits: np.ndarray) -> None:
-    """Raises FmaError if one of the words is no split.
+    """Raises UserError if one of the words is no split.
 
     Args:
       files: what the words come from.
@@ -216,7 +216,7 @@ def check_splits(files: ArrayFiles, splits: np.ndarray) -> None:
 
 
 def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
-    """Raises FmaError if there are infinities or NaNs in the clips that `files` names."""
+    """Raises UserError if there are infinities or NaNs in the clips that `files` names."""
     clips = arrays.clips
     if clips.dtype == np.uint8:
         return
@@ -225,7 +225,7 @@ def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
         finite = np.isfinite(some).reshape(len(some), -1).all(axis=1)
         if not finite.all():
             track_id = arrays.table.track_id[arrays.row[start + int(np.argmin(finite))]]
-            raise FmaError(f"{files.place}: the values of track {track_id} are not all finite")
+            raise UserError(f"{files.place}: the values of track {track_id} are not all finite")
 
 
 def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -256,10 +256,10 @@ def _label_list(found: set[str]) -> tuple[str, ...]:
 
 
 def _check_words(files: ArrayFiles, column: str, words: np.ndarray, allowed: tuple[str, ...], remedy: str) -> None:
-    """Raises FmaError if one of the words of a column is not allowed."""
+    """Raises UserError if one of the words of a column is not allowed."""
     strange = sorted(set(words.tolist()) - set(allowed))
     if strange:
-        raise FmaError(
+        raise UserError(
             f"{files.table}: {strange[0]!r} in column {column!r} is not one of {', '.join(allowed)}. {remedy}."
         )
 
@@ -277,23 +277,23 @@ def _read_columns(files: ArrayFiles) -> dict[str, np.ndarray]:
             reader = csv.DictReader(file)
             for name in wanted:
                 if name not in (reader.fieldnames or ()):
-                    raise FmaError(
+                    raise UserError(
                         f"{files.table} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
                         f"right one with {files.flags['columns']} (artist and album may be empty: unknown)."
                     )
             rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
     except FileNotFoundError:
-        raise FmaError(f"track table {files.table} does not exist; set {files.flags['table']}") from None
+        raise UserError(f"track table {files.table} does not exist; set {files.flags['table']}") from None
     except (OSError, csv.Error) as error:
-        raise FmaError(f"track table {files.table} cannot be read as CSV: {error}") from error
+        raise UserError(f"track table {files.table} cannot be read as CSV: {error}") from error
     if not rows:
-        raise FmaError(f"track table {files.table} has no rows")
+        raise UserError(f"track table {files.table} has no rows")
     texts = {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
     for name in named.values():
         empty = np.flatnonzero(texts[name] == "")
         if len(empty):
             track = str(texts[files.columns.track_id][empty[0]])
-            raise FmaError(
+            raise UserError(
                 f"{files.table}: column {name!r} is empty for track {track!r} (row {empty[0] + 2}); drop that row or "
                 "fill it in"
             )
@@ -301,17 +301,17 @@ def _read_columns(files: ArrayFiles) -> dict[str, np.ndarray]:
 
 
 def _track_table(files: ArrayFiles, texts: dict[str, np.ndarray]) -> TrackTable:
-    """Turns columns of text into a table; raises FmaError if its track ids are none."""
+    """Turns columns of text into a table; raises UserError if its track ids are none."""
     columns = files.columns
     try:
         track_id = texts[columns.track_id].astype(np.int64)
     except (ValueError, OverflowError):
-        raise FmaError(
+        raise UserError(
             f"{files.table}: column {columns.track_id!r} has track ids that are not whole numbers"
         ) from None
     values, counts = np.unique(track_id, return_counts=True)
     if counts.max() > 1:
-        raise FmaError(f"{files.table}: track id {values[counts > 1][0]} occurs more than once")
+        raise UserError(f"{files.table}: track id {values[counts > 1][0]} occurs more than once")
     unknown = np.full(len(track_id), "")
 
     def text(column: str) -> np.ndarray:
@@ -335,14 +335,14 @@ def _track_table(files: ArrayFiles, texts: dict[str, np.ndarray]) -> TrackTable:
 def _feature_columns(files: ArrayFiles, texts: dict[str, np.ndarray]) -> np.ndarray:
     """Returns columns of the table as float32 [row, feature]."""
     if not files.features:
-        raise FmaError(
+        raise UserError(
             f"Precomputed arrays need clips: set {files.flags['clips']}, or {files.flags['features']} to use columns "
             "of the table"
         )
     try:
         return np.stack([texts[name].astype(np.float32) for name in files.features], axis=1)
     except ValueError as error:
-        raise FmaError(f"{files.table}: a feature column is not numeric: {error}") from error
+        raise UserError(f"{files.table}: a feature column is not numeric: {error}") from error
 
 
 # --- the arrays ---------------------------------------------------------------------------------------------
@@ -354,10 +354,10 @@ def _load(path: str) -> dict[str, np.ndarray]:
         loaded = np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
         return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
     except FileNotFoundError:
-        raise FmaError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
         # NumPy's own text may advise to load it unsafely.
-        raise FmaError(
+        raise UserError(
             f"{path} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
             "holds Python objects. Save the arrays with numpy.savez."
         ) from error
@@ -369,33 +369,33 @@ def _read_clips(files: ArrayFiles, table_ids: np.ndarray) -> tuple[np.ndarray, n
     ids = loaded.pop(files.ids_key, table_ids)
     key = files.clips_key or (next(iter(loaded)) if len(loaded) == 1 else None)
     if key not in loaded:
-        raise FmaError(
+        raise UserError(
             f"{files.clips} holds {', '.join(loaded)}; say which one is the clips with {files.flags['clips_key']}"
         )
     clips = loaded[key]
     if files.ids:
         beside = _load(files.ids)
         if len(beside) != 1:
-            raise FmaError(
+            raise UserError(
                 f"{files.ids} holds {', '.join(beside)}; give the track ids alone with {files.flags['ids']}"
             )
         (ids,) = beside.values()
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise FmaError(f"{files.ids or files.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
+        raise UserError(f"{files.ids or files.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
     if files.axes not in AXES:
-        raise FmaError(f"axes {files.axes!r} is none of {', '.join(map(repr, AXES))}; set {files.flags['axes']}")
+        raise UserError(f"axes {files.axes!r} is none of {', '.join(map(repr, AXES))}; set {files.flags['axes']}")
     axes = files.axes.split()
     if clips.ndim != len(axes):
-        raise FmaError(f"{files.clips}: clips have {clips.ndim} axes, not {files.axes!r}; set {files.flags['axes']}")
+        raise UserError(f"{files.clips}: clips have {clips.ndim} axes, not {files.axes!r}; set {files.flags['axes']}")
     if len(ids) != len(clips):
-        raise FmaError(
+        raise UserError(
             f"{files.clips} has {len(clips)} clips but there are {len(ids)} track ids; give the ids with "
             f"{files.flags['ids']} or make the table's rows match the clips"
         )
     if axes == ["clip", "mel", "time"]:
         clips = clips.transpose(0, 2, 1)
     if clips.dtype not in _CLIP_DTYPES:
-        raise FmaError(f"{files.clips}: clips are {clips.dtype}; store them as uint8, float16 or float32")
+        raise UserError(f"{files.clips}: clips are {clips.dtype}; store them as uint8, float16 or float32")
     return clips, np.asarray(ids).astype(np.int64)
 
 
@@ -408,7 +408,7 @@ def _rows_of(files: ArrayFiles, ids: np.ndarray, table_ids: np.ndarray) -> np.nd
     found = order[np.minimum(np.searchsorted(table_ids, ids, sorter=order), len(order) - 1)]
     if not np.array_equal(table_ids[found], ids):
         stray = ids[table_ids[found] != ids][0]
-        raise FmaError(f"{files.clips} has track {stray}, which {files.table} does not have")
+        raise UserError(f"{files.clips} has track {stray}, which {files.table} does not have")
     if len(np.unique(ids)) < len(ids):
-        raise FmaError(f"{files.clips}: a track id occurs more than once")
+        raise UserError(f"{files.clips}: a track id occurs more than once")
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tfds_fma.errors import UNREADABLE, ClipError, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, ClipError, UserError, in_words
 from tfds_fma.source.archives import check_zip, readable_size, size_limit
 
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
@@ -118,24 +118,24 @@ def _relative_path(track_id: int) -> str:
 
 
 def check_source_folder(source: Path) -> None:
-    """Raises FmaError unless the source is a folder."""
+    """Raises UserError unless the source is a folder."""
     if not source.is_dir():
         what = "is not a folder" if source.exists() else "does not exist"
-        raise FmaError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
+        raise UserError(f"The source folder {source} {what}. Give the folder that holds fma_metadata and the audio.")
 
 
 def find_containers(source: str | Path, subset: str) -> tuple[Container, ...]:
     """Lists the folders and zip files that may hold clips of the subset, in the order to look into them.
 
     Raises:
-      FmaError: if there is none, or a zip file is incomplete or not harmless (`tfds_fma.source.archives.check_zip`).
+      UserError: if there is none, or a zip file is incomplete or not harmless (`tfds_fma.source.archives.check_zip`).
     """
     check_source_folder(Path(source))
     candidates = [Path(source) / (name + ending) for name in _ARCHIVES[subset] for ending in ("", ".zip")]
     found = [path for path in candidates if (path.is_file() if path.suffix == ".zip" else path.is_dir())]
     if not found:
         names = ", ".join(path.name for path in candidates)
-        raise FmaError(
+        raise UserError(
             f"There is no audio in {source}: looked for {names}. Get fma_{subset}.zip from "
             "https://github.com/mdeff/fma and put it there, zipped or not."
         )

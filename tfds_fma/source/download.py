@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
-from tfds_fma.errors import UNREADABLE, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.locks import only_one
 from tfds_fma.source.archives import FMA_URL, OFFICIAL, Archive, readable_size, sha1_of
 
@@ -132,11 +132,11 @@ def download(
       progress: whether to show a progress bar.
 
     Raises:
-      FmaError: if an archive cannot be had, is not the published one, or does not fit on the disk. What has come
+      UserError: if an archive cannot be had, is not the published one, or does not fit on the disk. What has come
         so far is kept, except where its sum is wrong.
     """
     if not base_url.startswith(("https://", "http://")):
-        raise FmaError(f"The address {base_url} does not begin with https:// or http://.")
+        raise UserError(f"The address {base_url} does not begin with https:// or http://.")
     directory = Path(directory).expanduser().absolute()
     targets = [
         _Target(archive, f"{base_url.rstrip('/')}/{archive.file_name}", directory) for archive in _archives(names)
@@ -158,12 +158,12 @@ def _archives(names: Iterable[str]) -> list[Archive]:
     for file in files:
         if file not in OFFICIAL:
             known = ", ".join(name.removesuffix(".zip") for name in OFFICIAL)
-            raise FmaError(f"FMA has no archive {file.removesuffix('.zip')!r}. Choose among {known}.")
+            raise UserError(f"FMA has no archive {file.removesuffix('.zip')!r}. Choose among {known}.")
     return [OFFICIAL[file] for file in files]
 
 
 def _announce(targets: list[_Target], directory: Path, log: Callable[[str], None]) -> None:
-    """Says what will be fetched; raises FmaError if the disk is too small, going by the published sizes."""
+    """Says what will be fetched; raises UserError if the disk is too small, going by the published sizes."""
     log(f"Archives of FMA for {directory}:")
     for target in targets:
         received = target.received()
@@ -176,10 +176,10 @@ def _announce(targets: list[_Target], directory: Path, log: Callable[[str], None
 
 
 def _require_space(directory: Path, needed: int) -> None:
-    """Raises FmaError if the disk has less than `needed` bytes left."""
+    """Raises UserError if the disk has less than `needed` bytes left."""
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise FmaError(
+        raise UserError(
             f"The disk of {directory} has {readable_size(free)} left, too little for the {readable_size(needed)} "
             "still to fetch. Free some space, or choose another folder."
         )
@@ -200,7 +200,7 @@ def _fetch(target: _Target, log: Callable[[str], None], progress: bool) -> None:
                 furthest, failures = received, 0
             if failures == len(PAUSES_S):
                 kept = f" {readable_size(received)} are kept in {target.part}." if received else ""
-                raise FmaError(
+                raise UserError(
                     f"Cannot fetch {target.url}: {error} ({failures + 1} times in a row).{kept} Check the connection "
                     "and run the same command again; it goes on from there."
                 ) from error
@@ -215,7 +215,7 @@ def _transfer(target: _Target, log: Callable[[str], None], progress: bool) -> No
 
     Raises:
       _Interrupted: if that failed in a way that may pass.
-      FmaError: if it makes no sense to try again.
+      UserError: if it makes no sense to try again.
     """
     received, known = target.received(), target.known_version()
     if known and received == known.size:
@@ -226,7 +226,7 @@ def _transfer(target: _Target, log: Callable[[str], None], progress: bool) -> No
     response, version = answer
     with response:
         if abs(version.size - target.archive.size) > _SIZE_TOLERANCE * target.archive.size:
-            raise FmaError(
+            raise UserError(
                 f"{target.url} has {readable_size(version.size)} instead of {readable_size(target.archive.size)}, so "
                 f"it is another file or a page of a proxy. Check it in a browser, or {_BY_HAND}."
             )
@@ -262,7 +262,7 @@ def _ask(url: str, received: int, known: _Version | None) -> tuple[_Response, _V
     version = _version_of(response)
     if response.status != http.HTTPStatus.OK or version is None:
         response.close()
-        raise FmaError(
+        raise UserError(
             f"{url}: the server answers with status {response.status}, instead of sending the file and saying how "
             f"long it is. A proxy may be the cause; try without it, or {_BY_HAND}."
         )
@@ -284,7 +284,7 @@ def _request(url: str, headers: dict[str, str]) -> _Response:
 
     Raises:
       _Interrupted: on failures that may pass.
-      FmaError: on others.
+      UserError: on others.
     """
     request = urllib.request.Request(url, headers=headers | {"User-Agent": "tfds_fma"})
     try:
@@ -296,11 +296,11 @@ def _request(url: str, headers: dict[str, str]) -> _Response:
         answer = f"the server answers {error.code} ({error.reason})"
         if error.code in _PASSING_STATUSES:
             raise _Interrupted(answer) from error
-        raise FmaError(f"Cannot fetch {url}: {answer}. Try again later, or {_BY_HAND}.") from error
+        raise UserError(f"Cannot fetch {url}: {answer}. Try again later, or {_BY_HAND}.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise FmaError(
+            raise UserError(
                 f"Cannot fetch {url}: {reason.verify_message}. Check the clock and the certificates of this computer."
             ) from error
         raise _Interrupted(f"no answer ({_in_words(reason)})") from error
@@ -343,7 +343,7 @@ def _receive(response: _Response, target: _Target, version: _Version, start: int
                 bar.update(len(block))
     except OSError as error:  # of the disk; those of the connection are _Interrupted
         missing = readable_size(target.missing(version.size))
-        raise FmaError(
+        raise UserError(
             f"Cannot write to {target.part} ({in_words(error)}); {missing} of {readable_size(version.size)} are still "
             "missing. Make room for them and run the same command again; it goes on from there."
         ) from error
@@ -381,7 +381,7 @@ def _finish(target: _Target, log: Callable[[str], None]) -> None:
         target.version_file.unlink(missing_ok=True)  # the part is complete; its size tells
         if found != target.archive.sha1:
             target.part.unlink()
-            raise FmaError(
+            raise UserError(
                 f"{target.archive.file_name} from {target.url} has the SHA-1 {found}, the published one is "
                 f"{target.archive.sha1}: it was damaged on the way, or the server has another file. Nothing of it was "
                 f"kept. Run the same command again; if that ends the same, {_BY_HAND}."
@@ -390,7 +390,7 @@ def _finish(target: _Target, log: Callable[[str], None]) -> None:
         os.replace(target.part, target.path)
         _to_disk(target.directory)
     except OSError as error:
-        raise FmaError(
+        raise UserError(
             f"Cannot turn {target.part} into {target.path} ({in_words(error)}). Put that right and run the same "
             "command again; nothing is fetched twice."
         ) from error

@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from tfds_fma.errors import UNREADABLE, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.representations.feature_names import COLUMNS, GROUPS, Column, columns_of
 from tfds_fma.source.archives import check_zip
 
@@ -70,7 +70,7 @@ def read_features(source: str | Path, groups: Iterable[str] | None = None) -> Fe
       The table; its columns are in the order of COLUMNS, whatever their order in the file.
 
     Raises:
-      FmaError: if there is no table, it is cut off or damaged, lacks columns, holds a track twice, or a cell that is
+      UserError: if there is no table, it is cut off or damaged, lacks columns, holds a track twice, or a cell that is
         no number.
     """
     path, name = _find(Path(source))
@@ -80,13 +80,13 @@ def read_features(source: str | Path, groups: Iterable[str] | None = None) -> Fe
             columns = _wanted_columns(positions, groups, name)
             track_id, values = _read_rows(file, [positions[column] for column in columns], columns, width, name)
     except UNREADABLE as error:
-        raise FmaError(f"{name} cannot be read ({in_words(error)}). {_REMEDY}") from error
+        raise UserError(f"{name} cannot be read ({in_words(error)}). {_REMEDY}") from error
     if not len(track_id):
-        raise FmaError(f"{name} has no tracks below its header. {_REMEDY}")
+        raise UserError(f"{name} has no tracks below its header. {_REMEDY}")
     ids, counts = np.unique(track_id, return_counts=True)
     if len(ids) < len(track_id):
         repeated = ", ".join(map(str, ids[counts > 1][:5]))
-        raise FmaError(f"{name} holds tracks more than once ({repeated}). Keep one row of each.")
+        raise UserError(f"{name} holds tracks more than once ({repeated}). Keep one row of each.")
     return FeatureTable(track_id, values, columns)
 
 
@@ -94,15 +94,15 @@ def _find(source: Path) -> tuple[Path, str]:
     """Returns the file (the table or the zip file that holds it) and a name of the table for messages."""
     if source.suffix == ".csv":
         if not source.is_file():
-            raise FmaError(f"There is no feature table {source}. {_REMEDY}")
+            raise UserError(f"There is no feature table {source}. {_REMEDY}")
         return source, str(source)
     if not source.is_dir():
-        raise FmaError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
+        raise UserError(f"The source folder {source} does not exist. Give the folder that holds fma_metadata.")
     path, archive = source / _MEMBER, source / "fma_metadata.zip"
     if path.is_file():
         return path, str(path)
     if not archive.is_file():
-        raise FmaError(f"There is no feature table: neither {path} nor {archive} exists. {_REMEDY}")
+        raise UserError(f"There is no feature table: neither {path} nor {archive} exists. {_REMEDY}")
     check_zip(archive)
     return archive, f"{archive}:{_MEMBER}"
 
@@ -116,7 +116,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             return
         opened = stack.enter_context(zipfile.ZipFile(path))
         if _MEMBER not in opened.namelist():
-            raise FmaError(f"{path} has no {_MEMBER}. {_REMEDY}")
+            raise UserError(f"{path} has no {_MEMBER}. {_REMEDY}")
         yield stack.enter_context(opened.open(_MEMBER))
 
 
@@ -126,15 +126,15 @@ def _read_header(file: IO[bytes], name: str) -> tuple[dict[Column, int], int]:
     width = len(rows[0])
     if {len(row) for row in rows} != {width} or rows[3][0] != _INDEX or any(rows[3][1:]):
         if rows[3][0] == "path":
-            raise FmaError(f"{name} was made with --audio: it has paths in place of track ids. Read it with pandas.")
-        raise FmaError(
+            raise UserError(f"{name} was made with --audio: it has paths in place of track ids. Read it with pandas.")
+        raise UserError(
             f"{name} does not begin with FMA's four header rows: features, statistics, numbers, {_INDEX}. {_REMEDY}"
         )
     known = set(COLUMNS)
     positions: dict[Column, int] = {}
     for position, column in enumerate(zip(*rows[:3], strict=True)):
         if column in positions:
-            raise FmaError(f"{name} has the column {'.'.join(column)} twice. {_REMEDY}")
+            raise UserError(f"{name} has the column {'.'.join(column)} twice. {_REMEDY}")
         if column in known:
             positions[column] = position
     return positions, width
@@ -146,17 +146,17 @@ def _cells(line: bytes) -> list[str]:
 
 
 def _wanted_columns(positions: dict[Column, int], groups: Iterable[str] | None, name: str) -> tuple[Column, ...]:
-    """Returns the columns to read; raises FmaError if the file lacks one."""
+    """Returns the columns to read; raises UserError if the file lacks one."""
     present = {group for group, _, _ in positions}
     wanted = tuple(COLUMNS[position] for position in columns_of(present if groups is None else groups))
     absent = tuple(group for group in GROUPS if group in {column[0] for column in wanted} - present)
     if absent or not wanted:
         has = ", ".join(group for group in GROUPS if group in present) or "none of FMA's features"
-        raise FmaError(f"{name} has no columns of {', '.join(absent) or 'any feature'}; it has {has}. {_REMEDY}")
+        raise UserError(f"{name} has no columns of {', '.join(absent) or 'any feature'}; it has {has}. {_REMEDY}")
     missing = [".".join(column) for column in wanted if column not in positions]
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise FmaError(f"{name} lacks {len(missing)} columns ({some}). {_REMEDY}")
+        raise UserError(f"{name} lacks {len(missing)} columns ({some}). {_REMEDY}")
     return wanted
 
 
@@ -179,7 +179,7 @@ def _read_rows(
     while chunk := file.read(_CHUNK_BYTES):
         chunk += file.readline()
         if not chunk.endswith(b"\n"):
-            raise FmaError(f"{name} ends in the middle of a line, so it is cut off. {_REMEDY}")
+            raise UserError(f"{name} ends in the middle of a line, so it is cut off. {_REMEDY}")
         if not chunk.strip():
             continue
         try:
@@ -188,7 +188,7 @@ def _read_rows(
                 raise pa.ArrowInvalid("a row without a track id")
         except pa.ArrowInvalid as error:
             where = _fault(chunk, line_number, dict(zip(positions, columns, strict=True)), width)
-            raise FmaError(f"{name}, {where or in_words(error)}. {_REMEDY}") from error
+            raise UserError(f"{name}, {where or in_words(error)}. {_REMEDY}") from error
         track_id.append(table.column(0).to_numpy())
         values += np.stack([column.to_numpy() for column in table.columns[1:]], axis=1).tobytes()
         line_number += chunk.count(b"\n")
@@ -233,7 +233,7 @@ def write_features(path: str | Path, track_ids: np.ndarray, values: np.ndarray) 
       values: float [track, 518], in the order of COLUMNS; a NaN becomes an empty cell.
 
     Raises:
-      FmaError: if the file cannot be written.
+      UserError: if the file cannot be written.
     """
     rows = (format_row(str(track), row) for track, row in zip(track_ids, values, strict=True))
     write_rows(Path(path), _INDEX, rows)
@@ -258,7 +258,7 @@ def write_rows(path: Path, index: str, rows: Iterable[str]) -> None:
       rows: the rows.
 
     Raises:
-      FmaError: if the file cannot be written.
+      UserError: if the file cannot be written.
     """
     levels = zip(*COLUMNS, strict=True)
     header = [[title, *level] for title, level in zip(("feature", "statistics", "number"), levels, strict=True)]
@@ -272,7 +272,7 @@ def write_rows(path: Path, index: str, rows: Iterable[str]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise FmaError(f"{path} cannot be written ({error.strerror}). Choose another file.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another file.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TextIO
 
-from tfds_fma.errors import UNREADABLE, FmaError, in_words
+from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.labels import genres_of
 from tfds_fma.source.audio_files import check_source_folder
 
@@ -104,7 +104,7 @@ def read_tracks(source: str | Path, subset: str, log: Callable[[str], None] | No
       log: takes the lines.
 
     Raises:
-      FmaError: if there is no table, it is cut off or damaged, lacks a column, has no track of the subset, holds a
+      UserError: if there is no table, it is cut off or damaged, lacks a column, has no track of the subset, holds a
         genre, split or number that makes no sense, or two different rows for one track.
     """
     genres = set(genres_of(subset))
@@ -123,7 +123,7 @@ def read_tracks(source: str | Path, subset: str, log: Callable[[str], None] | No
                 if not row:  # a blank line
                     continue
                 if len(row) < width:
-                    raise FmaError(
+                    raise UserError(
                         f"{name}, line {rows.line_num}: {len(row)} of at least {width} columns, so the file "
                         f"is damaged or cut off. {_DOWNLOAD}"
                     )
@@ -143,17 +143,17 @@ def read_tracks(source: str | Path, subset: str, log: Callable[[str], None] | No
             csv.field_size_limit(previous_limit)
     ordered = [track for label in _LABELS_OF[subset] for track in tracks[label]]
     if not ordered:
-        raise FmaError(f"{name} has no track of the subset {subset!r}: is it FMA's own table? {_DOWNLOAD}")
+        raise UserError(f"{name} has no track of the subset {subset!r}: is it FMA's own table? {_DOWNLOAD}")
     if log is not None:
         _tell_oddities(log, name, unknown, repeated, not_utf8)
     return ordered
 
 
 def _check_same(track: Track, first: Track, where: str) -> None:
-    """Raises FmaError if a track that occurs again differs from its first row."""
+    """Raises UserError if a track that occurs again differs from its first row."""
     if track == first or repr(track) == repr(first):  # NaN durations are equal in writing only
         return
-    raise FmaError(
+    raise UserError(
         f"{where}: track {track.track_id} occurs a second time, with other contents. Keep one of the two rows. "
         f"{_DOWNLOAD}"
     )
@@ -176,12 +176,12 @@ def _tell_oddities(
 def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
     """Opens tracks.csv from a folder, else from the zip file; yields it with a name for messages.
 
-    Errors of reading it become FmaErrors, also in the `with` block.
+    Errors of reading it become UserErrors, also in the `with` block.
     """
     check_source_folder(source)
     path, archive = source / _MEMBER, source / "fma_metadata.zip"
     if not path.is_file() and not archive.is_file():
-        raise FmaError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")
+        raise UserError(f"There is no track table: neither {path} nor {archive} exists. {_DOWNLOAD}")
     name = str(path) if path.is_file() else f"{archive}:{_MEMBER}"
     try:
         with contextlib.ExitStack() as stack:
@@ -190,22 +190,22 @@ def _open_table(source: Path) -> Iterator[tuple[TextIO, str]]:
             else:
                 opened = stack.enter_context(zipfile.ZipFile(archive))
                 if _MEMBER not in opened.namelist():
-                    raise FmaError(f"{archive} has no {_MEMBER}. {_DOWNLOAD}")
+                    raise UserError(f"{archive} has no {_MEMBER}. {_DOWNLOAD}")
                 raw = stack.enter_context(opened.open(_MEMBER))
             yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline="")), name
     except UNREADABLE as error:
-        raise FmaError(f"{name} cannot be read ({in_words(error)}). {_DOWNLOAD}") from error
+        raise UserError(f"{name} cannot be read ({in_words(error)}). {_DOWNLOAD}") from error
 
 
 def _column_index(rows: Iterator[list[str]], name: str) -> dict[str, int]:
     """Consumes the three header rows; returns the position of every needed column, "track_id" included."""
     groups, fields, index_row = next(rows, []), next(rows, []), next(rows, [])
     if not index_row or index_row[0] != "track_id":
-        raise FmaError(f"{name} does not begin with FMA's three header rows (groups, fields, track_id). {_DOWNLOAD}")
+        raise UserError(f"{name} does not begin with FMA's three header rows (groups, fields, track_id). {_DOWNLOAD}")
     positions = {pair: position for position, pair in enumerate(zip(groups, fields, strict=False))}
     missing = [".".join(pair) for pair in _COLUMNS.values() if pair not in positions]
     if missing:
-        raise FmaError(f"{name} lacks the column {' and '.join(missing)}. {_DOWNLOAD}")
+        raise UserError(f"{name} lacks the column {' and '.join(missing)}. {_DOWNLOAD}")
     optional = {key: positions[pair] for key, pair in _OPTIONAL_COLUMNS.items() if pair in positions}
     return {"track_id": 0} | {key: positions[pair] for key, pair in _COLUMNS.items()} | optional
 
@@ -214,12 +214,12 @@ def _track(row: list[str], index: dict[str, int], genres: set[str], where: str, 
     """Turns one row into a Track; `where` names the row in messages."""
     genre, split = row[index["genre"]], row[index["split"]]
     if genre and genre not in genres:
-        raise FmaError(
+        raise UserError(
             f"{where}: genre {genre!r} is not among the {len(genres)} genres of subset {subset!r} "
             f"({', '.join(genres_of(subset))}). Correct the table, or extend GENRES in tfds_fma/labels.py."
         )
     if split not in SPLITS:
-        raise FmaError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}. {_DOWNLOAD}")
+        raise UserError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}. {_DOWNLOAD}")
     try:
         return Track(
             track_id=int(row[index["track_id"]]),
@@ -234,7 +234,7 @@ def _track(row: list[str], index: dict[str, int], genres: set[str], where: str, 
             subset=row[index["subset"]],
         )
     except ValueError as error:
-        raise FmaError(f"{where}: {error}. {_DOWNLOAD}") from error
+        raise UserError(f"{where}: {error}. {_DOWNLOAD}") from error
 
 
 def _id(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfds_fma.errors import FmaError, in_words
+from tfds_fma.errors import UserError, in_words
 from tfds_fma.storage import layout
 
 # Without read-ahead and threads of its own: records are read one by one, in any order.
@@ -77,13 +77,13 @@ class ClipRecords:
         """Returns a serialized example.
 
         Raises:
-          FmaError: if its file is gone, has changed since this object was made, or cannot be read.
+          UserError: if its file is gone, has changed since this object was made, or cannot be read.
         """
         number = bisect.bisect_right(self._ends, row)
         begin = self._ends[number - 1] if number else 0
         try:
             return self._reader(number).read([row - begin])[0]
-        except FmaError:
+        except UserError:
             raise
         except Exception as error:  # ArrayRecord raises RuntimeError, IndexError and others
             raise self._unreadable(number, error) from error
@@ -96,7 +96,7 @@ class ClipRecords:
           out: takes as many of the clip's first entries as it has room for.
 
         Raises:
-          FmaError: as in `record`.
+          UserError: as in `record`.
         """
         from tensorflow_datasets.proto import tf_example_pb2
 
@@ -119,20 +119,20 @@ class ClipRecords:
                 )
             return self._readers[number]
 
-    def _changed(self, number: int) -> FmaError:
-        return FmaError(
+    def _changed(self, number: int) -> UserError:
+        return UserError(
             f"{self._files[number]} has changed since the dataset was opened: was it prepared again? Leave it alone "
             "while it is being read, and start again."
         )
 
-    def _unreadable(self, number: int, error: Exception) -> FmaError:
+    def _unreadable(self, number: int, error: Exception) -> UserError:
         path = Path(self._files[number])
         try:
             if Stamp.of(path) != self._stamps[number]:
                 return self._changed(number)
         except FileNotFoundError:
-            return FmaError(f"{path} has been deleted while it was being read. {layout.remedy(path.parent)}")
+            return UserError(f"{path} has been deleted while it was being read. {layout.remedy(path.parent)}")
         except OSError:
             pass
         reason = in_words(error).splitlines()[0]
-        return FmaError(f"{path} cannot be read ({reason}): it is damaged. {layout.remedy(path.parent)}")
+        return UserError(f"{path} cannot be read ({reason}): it is damaged. {layout.remedy(path.parent)}")

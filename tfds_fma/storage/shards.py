@@ -24,7 +24,7 @@ import soxr
 
 from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource
-from tfds_fma.errors import FmaError, in_words
+from tfds_fma.errors import UserError, in_words
 from tfds_fma.representations.base import Representation
 from tfds_fma.source.tracks import SPLITS, Track
 from tfds_fma.storage import layout
@@ -148,7 +148,7 @@ class Staging:
         """Writes a shard from the clips of its tracks, in order.
 
         Raises:
-          FmaError: if the disk is full or cannot be written.
+          UserError: if the disk is full or cannot be written.
         """
         # Beam may have two workers make the same shard: each has a file of its own.
         attempt = f"{shard.split}-{shard.number:05d}.{uuid.uuid4().hex}"
@@ -211,13 +211,13 @@ def _example(track: Track, clip: Clip) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def write_errors_explained(folder: Path) -> Iterator[None]:
-    """Turns failed writing into an FmaError that says what is kept."""
+    """Turns failed writing into a UserError that says what is kept."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Make room" if full else "Mend that"
-        raise FmaError(
+        raise UserError(
             f"Cannot write to {folder} ({error.strerror or error}). {remedy} and run the same command again: the "
             "shards that are finished are kept."
         ) from error
@@ -258,14 +258,14 @@ def make_shards_with_beam(jobs: list[ShardJob], options: Any, runner: Any) -> No
     try:
         import apache_beam as beam
     except ImportError as error:
-        raise FmaError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
+        raise UserError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
 
     try:
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(make_shard)
     except Exception as error:  # of any worker or runner; Beam wraps them in types of its own
         reason = f"{type(error).__name__}: {in_words(error).splitlines()[0]}"
-        raise FmaError(
+        raise UserError(
             f"Apache Beam failed ({reason}). Shards that are finished are kept: run the same command again."
         ) from error
 
