@@ -81,7 +81,7 @@ def _main(argv: list[str]) -> int:
     if source is None and not _PREDICTIONS.value and workdir is not None and (workdir / "config.json").is_file():
         source = str(workdir)
     if source is None and _CONFIG.overrides:
-        raise UserError("--config.KEY=VALUE overrides a configuration: give --config FILE")
+        raise UserError("--config is missing: --config.KEY=VALUE overrides a configuration; give --config FILE")
     config = None if source is None else load_config(source, _CONFIG.overrides)
     if _PREDICTIONS.value:
         from mgc_jax import modes
