@@ -102,7 +102,7 @@ def _file() -> Path | None:
     """Returns the configuration file, or None for a corpus by name."""
     if _CONFIG.value is None:
         if _CONFIG.overrides:
-            raise UserError("--config.KEY=VALUE overrides a configuration: give --config FILE")
+            raise UserError("--config is missing: --config.KEY=VALUE overrides a configuration; give --config FILE")
         return None
     if _CORPUS.present:
         raise UserError("--config and --corpus exclude each other: give one of them")
