@@ -223,7 +223,7 @@ def loss_parts(config, corpus, devices, rows=16):
 
 
 @pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.devices(8))])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, corpus, unroll, devices):
     encoder = CNN if unroll else {**MLP, "dropout": 0.0}
     corpus = corpus if unroll else make_corpus(clip_shape=(12,))
