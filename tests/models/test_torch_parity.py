@@ -15,6 +15,7 @@ from flax import nnx
 
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.recurrent import BidirectionalGRU, ParallelGRU
+from mgc_jax.runtime import platform
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[torch]'")
 

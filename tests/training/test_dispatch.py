@@ -223,7 +223,7 @@ def loss_parts(config, corpus, devices, rows=16):
 
 
 @pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.devices(8))])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, corpus, unroll, devices):
     encoder = CNN if unroll else {**MLP, "dropout": 0.0}
     corpus = corpus if unroll else make_corpus(clip_shape=(12,))
@@ -298,6 +298,7 @@ def test_accumulation_saves_memory(tmp_path, corpus, unroll, share):
     assert temporaries[1] < share * temporaries[0]
 
 
+@pytest.mark.devices(8)
 def test_rows_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features):
     with pytest.raises(UserError, match=r"config\.train\.accumulate=3 is invalid: the 8 row\(s\)"):
         small_config(tmp_path, features, **{"train.accumulate": 3})
@@ -316,7 +317,8 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
-@pytest.mark.parametrize("encoder", ["crnn_tf", "cnn"])
+# On one device the 3 x 3 kernels are matrix products.
+@pytest.mark.parametrize("encoder", ["crnn_tf", pytest.param("cnn", marks=pytest.mark.devices(8))])
 def test_a_bfloat16_step_convolves_in_bfloat16_and_updates_in_float32(tmp_path, corpus, encoder):
     config = small_config(tmp_path, corpus, **{"model.dtype": "bfloat16"})
     if encoder == "cnn":

@@ -57,6 +57,7 @@ AUGMENTED = {
 }  # fmt: skip
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize(
     ("changes", "source"),
     [({"model.pooling.name": "mean"}, DeviceClips), ({}, HostClips), (AUGMENTED, DeviceClips)],
@@ -258,6 +259,7 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         modes.train(config, tmp_path / "run")
 
 
+@pytest.mark.devices(8)
 def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"batch.rows": 1, "batch.clips_per_row": 64, "train.epochs": 2})
     assert len(jax.devices()) == 8
