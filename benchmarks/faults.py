@@ -861,7 +861,7 @@ def main() -> int:
             "real training processes. Where the last column says yes, the same command was given again, and the last "
             "checkpoint (weights, optimizer, moving averages) and metrics.jsonl (but rates) were bit for bit those of "
             "a run that nothing happened to. Paths are shortened.\n\n"
-            "Exit status: 0 done; 1 an error, told in one sentence; 75 stopped by SIGTERM (the step in progress "
+            "Exit status: 0 done; 1 an error, reported in one sentence; 75 stopped by SIGTERM (the step in progress "
             "is saved; schedulers may give the same command again); 130 Ctrl-C; below 0 the signal that ended the "
             "process (a shell shows 128 and its number).\n\n"
         )

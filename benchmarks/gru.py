@@ -8,8 +8,8 @@ speed. Runs are interleaved, so that whatever else the machine does slows both a
 """
 
 import argparse
+import functools
 import logging
-import os
 import statistics
 import sys
 import time
@@ -20,24 +20,29 @@ import numpy as np
 from flax import nnx
 
 from mgc_jax.models.kernels import gru
+from mgc_jax.models.kernels.gru_scan import scanned_states
+from mgc_jax.models.operations import gru_projections
 from mgc_jax.models.recurrent import ParallelGRU
 
 FORMS = ("scan", "kernel")
 
 
-def functions(form, module, x, all_steps):
+def by_scan(x, kernel, recurrent_kernel, bias, recurrent_bias):
+    """The states after every step, [gru, n, step, units], as `gru.kernel_states` gives them."""
+    return jnp.moveaxis(scanned_states(recurrent_kernel, recurrent_bias, gru_projections(x, kernel, bias)), 0, 2)
+
+
+def functions(states, weights, x):
     """Compiles the forward pass, and forward and backward, in one form; each is called without arguments."""
-    os.environ[gru.VARIABLE] = form
-    graph, params = nnx.split(module)
 
-    def forward(params, x):
-        return nnx.merge(graph, params)(x, all_steps)
+    def forward(weights, x):
+        return states(x, *weights)
 
-    def loss(params, x):
-        return jnp.mean(forward(params, x).astype(jnp.float32) ** 2)
+    def loss(weights, x):
+        return jnp.mean(forward(weights, x).astype(jnp.float32) ** 2)
 
-    compiled = [jax.jit(f).lower(params, x).compile() for f in (forward, jax.grad(loss, argnums=(0, 1)))]
-    return [lambda f=f: jax.block_until_ready(f(params, x)) for f in compiled]
+    compiled = [jax.jit(f).lower(weights, x).compile() for f in (forward, jax.grad(loss, argnums=(0, 1)))]
+    return [lambda f=f: jax.block_until_ready(f(weights, x)) for f in compiled]
 
 
 def medians(calls, seconds):
@@ -79,14 +84,14 @@ def main():
     reset_after = arguments.reset == "after"
     for dtype, units, rows, steps in sizes:
         module = ParallelGRU(2, arguments.features, units, reset_after=reset_after, rngs=nnx.Rngs(0))
+        parts = (module.kernel, module.recurrent_kernel, module.bias, module.recurrent_bias)
+        weights = tuple(part if part is None else part[...] for part in parts)
         x = np.random.default_rng(0).normal(size=(2, rows, steps, arguments.features))
-        os.environ[gru.VARIABLE] = "auto"  # says so if the kernel does not work
-        works = gru.choose(units, dtype, reset_after) is not None
-        calls = {}
-        for form in FORMS if works else FORMS[:1]:
-            form_or_auto = "auto" if form == "kernel" else form
-            forward, both = functions(form_or_auto, module, jnp.asarray(x, dtype), all_steps=True)
-            calls |= {("forward", form): forward, ("both", form): both}
+        form, calls = gru.choose(units, dtype, reset_after), {}  # logs it if the kernel does not work
+        forms = {"scan": by_scan} | ({"kernel": functools.partial(gru.kernel_states, form)} if form else {})
+        for name, states in forms.items():
+            forward, both = functions(states, weights, jnp.asarray(x, dtype))
+            calls |= {("forward", name): forward, ("both", name): both}
         median = medians(calls, arguments.seconds)
         cells = []
         for what in ("forward", "both"):

@@ -29,13 +29,13 @@ import numpy as np
 
 from mgc_jax import modes
 from mgc_jax.config.checks import validate
-from mgc_jax.evaluation.predictions import VIEWS
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
-from mgc_jax.evaluation.results import view_metrics
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import METRICS
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.results import level_metrics
 
 NATURAL = {"batch.sub_bags": False, "loss.bag_weight": "bag"}
 SUB_BAGS = {"batch.sub_bags": True, "loss.bag_weight": "size"}
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
 
 
 def matt(**options):
@@ -108,15 +108,15 @@ def load_config(data, pooling, flags, arguments):
 
 
 def run_one(data, pooling, flags, seed, arguments):
-    """Trains in a folder that is thrown away; metrics of one seed by view, of the validation split or all folds."""
+    """Trains in a folder that is thrown away; metrics of one seed by level, of the validation split or all folds."""
     start = time.perf_counter()
     folds = 5 if data == "echonest" else 0
     config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds}, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
         (modes.cross_validate if folds else modes.train)(config, workdir)
-        metrics = view_metrics(load(workdir / FILE_NAME).of_split("validation"))
-    return {view: metrics[view] for view in VIEWS if view in metrics}, time.perf_counter() - start
+        metrics = level_metrics(load_predictions(workdir / PREDICTIONS_FILE).of_split("validation"))
+    return {level: metrics[level] for level in LEVELS if level in metrics}, time.perf_counter() - start
 
 
 def main():
@@ -143,29 +143,32 @@ def main():
             if (arguments.data, name, seed) in done or arguments.only not in name:
                 continue
             with contextlib.redirect_stderr(io.StringIO()):
-                views, seconds = run_one(arguments.data, pooling, flags, seed, arguments)
-            line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "views": views}
+                levels, seconds = run_one(arguments.data, pooling, flags, seed, arguments)
+            line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "levels": levels}
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            main_view = views.get("bag", views["clip"])
-            print(f"{seconds:6.1f} s  seed {seed}  {main_view['accuracy']:.3f} {main_view['micro_ap']:.3f}  {name}")
+            main_level = levels.get("bag", levels["clip"])
+            print(f"{seconds:6.1f} s  seed {seed}  {main_level['accuracy']:.3f} {main_level['micro_ap']:.3f}  {name}")
 
 
 def show(path):
     """Prints a Markdown table per data set: mean and standard deviation over seeds."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
+    metrics = [name for name, metric in METRICS.items() if metric.compared]
+    titles = " | ".join(METRICS[name].title for name in metrics)
     for data in dict.fromkeys(line["data"] for line in lines):
-        print(f"\n### {data}\n\n| system | scores | accuracy | balanced | macro F1 | micro AP | seeds |")
-        print("|---|---|---|---|---|---|---|")
+        print(f"\n### {data}\n\n| system | level | {titles} | seeds |\n|---|---|{'---|' * len(metrics)}---|")
         for name, *_ in experiments(data):
-            runs = [line["views"] for line in lines if line["data"] == data and line["name"] == name]
-            for view, title in (("clip", "each clip"), ("clip_mean", "clip average"), ("bag", "bag model")):
-                if not runs or view not in runs[0] or (view == "clip" and "bag" in runs[0]):
+            runs = [
+                line.get("levels") or line["views"] for line in lines if line["data"] == data and line["name"] == name
+            ]
+            for level in LEVELS:
+                if not runs or level not in runs[0] or (level == "clip" and "bag" in runs[0]):
                     continue
-                values = np.array([[100 * run[view][metric] for metric in METRICS] for run in runs])
-                deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(METRICS))
+                values = np.array([[100 * run[level][metric] for metric in metrics] for run in runs])
+                deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(metrics))
                 cells = " | ".join(f"{m:.1f} ± {d:.1f}" for m, d in zip(values.mean(axis=0), deviation, strict=True))
-                print(f"| {name} | {title} | {cells} | {len(runs)} |")
+                print(f"| {name} | {LEVELS[level].title} | {cells} | {len(runs)} |")
 
 
 if __name__ == "__main__":

@@ -11,4 +11,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("crnn_tf", "none")
+    return matt.system("CRNN-TF").config()

@@ -10,4 +10,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("crnn_tf", "mean")
+    return matt.system("CRNN-TF+MIL").config()

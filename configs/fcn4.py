@@ -10,4 +10,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("fcn4", "none")
+    return matt.system("FCN-4").config()

@@ -3,7 +3,8 @@
     python -m mgc_jax.main --config configs/fma_small_mels.py:crnn_tf+matt --config.data.arrays.clips=mels.npz \\
         --config.data.arrays.table=tracks.csv
 
-The argument is an encoder (mgc_jax/models/encoders), or encoder and pooling (mgc_jax/models/pooling) joined by "+".
+The argument is encoder and pooling joined by "+" (mgc_jax/models), an encoder alone (prcnn: without bags), or a
+pooling alone (matt: on CRNN-TF).
 The arrays are [clip, mel, time] uint8 with `track_id` beside them; the table has track_id, split, genre_top and
 artist_id. Layers of CRNN, CRNN-TF and FCN-4 are narrower than published, and pools shorter, so that an epoch of
 6,394 clips takes about a minute on a CPU. docs/results.md has the results of every encoder.
@@ -20,8 +21,7 @@ _NARROW = {
 
 
 def get_config(system="crnn_tf+matt"):
-    encoder, _, pooling = system.partition("+")
-    pooling = pooling or "none"
+    encoder, pooling = options.encoder_and_pooling(system, encoder="crnn_tf")
     config = default()
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"

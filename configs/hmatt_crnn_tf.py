@@ -4,7 +4,7 @@
 
 Planned in MATT's repository and never built there; after Han et al. 2018. No published figures. Not yet run here on
 FMA-medium. Without prepared FMA it trains on the demo
-corpus: a minute on 2 CPU cores; validation accuracy 0.62 per clip, 0.73 averaged over bags, 0.73 for the bag
+corpus: a minute on 2 CPU cores; validation accuracy 0.62 per clip, 0.73 for the clip mean, 0.73 for the bag
 model, 0.28 for the majority class.
 """
 
@@ -12,4 +12,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("crnn_tf", "hierarchical_matt")
+    return matt.system("CRNN-TF+HMATT").config()

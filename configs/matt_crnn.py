@@ -10,4 +10,4 @@ from mgc_jax.papers import matt
 
 
 def get_config():
-    return matt.matt("crnn", "matt")
+    return matt.system("CRNN+MATT").config()

@@ -7,13 +7,11 @@ hidden, the units of a hidden layer before the pooling (0: none, default 100).
 
 Published on FMA-medium for all features: 58.14 % test accuracy (FMA's scikit-learn MLP, which Table I of MATT
 quotes). Not yet run here on FMA-medium. Without prepared FMA it trains on the demo corpus: half a minute on one CPU
-core; validation accuracy 0.73 per clip, 0.77 averaged over bags, 0.28 for the majority class.
+core; validation accuracy 0.73 per clip, 0.77 for the clip mean, 0.28 for the majority class.
 """
 
-from mgc_jax.config import options
 from mgc_jax.papers import matt
 
 
-def get_config(arg=""):
-    given = options.arguments(arg, features="all", hidden=100)
-    return matt.features("none", given["features"], (given["hidden"],) if given["hidden"] else ())
+def get_config(argument=""):
+    return matt.system("MLP of the notebooks").config(argument)

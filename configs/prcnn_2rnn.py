@@ -10,4 +10,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("prcnn", gru_layers=2)
+    return ubc.system("CNN and 2-layer RNN").config()

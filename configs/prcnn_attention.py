@@ -11,4 +11,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("prcnn_attention")
+    return ubc.system("RNN with attention over time").config()

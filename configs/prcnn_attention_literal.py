@@ -12,4 +12,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("prcnn_attention_literal")
+    return ubc.system("... and attention, as drawn").config()

@@ -10,4 +10,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("prcnn", filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128)
+    return ubc.system("PRCNN of Feng et al.").config()

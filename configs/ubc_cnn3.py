@@ -11,4 +11,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("cnn", filters=(16, 32, 64), pools=((2, 2), (2, 2), (2, 2)))
+    return ubc.system("3-layer CNN").config()

@@ -10,4 +10,4 @@ from mgc_jax.papers import ubc
 
 
 def get_config():
-    return ubc.ubc("bigru")
+    return ubc.system("RNN").config()

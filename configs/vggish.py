@@ -14,14 +14,14 @@ from mgc_jax.config.keys import default
 
 
 def get_config(system="mlp+matt"):
-    encoder, _, pooling = system.rpartition("+")
+    encoder, pooling = options.encoder_and_pooling(system, encoder="mlp")
     config = default()
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"
     config.data.arrays.clips_key = "vggish"
     config.data.arrays.axes = "clip feature"
     config.data.arrays.columns.album = ""
-    config.model.encoder = options.encoder_options(encoder or "mlp", hidden=(256,), dropout=0.5)
+    config.model.encoder = options.encoder_options(encoder, hidden=(256,), dropout=0.5)
     config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0
     config.batch.rows = 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything about speed that wants a GPU, in under nine minutes and without network: ours beside PyTorch
+# Measures everything about speed that needs a GPU, in under nine minutes and without network: comparison with PyTorch
 # (benchmarks/peers.py), training rates (--mode bench), a PRCNN training of FMA-small's size (6,400 synthetic clips of
 # 640 x 128, 50 epochs), and both forms of the GRU (benchmarks/gru.py). One table comes last.
 #

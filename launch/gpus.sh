@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One machine with several GPUs: one process drives them all; a training batch is dealt to them by rows. The arguments
-# are those of mgc_jax.main.
+# Trains on several GPUs of one machine, with one process. The rows of a batch are split over the GPUs. The arguments are
+# those of mgc_jax.main.
 #
-#   launch/gpus.sh --config configs/prcnn.py                        # all GPUs
-#   CUDA_VISIBLE_DEVICES=0,2 launch/gpus.sh --config configs/prcnn.py --config.batch.rows=64
+#   launch/gpus.sh --config configs/prcnn.py                                    # all GPUs
+#   CUDA_VISIBLE_DEVICES=0,1,2,3 launch/gpus.sh --config configs/prcnn.py --config.batch.rows=64    # four GPUs
 #
-# Give as many rows as GPUs, or a multiple: with fewer, some GPUs get empty rows. Several runs at a time, one per GPU:
-# launch/sweep.sh.
+# batch.rows must be the number of GPUs or a multiple; with fewer rows, some GPUs get empty ones. For several runs at a
+# time, one per GPU, see launch/sweep.sh.
 set -euo pipefail
 
 python=${PYTHON:-python}

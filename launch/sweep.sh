@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Many runs: every configuration with every seed, each in a workdir of its own, <RUNS>/<configuration>-seed<seed>.
+# Trains every configuration with every seed, each in its own workdir, <RUNS>/<configuration>-seed<seed>.
 #
 #   CONFIGS="configs/prcnn.py configs/matt_crnn_tf.py" SEEDS="0 1 2" launch/sweep.sh --config.train.epochs=20
 #
-# On a machine: a queue with one worker per GPU (GPUS="0 1", by default all that there are; without a GPU one worker).
-# Under SLURM: a job array, one run per task, of the same numbering:
+# On a machine: a queue with one worker per GPU (GPUS="0 1", by default all; without a GPU one worker).
+# Under SLURM: a job array with one run per task:
 #
 #   CONFIGS="..." SEEDS="0 1 2" sbatch --array=0-5 --gpus=1 --time=4:00:00 launch/sweep.sh --config.train.epochs=20
 #
-# The arguments are those of mgc_jax.main and hold for all runs. Start it again at any time: finished runs (those with a
+# The arguments are those of mgc_jax.main and apply to all runs. Start it again at any time: finished runs (those with a
 # results.json) are skipped, interrupted ones resume. A run that fails leaves its output in <workdir>.log and does not
-# stop the others; the last lines tell which.
+# stop the others; the last lines list them.
 set -uo pipefail
 
 python=${PYTHON:-python}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Two processes on this machine's CPU that train one model together over the loopback network: to try out, without a
-# cluster, what several hosts do. The arguments are those of mgc_jax.main.
+# Trains one model with two processes on this machine's CPU over the loopback network: to try, without a cluster, what
+# several hosts do. The arguments are those of mgc_jax.main.
 #
 #   launch/two_processes.sh --config configs/matt_crnn_tf.py --workdir runs/two
 #
-# PROCESSES=N starts more; PORT=P takes another port than a free one; PYTHON=... another Python. Process 0 alone writes
+# PROCESSES=N starts more, PORT=P uses that port in place of a free one, PYTHON=... another Python. Only process 0 writes
 # to the terminal. Ctrl-C, or the end of one of them, ends all; the same command resumes.
 set -euo pipefail
 

@@ -2,7 +2,7 @@
 
 Logistic regression, k nearest neighbours, a support vector machine and a multilayer perceptron, on standardized
 features (the scaler is fitted on the training split). They see the same splits as the models, and are scored by the
-same metrics. No model is stored: fitting is deterministic, and so to evaluate is to fit again.
+same metrics. No model is stored: fitting is deterministic, so evaluation fits again.
 """
 
 import contextlib
@@ -44,13 +44,14 @@ from mgc_jax.runtime.workdir import check_same_corpus, claim
 
 log = logging.getLogger(__name__)
 
-_ESTIMATORS = {
-    "lr": ("LR", LogisticRegression),
-    "knn": ("KNN", KNeighborsClassifier),
-    "svm": ("SVM", SVC),
-    "mlp": ("MLP (scikit-learn)", MLPClassifier),
+ESTIMATORS: dict[str, type[ClassifierMixin]] = {
+    "lr": LogisticRegression,
+    "knn": KNeighborsClassifier,
+    "svm": SVC,
+    "mlp": MLPClassifier,
 }
-_SMALL = 2**20  # below so many numbers BLAS is faster with one thread, on a busy machine tenfold
+_TITLES = {"lr": "LR", "knn": "KNN", "svm": "SVM", "mlp": "MLP (scikit-learn)"}
+_SMALL = 2**20  # numbers; below, BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
 
 
@@ -73,13 +74,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False)
 
 
 def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
-    """Evaluates the baseline of a workdir (`--mode eval`), which means to fit it again; returns the results."""
+    """Evaluates the baseline of a workdir (`--mode eval`) by fitting it again; returns the results."""
     with claim(workdir, config, create=False):
         return _fit_and_evaluate(config, workdir, test)
 
 
 def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool) -> dict[str, Any]:
-    title, _ = _ESTIMATORS[config.baseline.name]
+    title = _TITLES[config.baseline.name]
     estimator = make_estimator(config.baseline, config.seed)
     corpus = open_corpus(config.data)
     log.info(corpus.summary())
@@ -117,7 +118,7 @@ def make_estimator(baseline: ConfigDict, seed: int) -> ClassifierMixin:
     Raises:
         UserError: an option is none of the estimator's parameters.
     """
-    _, kind = _ESTIMATORS[baseline.name]
+    kind = ESTIMATORS[baseline.name]
     options = {key: value for key, value in baseline.items() if key != "name"}
     parameters = kind().get_params()
     unknown = sorted(options.keys() - parameters.keys())
@@ -139,7 +140,7 @@ def check_corpus(estimator: ClassifierMixin, corpus: Corpus) -> None:
         )
     counts = np.bincount(corpus.label[corpus.indices("train")], minlength=len(corpus.genres))
     if np.count_nonzero(counts) < 2:
-        raise UserError(f"all training clips are {corpus.genres[counts.argmax()]}: there is nothing to tell apart")
+        raise UserError(f"all training clips are {corpus.genres[counts.argmax()]}: there is nothing to classify")
     if isinstance(estimator, KNeighborsClassifier) and estimator.n_neighbors > counts.sum():
         raise UserError(
             f"config.baseline.n_neighbors={estimator.n_neighbors} is impossible: there are {counts.sum():,} training "
@@ -158,25 +159,26 @@ class Fitted:
 
     Attributes:
         scaler: standardizes the features; None: they are taken as they are.
-        namer: gives the genres.
-        rater: gives the probabilities; not always the highest one to the genre that the namer gives.
+        classifier: predicts the genres.
+        calibrated: predicts probabilities (SVM: pairwise coupling, whose arg max can differ from the classifier's
+            prediction).
     """
 
     scaler: StandardScaler | None
-    namer: Any
-    rater: Any
+    classifier: Any
+    calibrated: Any
 
     def score_split(self, corpus: Corpus, split: str, bags: Bags) -> Predictions:
         """Scores every clip of the bags of a split."""
         vectors = _vectors(corpus, bags.clips, self.scaler)
         probability = np.zeros((len(vectors), len(corpus.genres)))
-        probability[:, self.rater.classes_] = self.rater.predict_proba(vectors)
-        if isinstance(self.rater, KNeighborsClassifier):  # one more neighbour, of all genres: no share of votes is 0,
-            votes = self.rater.n_neighbors  # which in the mean over a bag would rule the genre out
+        probability[:, self.calibrated.classes_] = self.calibrated.predict_proba(vectors)
+        if isinstance(self.calibrated, KNeighborsClassifier):  # one more neighbour, shared by all genres: no
+            votes = self.calibrated.n_neighbors  # probability is 0, whose log would rule the genre out in a clip mean
             probability = (votes * probability + 1 / len(corpus.genres)) / (votes + 1)
         log_scores = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
-        named = {} if self.rater is self.namer else {"clip": self.namer.predict(vectors)}
-        return of_corpus(corpus, split, bags, log_scores, named=named)
+        predicted = {} if self.calibrated is self.classifier else {"clip": self.classifier.predict(vectors)}
+        return of_corpus(corpus, split, bags, log_scores, predicted_genres=predicted)
 
 
 def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted:
@@ -192,8 +194,8 @@ def fit(estimator: ClassifierMixin, corpus: Corpus, standardize: bool) -> Fitted
     threads = 1 if vectors.size < _SMALL else None
     with _explained(estimator), threadpool_limits(threads, "blas"):
         estimator.fit(vectors, label)
-        rater = fit_sigmoids(estimator, vectors, label) if isinstance(estimator, SVC) else estimator
-    return Fitted(scaler, estimator, rater)
+        calibrated = fit_sigmoids(estimator, vectors, label) if isinstance(estimator, SVC) else estimator
+    return Fitted(scaler, estimator, calibrated)
 
 
 def fit_sigmoids(svm: SVC, vectors: np.ndarray, label: np.ndarray) -> "PairwiseProbabilities":
@@ -275,7 +277,7 @@ def _vectors(corpus: Corpus, rows: np.ndarray, scaler: StandardScaler | None) ->
 
 @contextlib.contextmanager
 def _explained(estimator: ClassifierMixin) -> Iterator[None]:
-    """Turns what scikit-learn says of a fit into lines of the log, and what it refuses into a `UserError`."""
+    """Logs scikit-learn's warnings during a fit, and raises its errors as `UserError`."""
     name = type(estimator).__name__
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -16,11 +16,13 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
-from mgc_jax.data.placement import Clips, place_clips
+from mgc_jax.data.placement import ClipStore, place_clips
 from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
+from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.runtime import processes
@@ -57,7 +59,7 @@ class Experiment:
         workdir: Path,
         *,
         corpus: Corpus | None = None,
-        clips: Clips | None = None,
+        clips: ClipStore | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
         """Builds all of it.
@@ -71,6 +73,7 @@ class Experiment:
         """
         self.config, self.workdir = config, workdir
         check_names(config.model)
+        check_selection(config.train.select)
         self.mesh = data_mesh(devices)
         self.corpus = open_together(config) if corpus is None else corpus
         log.info(self.corpus.summary())
@@ -85,7 +88,7 @@ class Experiment:
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
         if clips is None:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
-        self.clips: Clips = clips
+        self.clips: ClipStore = clips
         self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(
@@ -101,7 +104,7 @@ class Experiment:
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
         self.evaluator = Evaluator(
             self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling, self.adjustment,
-            views=getattr(model.pooling, "num_views", 1),
+            queries=getattr(model.pooling, "num_views", 1),
         )  # fmt: skip
 
     @property
@@ -126,26 +129,34 @@ class Experiment:
         """Scores every clip and bag of one split with these weights."""
         return self.evaluator.score_split(params, batch_stats, self.corpus, split, self.bags[split])
 
-    def meta(self, seconds: dict[str, float]) -> dict[str, Any]:
-        """Returns what a checkpoint says of itself."""
-        return {
-            "config": keys.to_json(self.config),
-            "corpus": self.corpus.name,
-            "fingerprint": self.corpus.fingerprint,
-            "genres": list(self.corpus.genres),
-            "subgenres": list(self.corpus.subgenres),
-            "subgenre_parents": list(self.corpus.subgenre_parents),
-            "stored_shape": list(self.corpus.clips.shape[1:]),
-            "clip_shape": list(self.inputs.clip_shape),
-            "adjustment": self.adjustment.tolist(),
-            "standardization": {name: getattr(self.inputs.statistics, name).tolist() for name in ("mean", "std")},
-            "seconds": dict(seconds),  # the save is asynchronous
-        }
+    def meta(
+        self,
+        seconds: dict[str, float],
+        *,
+        init_from: dict[str, Any] | None = None,
+        window: Sequence[dict[str, float]] = (),
+    ) -> CheckpointMeta:
+        """Returns what a checkpoint of this experiment says of itself; see `CheckpointMeta` for the arguments."""
+        return CheckpointMeta(
+            config=keys.to_json(self.config),
+            corpus=self.corpus.name,
+            fingerprint=self.corpus.fingerprint,
+            genres=tuple(self.corpus.genres),
+            subgenres=tuple(self.corpus.subgenres),
+            subgenre_parents=tuple(self.corpus.subgenre_parents),
+            stored_shape=tuple(self.corpus.clips.shape[1:]),
+            clip_shape=tuple(self.inputs.clip_shape),
+            adjustment=tuple(self.adjustment.tolist()),
+            standardization={name: getattr(self.inputs.statistics, name).tolist() for name in ("mean", "std")},
+            seconds=dict(seconds),  # the save is asynchronous
+            init_from=init_from,
+            window=tuple(window),
+        )
 
-    def check_meta(self, meta: dict[str, Any], *, training: bool) -> None:
+    def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:
         """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
-        check_same(self.config, meta["config"], self.workdir, training=training)
-        check_same_corpus(self.corpus, meta, self.workdir)
+        check_same(self.config, meta.config, self.workdir, training=training)
+        check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
 
 
 def open_together(config: ConfigDict) -> Corpus:

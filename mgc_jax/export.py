@@ -5,7 +5,9 @@
 * `weights.safetensors`: every weight and moving average by its dotted name (`encoder.blocks.0.kernel`), and the
   standardization;
 * `labels.json`: the genres, in the order of the scores;
-* `config.json`: the run's configuration, and what the weights do not tell: shapes, sub-genres, corpus, step.
+* `config.json`: the run's configuration, and what else the weights do not say: shapes, sub-genres, corpus, step.
+
+`mgc_jax.inference.load_model` reads them.
 """
 
 import logging
@@ -17,14 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
-from mgc_jax.inference import CONFIG, LABELS, STANDARDIZATION, WEIGHTS, model_of
-from mgc_jax.models.classifier import split_model
+from mgc_jax.inference import CONFIG, EXPORT, LABELS, STANDARDIZATION, WEIGHTS, CheckpointMeta, load_model
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import claim
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.optimizer import untimed_optimizer
+from mgc_jax.training.initialization import saved_weights
 
 log = logging.getLogger(__name__)
+
+load_export = load_model  # its name before 0.1.0; goes with the next release
 
 
 def export_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -42,27 +45,29 @@ def export_workdir(config: ConfigDict, workdir: Path) -> Path:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{workdir} has no complete checkpoint to export; train first")
-        meta = checkpoints.meta(step)
-        _, params, batch_stats = split_model(model_of(meta))
-        state = checkpoints.restore(step, untimed_optimizer(config.optimizer).initial_state(params, batch_stats))
-        folder = workdir / "export"
-        _write(folder, meta | {"step": step}, {"params": state.evaluated, "batch_stats": state.batch_stats})
+        meta, params, batch_stats = saved_weights(checkpoints, step)
+        folder = workdir / EXPORT
+        _write(folder, meta, {"params": params, "batch_stats": batch_stats})
     log.info("exported the checkpoint of step %d to %s", step, folder)
     return folder
 
 
-def _write(folder: Path, meta: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+_ELSEWHERE = ("genres", "standardization", "window", "checksums")  # in the other files, or of no use to a model
+
+
+def _write(folder: Path, meta: CheckpointMeta, variables: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
-    statistics = {f"{STANDARDIZATION}.{k}": np.asarray(v, np.float32) for k, v in meta["standardization"].items()}
+    statistics = {f"{STANDARDIZATION}.{k}": np.asarray(v, np.float32) for k, v in meta.standardization.items()}
+    config = {name: value for name, value in meta.to_json().items() if name not in _ELSEWHERE}
     arrays = {name: np.asarray(value) for tree in variables.values() for name, value in _by_name(tree).items()}
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / (WEIGHTS + ".tmp")
         temporary.write_bytes(save({name: np.ascontiguousarray(v) for name, v in (arrays | statistics).items()}))
         temporary.replace(folder / WEIGHTS)
-        write_json(folder / LABELS, meta["genres"])
-        write_json(folder / CONFIG, {k: v for k, v in meta.items() if k not in ("genres", "standardization")})
+        write_json(folder / LABELS, list(meta.genres))
+        write_json(folder / CONFIG, config)
     except OSError as error:
         raise UserError(f"the export cannot be written to {folder}: {error}") from error
 

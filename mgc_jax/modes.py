@@ -1,71 +1,168 @@
 """What can be done with a configuration in a workdir, whatever kind of system it describes.
 
-JAX and scikit-learn are imported by the job that needs them, when it starts.
+Each mode is a function that may be called any number of times in a process. It raises `UserError` for a mistake of the
+user, and leaves logging and JAX's settings to the caller. JAX and scikit-learn are imported by the mode that needs
+them, when it starts.
 """
 
 import importlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
+from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions import VIEWS, Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
-from mgc_jax.evaluation.results import finish
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import METRICS, check_selection
+from mgc_jax.evaluation.predictions import Predictions, concatenate
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.results import finish, format_table, summaries
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
-from mgc_jax.runtime.workdir import check_same, claim, read_config
+from mgc_jax.runtime.terminal import clock
+from mgc_jax.runtime.workdir import check_same, claim
+
+if TYPE_CHECKING:
+    from mgc_jax.experiment import Experiment
+    from mgc_jax.training.checkpoint import Checkpoints
+    from mgc_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-_PER_FOLD = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece")
+def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
+    """Trains the model or baseline of a configuration, and evaluates it; resumes a run that was interrupted.
 
-
-def train(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
-    """Trains and evaluates the model or baseline of a configuration; returns what `results.json` holds.
+    Examples:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
+        >>> results = mgc_jax.train(config, "runs/matt")  # doctest: +SKIP
+        >>> results["splits"]["validation"]["bag"]["accuracy"]  # doctest: +SKIP
 
     Args:
-        config: a validated configuration, whose corpus is not `auto`.
-        workdir: the run's folder.
+        config: a validated configuration.
+        workdir: the run's folder; may hold an interrupted or finished run of the same configuration.
         test: evaluate on the test split, too.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: the corpus is not there, the folder holds another run, or the loss is no longer finite.
     """
+    config, workdir = _with_corpus(config, "train"), Path(workdir)
     _refuse_cross_validation(workdir)
-    return _module(config).train_and_evaluate(config, workdir, test=test)
+    if config.baseline.name:
+        return importlib.import_module("mgc_jax.baselines").train_and_evaluate(config, workdir, test=test)
+    from mgc_jax.experiment import Experiment
+    from mgc_jax.training import loop
+    from mgc_jax.training.checkpoint import open_checkpoints
+    from mgc_jax.training.optimizer import make_optimizer
+
+    make_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
+    with claim(workdir, config, create=True):
+        experiment = Experiment(config, workdir)
+        with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+            loop.train(experiment, checkpoints)
+            return evaluate_best(experiment, checkpoints, test=test)
 
 
-def evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
-    """Evaluates the model or baseline of a workdir again; the arguments are those of `train`."""
+def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
+    """Evaluates the model or baseline of a workdir again; the arguments are those of `train`.
+
+    Examples:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
+        >>> results = mgc_jax.evaluate(config, "runs/matt", test=True)  # doctest: +SKIP
+    """
+    workdir = Path(workdir)
+    config = _with_corpus(config, "eval", workdir)
     _refuse_cross_validation(workdir)
-    return _module(config).evaluate_workdir(config, workdir, test=test)
+    if config.baseline.name:
+        return importlib.import_module("mgc_jax.baselines").evaluate_workdir(config, workdir, test=test)
+    from mgc_jax.experiment import Experiment
+    from mgc_jax.training.checkpoint import open_checkpoints
+
+    with claim(workdir, config, create=False):
+        experiment = Experiment(config, workdir)
+        with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+            return evaluate_best(experiment, checkpoints, test=test)
 
 
-def export(config: ConfigDict, workdir: Path) -> Path:
+def best_state(experiment: "Experiment", checkpoints: "Checkpoints") -> "TrainState":
+    """Returns the state of the best checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or one of another configuration.
+    """
+    from mgc_jax.training.optimizer import make_optimizer
+    from mgc_jax.training.phases import initial_state
+
+    step = checkpoints.best_step()
+    if step is None:
+        raise UserError(f"{experiment.workdir} has no complete checkpoint to evaluate; train first")
+    experiment.check_meta(checkpoints.meta(step), training=False)
+    return checkpoints.restore(step, initial_state(experiment, make_optimizer(experiment.config.optimizer)))
+
+
+def evaluate_best(experiment: "Experiment", checkpoints: "Checkpoints", *, test: bool) -> dict[str, Any]:
+    """Evaluates the best checkpoint on training and validation split, and on the test split if asked."""
+    from mgc_jax.data.splits import nonempty_splits
+    from mgc_jax.models.classifier import describe_model
+    from mgc_jax.training.progress import report
+
+    state, config, corpus = best_state(experiment, checkpoints), experiment.config, experiment.corpus
+    step, latest = int(state.step), checkpoints.latest_step()
+    splits = nonempty_splits(corpus, test=test)
+    clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
+    report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
+    parts = [experiment.predict(split, state.evaluated, state.batch_stats) for split in splits]
+    about = {
+        "model": describe_model(config.model),
+        "parameters": experiment.num_parameters,
+        "corpus": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "best_step": step,
+        "last_step": latest,
+        "logit_adjustment": config.eval.logit_adjustment,
+        "selected_by": f"validation/{config.train.select}" if "validation" in experiment.bags else "last step",
+        "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
+    }
+    headline = f"{about['model']} on {corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
+    results = processes.from_first(lambda: finish(concatenate(parts), about, experiment.workdir, headline, corpus))
+    trained = clock(sum(about["seconds"].values()))
+    log.info("trained for %s; results in %s", trained, experiment.workdir / "results.json")
+    return results
+
+
+def export(config: ConfigDict, workdir: str | Path) -> Path:
     """Writes the best weights of a workdir as files; returns their folder."""
+    workdir = Path(workdir)
     _refuse_cross_validation(workdir)
     if config.baseline.name:
         raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
     return importlib.import_module("mgc_jax.export").export_workdir(config, workdir)
 
 
-def bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def bench(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Measures how fast the model of a configuration trains and evaluates; returns what `bench.json` holds."""
+    workdir = Path(workdir)
     if config.baseline.name:
         raise UserError("--mode bench is for models; the baselines of scikit-learn have no training steps to measure")
     return importlib.import_module("mgc_jax.bench.run").run_bench(config, workdir)
 
 
-def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
     The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
-    split is left alone. A model's checkpoint is chosen on the very fold that it then scores, which flatters it (not
-    scikit-learn's baselines, which choose nothing); and ranking the scores of several models together, as average
-    precision does, takes them as alike in scale.
+    split is not used. A model's checkpoint is chosen on the fold that it then scores, so the estimate is slightly
+    optimistic; scikit-learn's baselines choose nothing. Average precision ranks the scores of several models together,
+    as if they had one scale.
 
     Args:
         config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.
@@ -77,11 +174,12 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: there are no folds, or what a run raises.
     """
-    folds = config.data.folds
+    workdir, folds = Path(workdir), config.data.folds
     if not folds:
         raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
     if config.data.fold:
         raise UserError(f"cross-validation goes through all folds; leave out --config.data.fold={config.data.fold}")
+    check_selection(config.train.select)
     saved = workdir / "config.json"
     if saved.exists():
         if not _is_cross_validation(workdir):
@@ -99,7 +197,7 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             folder = workdir / f"fold-{fold}"
             log.info("fold %d of %d", fold + 1, folds)
             results.append(train(fold_config, folder))
-            parts.append(_of_fold(load(folder / FILE_NAME).of_split("validation"), fold))
+            parts.append(_of_fold(load_predictions(folder / PREDICTIONS_FILE).of_split("validation"), fold))
         about: dict[str, Any] = {
             key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
         }
@@ -107,11 +205,11 @@ def cross_validate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(r["seconds"].get(part, 0) for r in results) for part in results[0]["seconds"]}
         about["per_fold"] = {
-            view: {
-                metric: [result["splits"]["validation"][view][metric] for result in results] for metric in _PER_FOLD
+            level: {
+                metric: [result["splits"]["validation"][level][metric] for result in results] for metric in METRICS
             }
-            for view in VIEWS
-            if view in results[0]["splits"]["validation"]
+            for level in LEVELS
+            if level in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
         return processes.from_first(lambda: finish(_pooled(parts), about, workdir, headline))
@@ -142,5 +240,91 @@ def _pooled(parts: list[Predictions]) -> Predictions:
     return concatenate(parts).replace(**means)
 
 
-def _module(config: ConfigDict) -> Any:
-    return importlib.import_module("mgc_jax.baselines" if config.baseline.name else "mgc_jax.training.loop")
+def run(mode: str, config: ConfigDict, workdir: Path, *, test: bool = False) -> None:
+    """Runs a mode of the command line, and writes the report of what was trained or evaluated."""
+    if mode in ("train", "eval"):
+        {"train": train, "eval": evaluate}[mode](config, workdir, test=test)
+    else:
+        {"cross_validate": cross_validate, "export": export, "bench": bench}[mode](config, workdir)
+    if mode not in ("export", "bench") and processes.is_first():
+        _write_report(workdir)
+
+
+def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | None, *, test: bool = False) -> None:
+    """Evaluates the scores in a file; prints the results, or writes them to a new folder.
+
+    Args:
+        path: the file; see `mgc_jax.evaluation.predictions_file`.
+        config: describes the corpus; None if the file has all that is needed.
+        workdir: the folder, if any.
+        test: evaluate the test split, too.
+
+    Raises:
+        UserError: the file or the corpus cannot be read, the folder holds a run, or nothing is left to evaluate.
+    """
+    from mgc_jax.data.open import open_corpus
+
+    corpus, bags = None, {}
+    if config is not None:
+        config, why = choose_corpus(config, "eval")
+        log.info(why)
+        corpus = open_corpus(config.data)
+        bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
+    predictions = load_predictions(path, corpus, **bags)
+    of_test = predictions.split == "test"
+    if of_test.any() and not test:
+        log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())
+        predictions = predictions.take(~of_test)
+    if not len(predictions):
+        raise UserError(f"{path} has nothing but the test split; --test evaluates it")
+    headline = f"the scores in {path}"
+    if workdir is None:
+        print(f"\n{headline}\n{format_table(summaries(predictions))}")
+        return
+    if (workdir / "config.json").exists():
+        raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
+    finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline, corpus, keep_test=False)
+    _write_report(workdir)
+
+
+def choose_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> tuple[ConfigDict, str]:
+    """Returns a configuration whose corpus is chosen, and a sentence that says which one and why.
+
+    Args:
+        config: a validated configuration; a corpus `auto` becomes that of the workdir, or what is prepared.
+        mode: of the command line.
+        workdir: the run's folder, if it is given.
+    """
+    from mgc_jax.data.open import resolve_corpus
+
+    config = config.copy_and_resolve_references()
+    saved = None if workdir is None or mode == "train" else workdir / "config.json"
+    if config.data.corpus == "auto" and saved is not None and saved.is_file():
+        config.data.corpus = read_config(saved)["data"]["corpus"]
+    if mode == "bench" and config.bench.data == "synthetic":
+        why = "synthetic clips; --config.bench.data=corpus measures on the corpus"
+        return keys.resolve_demo(config) if config.data.corpus == "demo" else config, why
+    return resolve_corpus(config)
+
+
+def _with_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> ConfigDict:
+    """Chooses the corpus where that was not done yet, as a library user may leave it."""
+    if config.data.corpus != "auto" and not (config.data.corpus == "demo" and config.demo):
+        return config
+    config, why = choose_corpus(config, mode, workdir)
+    log.info(why)
+    return config
+
+
+def _write_report(workdir: Path) -> None:
+    """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
+    try:
+        from mgc_jax.report.run_page import write_report
+
+        log.info("report: %s", write_report(workdir))
+    except ImportError as error:
+        log.warning("no report.html: %s", error)

@@ -1,5 +1,6 @@
 """Small corpora for tests."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.feed import placed_dispatches
 
 GENRES = ("Rock", "Folk", "Jazz")
 
@@ -66,3 +68,10 @@ def small_config(folder: Path, corpus: Corpus, **changes):
     config.update_from_flattened_dict(changes)
     validate(config)
     return config
+
+
+def placed_batches(batches, clips, mesh, first, last):
+    """Yields batches, their clips and those that they are mixed with on the devices, one step at a time."""
+    with contextlib.closing(placed_dispatches(batches, clips, mesh, first, [1] * (last - first))) as dispatches:
+        for placed in dispatches:
+            yield placed.batch, placed.clips, placed.partners

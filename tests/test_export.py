@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,17 +11,17 @@ import pytest
 from helpers import make_corpus, small_config
 from safetensors.numpy import load_file, save_file
 
+from mgc_jax import modes
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.export import export_workdir
-from mgc_jax.inference import load_export
+from mgc_jax.export import export_workdir, load_export
+from mgc_jax.inference import load_model
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.loop import best_state, train_and_evaluate
 
 
 def best(run):
     with open_checkpoints(run.workdir, run.config.train.select) as checkpoints:
-        return best_state(run, checkpoints)
+        return modes.best_state(run, checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def trained(tmp_path_factory):
         "eval.logit_adjustment": 0.5,
     }
     config = small_config(folder, corpus, **changes)
-    train_and_evaluate(config, folder / "run")
+    modes.train(config, folder / "run")
     return corpus, config, folder / "run", export_workdir(config, folder / "run")
 
 
@@ -44,7 +46,7 @@ def test_the_export_scores_as_the_best_checkpoint(trained):
     run = Experiment(config, workdir)
     state = best(run)
     expected = run.predict("validation", state.evaluated, state.batch_stats)
-    model = load_export(folder)
+    model = load_model(folder)
     assert model.genres == corpus.genres
     clips = corpus.clips[run.bags["validation"].clips]
     segment = expected.bag
@@ -60,14 +62,14 @@ def test_the_export_scores_as_the_best_checkpoint(trained):
 def test_bags_that_are_not_numbered_from_0_are_refused(trained, segment):
     corpus, *_, folder = trained
     with pytest.raises(UserError, match="numbered from 0"):
-        load_export(folder)(corpus.clips[:2], np.array(segment))
+        load_model(folder)(corpus.clips[:2], np.array(segment))
 
 
 def test_clips_of_another_shape_are_refused(trained):
     corpus, *_, folder = trained
     for clips in (corpus.clips[:2, :, :5], corpus.clips[:0]):
         with pytest.raises(UserError, match=r"this model takes \[clip, 40, 12\]"):
-            load_export(folder)(clips)
+            load_model(folder)(clips)
 
 
 def test_the_files_can_be_read_without_us(trained):
@@ -114,10 +116,19 @@ def test_a_missing_or_cut_file_is_one_clear_error(trained, tmp_path, name):
     for broken in (content[: len(content) // 2], b""):
         (folder / name).write_bytes(broken)
         with pytest.raises(UserError, match="does not hold a complete export"):
-            load_export(folder)
+            load_model(folder)
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"does not hold a complete export.*{name}"):
-        load_export(folder)
+        load_model(folder)
+
+
+def test_an_export_from_before_there_was_a_choice_of_kernels_scores_the_same(trained, tmp_path):
+    corpus, folder = trained[0], damaged(trained, tmp_path)
+    expected, _ = load_export(folder)(corpus.clips[:3])
+    meta = json.loads((folder / "config.json").read_text())
+    del meta["config"]["model"]["kernels"]
+    (folder / "config.json").write_text(json.dumps(meta))
+    np.testing.assert_array_equal(load_export(folder)(corpus.clips[:3])[0], expected)
 
 
 def test_weights_of_another_model_are_refused(trained, tmp_path):
@@ -125,13 +136,50 @@ def test_weights_of_another_model_are_refused(trained, tmp_path):
     weights = load_file(folder / "weights.safetensors")
     save_file(weights | {"head.kernel": np.zeros((9, 3), np.float32)}, folder / "weights.safetensors")
     with pytest.raises(UserError, match=r"head\.kernel has shape \(9, 3\) there, \(8, 3\) here"):
-        load_export(folder)
+        load_model(folder)
     del weights["head.kernel"]
     save_file(weights, folder / "weights.safetensors")
     with pytest.raises(UserError, match=r"belongs to another model.*head\.kernel"):
-        load_export(folder)
+        load_model(folder)
 
 
 def test_a_workdir_without_checkpoint_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="holds no"):
         export_workdir(trained[1], tmp_path / "empty")
+
+
+def test_a_workdir_stands_for_the_export_inside(trained, tmp_path):
+    _, _, workdir, folder = trained
+    assert load_model(workdir).meta == load_model(str(folder)).meta
+    assert load_export is load_model
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=f"holds a run that is not exported yet: --mode export --workdir {tmp_path}"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="does not hold a complete export"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_an_export_of_another_version_loads(trained, tmp_path):
+    folder = damaged(trained, tmp_path)
+    meta = json.loads((folder / "config.json").read_text())
+    del meta["init_from"], meta["seconds"], meta["best_step"]  # as before these were written
+    (folder / "config.json").write_text(json.dumps(meta | {"checksums": {"state": 1}, "new": 1}))
+    assert load_model(folder).meta.init_from is None
+    del meta["fingerprint"]
+    (folder / "config.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"does not hold a complete export .*it does not say fingerprint"):
+        load_model(folder)
+
+
+@pytest.mark.slow
+def test_loading_needs_no_orbax_and_nothing_of_the_training(trained):
+    program = (
+        "import sys; sys.modules['orbax'] = sys.modules['orbax.checkpoint'] = None\n"
+        "from mgc_jax.inference import load_model; print(load_model(sys.argv[1]).genres)\n"
+        "assert not [name for name in sys.modules if name.startswith(('mgc_jax.training', 'tensorstore'))]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(trained[3])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(trained[0].genres) in done.stdout

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
     assert first.returncode == 0, first.stderr
     (workdir,) = (folder / "runs").iterdir()
     assert workdir.name.startswith("small-2")
-    assert "bag model" in first.stdout
+    assert " bag " in first.stdout
     assert {"config.json", "results.json", "metrics.jsonl", "train.log"} <= {p.name for p in workdir.iterdir()}
     assert "corpus arrays" in (workdir / "train.log").read_text().splitlines()[0]
     results = json.loads((workdir / "results.json").read_text())
@@ -75,6 +76,14 @@ def test_train_then_the_same_command_again_then_eval(folder):
 
     evaluated = main(folder, "--config", "small.py", "--mode", "eval", *ARRAYS)
     assert evaluated.stdout == first.stdout
+    alone = main(folder, "--workdir", f"runs/{workdir.name}", "--mode", "eval", "--config.eval.batch_clips=7")
+    assert alone.stdout == first.stdout, alone.stderr
+    refused = main(folder, "--workdir", f"runs/{workdir.name}", "--config.train.epochs=5", "--config.seed=1")
+    assert_clear_error(refused, "seed: 0 there, 1 now")
+    exported = main(folder, "--workdir", f"runs/{workdir.name}", "--mode", "export")
+    assert exported.returncode == 0, exported.stderr
+    assert (workdir / "export" / "weights.safetensors").is_file()
+    evaluated = main(folder, "--config", "small.py", "--mode", "eval", *ARRAYS)
     again = json.loads((workdir / "results.json").read_text())
     assert again.pop("command").replace(" --mode eval", "") == results.pop("command")
     assert again.pop("date") >= results.pop("date")
@@ -112,7 +121,10 @@ def test_train_then_the_same_command_again_then_eval(folder):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py"]),
+        (["--config.optimizer.learning_rat=0.1"], ["learning_rat", "mgc_jax/config/keys.py", "learning_rate?"]),
+        (["--epochs=3"], ["unknown flag --epochs", "--config.train.epochs"]),
+        (["--config.model.pooling.scores=dot"], ["model.pooling.scores", "score?"]),
+        (["--config.model.encoder.name=mpl"], ["mpl", "choose one of"]),
         (["--config.train.epochs=many"], ["many", "epochs"]),
         (["--config.seed=-1"], ["config.seed=-1", "at least 0"]),
         (["--config.data.representation=mel_96"], ["mel_96", "mel_1360x96"]),
@@ -125,6 +137,7 @@ def test_train_then_the_same_command_again_then_eval(folder):
         ([*ARRAYS, "--mode", "eval"], ["no run in", "--workdir"]),
         (["--mode", "fly"], ["fly", "train|cross_validate|eval"]),
         (["--workdri=x"], ["workdri"]),
+        (["--learning_rat=3"], ["--learning_rat", "--config.optimizer.learning_rate?"]),
         (["train"], ["'train'", "--help"]),
         ([*ARRAYS, "--workdir=/proc/nowhere"], ["/proc/nowhere"]),
     ],
@@ -132,6 +145,22 @@ def test_train_then_the_same_command_again_then_eval(folder):
 )
 def test_a_mistake_is_one_clear_paragraph(folder, flags, parts):
     assert_clear_error(main(folder, "--config", "small.py", *flags), *parts)
+
+
+@pytest.mark.slow
+def test_flags_replace_parts_of_the_model_and_its_training(folder):
+    given = [
+        "--config.model.pooling.hidden=4", "--config.model.pooling.name=gated_attention",
+        "--config.optimizer.options.momentum=0.9", "--config.optimizer.schedule=exponential_decay",
+        "--config.optimizer.schedule_options.decay_rate=0.9", "--config.train.epochs=1", "--workdir=run",
+    ]  # fmt: skip
+    trained = main(folder, *given, "--config", "small.py", *ARRAYS)
+    assert trained.returncode == 0, trained.stderr
+    assert "MIL (gated attention) (hidden=4)" in trained.stdout
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["model"]["pooling"] == {"name": "gated_attention", "hidden": 4}
+    assert config["optimizer"]["options"] == {"momentum": 0.9}
+    assert config["optimizer"]["schedule_options"] == {"decay_rate": 0.9}
 
 
 @pytest.mark.slow
@@ -170,6 +199,9 @@ def test_cross_validation_by_the_command_line(folder):
 def test_no_config_and_a_config_that_is_not_there(folder):
     assert_clear_error(main(folder), "--config is missing", "configs/matt_crnn_tf.py")
     assert_clear_error(main(folder, "--config", "gone.py"), "gone.py")
+    assert_clear_error(main(folder, "--config.train.epochs=3"), "give --config FILE, or a --workdir")
+    (folder / "empty").mkdir()
+    assert_clear_error(main(folder, "--workdir", "empty", "--mode", "eval"), "--config is missing")
     (folder / "plain.py").write_text("def get_config():\n    return None\n")
     assert_clear_error(main(folder, "--config", "plain.py:svm"), "takes no argument")
 
@@ -190,15 +222,41 @@ def test_a_broken_config_file_is_named(folder, text, parts):
     assert_clear_error(main(folder, "--config", "broken.py"), *parts)
 
 
-def test_help_and_imports_are_light(folder):
-    result = main(folder, "--help")
+@pytest.mark.parametrize("module", ["mgc_jax.main", "mgc_jax.tables"])
+def test_help_is_short_and_no_error(folder, module):
+    result = run(folder, "-m", module, "--config", "gone.py", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
     assert "--workdir" in result.stdout
+    assert "--config" in result.stdout
+    assert len(result.stdout.splitlines()) < 50
+    assert max(map(len, result.stdout.splitlines())) < 110
+    full = run(folder, "-m", module, "--helpfull")
+    assert full.returncode == 0
+    assert "--verbosity" in full.stdout
+
+
+def test_imports_are_light(folder):
     program = (
-        "import sys, mgc_jax, mgc_jax.main, tfds_fma\n"
+        "import sys, mgc_jax, mgc_jax.main, mgc_jax.config, tfds_fma\n"
+        "mgc_jax.config.load_config('svm:features=mfcc', {'baseline.C': '2.0'})\n"
         "heavy = {'jax', 'flax', 'tensorflow', 'torch', 'librosa', 'numba', 'sklearn', 'tensorflow_datasets'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert run(folder, "-c", program).stdout.strip() == "[]"
+
+
+def test_the_installed_command_is_the_module(folder):
+    """What `[project.scripts]` calls, with huge pages and under the name of the command."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"mgc-jax": "mgc_jax.main:command"}
+    (folder / "mgc-jax").write_text("from mgc_jax.main import command\ncommand()\n")
+    result = run(folder, "mgc-jax", "--config", "small.py", "--config.seed=-1")
+    assert_clear_error(result, "config.seed=-1")
+    shown = run(folder, "mgc-jax", "--help")
+    assert shown.stdout == main(folder, "--help").stdout
+    program = "import sys; sys.argv = ['/bin/mgc-jax', '--mode', 'eval']\n"
+    program += "from mgc_jax.runtime.environment import command; print(command())"
+    assert run(folder, "-c", program).stdout == "mgc-jax --mode eval\n"
 
 
 def test_training_imports_neither_tensorflow_nor_torch_nor_librosa():

@@ -9,7 +9,7 @@ from mgc_jax.config.checks import validate
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import cross_validation
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.papers.fma import baseline
 
 
@@ -26,7 +26,7 @@ def config(tmp_path):
 
 def test_cross_validation_scores_every_clip_by_a_model_that_never_saw_its_artist(tmp_path, config, capsys):
     results = modes.cross_validate(config, tmp_path / "run")
-    predictions = load(tmp_path / "run" / FILE_NAME)
+    predictions = load_predictions(tmp_path / "run" / PREDICTIONS_FILE)
     corpus = open_corpus(config.data)
     outside_test = corpus.track_id[corpus.split != "test"]
     np.testing.assert_array_equal(np.sort(predictions.track_id), np.sort(outside_test))

@@ -26,7 +26,14 @@ UNREADABLE: tuple[type[Exception], ...] = (
 class UserError(Exception):
     """Bad input or a bad command: the message names what is wrong and the remedy.
 
-    The commands print the message without a traceback and exit with status 1.
+    The commands print the message without a traceback and exit with status 1. In Python:
+
+        >>> import mgc_jax
+        >>> try:
+        ...     mgc_jax.load_config("gone.py")
+        ... except mgc_jax.UserError as error:
+        ...     print("error:", error)
+        error: ...
     """
 
 

@@ -109,7 +109,7 @@ class Ours(Peer):
 
         def scores(params, batch_stats, batch, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = self.inputs.evaluation((clips[0], clips[1].reshape(-1)))
+            x = self.inputs.evaluation(clips.take().reshape(-1, *options["clip_shape"]))
             return model(x.reshape(*batch.segment.shape, *x.shape[1:]), batch.segment)[0]
 
         self.scores = jax.jit(scores)

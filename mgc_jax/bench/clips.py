@@ -13,7 +13,7 @@ from mgc_jax.bench.synthetic import synthetic_corpus
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames
 from mgc_jax.data.open import open_corpus
-from mgc_jax.data.placement import Clips, DeviceClips, HostClips, place_clips
+from mgc_jax.data.placement import ClipStore, DeviceClips, HostClips, place_clips
 from mgc_jax.runtime.devices import data_mesh
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ class SharedClips:
         make = _synthetic if config.bench.data == "synthetic" else _opened
         self.corpora = make(config, dict.fromkeys(placements), folder)
         self._workers = config.data.workers
-        self._placed: dict[tuple[str, int], Clips] = {}
+        self._placed: dict[tuple[str, int], ClipStore] = {}
         self._there: tuple[str, int] | None = None
 
-    def placed(self, placement: str, devices: int) -> Clips:
-        """Returns the clips for the first so many devices; those asked for before are taken off their devices."""
+    def placed(self, placement: str, devices: int) -> ClipStore:
+        """Returns the clips on the first `devices` devices; those returned before are taken off their devices."""
         key = placement, devices
         if key != self._there:
             self.free()
@@ -71,7 +71,7 @@ class SharedClips:
         self._there = None
 
 
-def where(clips: Clips) -> str:
+def where(clips: ClipStore) -> str:
     """Says where clips really are: device, host or stream."""
     if isinstance(clips, DeviceClips):
         return "device"

@@ -1,10 +1,12 @@
 """Floating-point operations of a function, counted from its jaxpr.
 
 XLA's own count (`compiled.cost_analysis()`) counts the body of a loop once, however often it runs, so a recurrent
-layer nearly vanishes in it; and it counts what is compiled, where the forms of layers that are made for a platform
-compute some things twice. Here the plain model is counted: products of matrices, convolutions and Fourier
-transforms, times the length of the scans that they are in. The rest (activations, norms, the optimizer) is
-proportional to the memory traffic and far below the others in every model here.
+layer nearly vanishes in it. Here matrix products, convolutions and Fourier transforms are counted, times the length of
+the scans that they are in. The rest (activations, norms, the optimizer) is proportional to the memory traffic and far
+below the others in every model here.
+
+Count a model whose layers use XLA's own operations (`config.model.kernels = "plain"`): the kernels made for a platform
+compute some things twice to save memory.
 """
 
 import dataclasses
@@ -15,8 +17,6 @@ from typing import Any
 import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
-
-from mgc_jax.runtime import platform
 
 _RUNS_UNKNOWN = ("while", "pallas_call", "shard_map")  # how often their body runs is not in sight
 
@@ -45,12 +45,11 @@ class Count:
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> Count:
-    """Counts a function that was not traced before, of arguments that may be `jax.ShapeDtypeStruct`s.
+    """Counts a function of arguments that may be `jax.ShapeDtypeStruct`s.
 
     What no result depends on, such as the gradient of the input, is not counted.
     """
-    with platform.plain_forms():
-        jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _of_jaxpr(used)
 

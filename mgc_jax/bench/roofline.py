@@ -1,4 +1,4 @@
-"""What the devices can do at best, measured: a large product of matrices, a large copy."""
+"""The measured roofline of the devices: a large matrix product, a large copy (Williams et al. 2009)."""
 
 import functools
 import time
@@ -12,21 +12,15 @@ from jax.sharding import Mesh
 from mgc_jax.runtime.devices import on_cpu, shard
 
 _LARGEST = 8192  # side of a matrix
-
-
 _COPIED = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}  # bytes on all devices, on each: far above any cache
-
-
 _REPEATS = 5
-
-
 _ENOUGH = 0.03  # seconds of one product after which the matrices grow no more
 
 
 def matmul_rate(dtype: str, mesh: Mesh) -> float:
     """Returns the highest rate of large products of matrices, in operations per second of all devices together.
 
-    Every device multiplies two matrices of its own, of growing size, at once with the others (fake devices of a CPU
+    Every device multiplies its own two matrices, of growing size, at once with the others (fake devices of a CPU
     share its cores); the precision is the default one, as in the models.
     """
     product: Any = jax.jit(lambda a, b: a @ b)

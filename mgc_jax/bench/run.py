@@ -24,6 +24,7 @@ import gc
 import logging
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,36 +33,31 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from mgc_jax.bench.clips import SharedClips
 from mgc_jax.bench.roofline import copy_rate, matmul_rate
-from mgc_jax.bench.setting import LEAD, Block, Cell, Setting, settings_of
+from mgc_jax.bench.setting import LEAD, Benchmark, Block, Setting, settings_of
 from mgc_jax.bench.statistics import paired_ratio, percentiles
 from mgc_jax.bench.table import format_bench
 from mgc_jax.config import keys
 from mgc_jax.errors import UserError
+from mgc_jax.runtime.compilation_cache import without_cache
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.environment import command, describe_environment
 from mgc_jax.runtime.files import write_json
+from mgc_jax.runtime.terminal import clock, is_live
 from mgc_jax.runtime.workdir import claim
 
 log = logging.getLogger(__name__)
 
 
-FILE_NAME = "bench.json"
-
+BENCH_FILE = "bench.json"
 
 _WARMUP = 2  # dispatches
-
-
 _LEAST_SECONDS = 0.5  # of a repeat, so that a hiccup of the machine does not decide it,
-
-
 _MOST_DISPATCHES = 1000  # unless it would need more dispatches than these
-
-
 _TRAINING = ("train", "reused batch")
 
 
@@ -75,7 +71,7 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds something already, or what building a run raises.
     """
-    for name in ("config.json", FILE_NAME, "results.json"):
+    for name in ("config.json", BENCH_FILE, "results.json"):
         if (workdir / name).exists():
             raise UserError(f"--workdir {workdir} holds {name} of another run; give a new folder")
     settings = settings_of(config, jax.device_count())
@@ -100,9 +96,9 @@ def run_bench(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "ratios": _ratios(settings, rows),
         }  # fmt: skip
         _add_shares(result)
-        write_json(workdir / FILE_NAME, result)
+        write_json(workdir / BENCH_FILE, result)
     print(format_bench(result))
-    log.info("all figures: %s", workdir / FILE_NAME)
+    log.info("all figures: %s", workdir / BENCH_FILE)
     return result
 
 
@@ -174,68 +170,85 @@ def _measure_settings(
     config: ConfigDict, clips: SharedClips, settings: list[Setting], workdir: Path
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     bench = config.bench
-    cells: list[Cell | None] = []
+    benchmarks: list[Benchmark | None] = []
     facts: list[dict[str, Any]] = []
     rows: list[Row] = []
-    with _without_cache():
+    with without_cache():
         for number, setting in enumerate(settings):
-            log.info("setting %d of %d: %s", number + 1, len(settings), setting.to_json())
+            about = ", ".join(f"{name} {value}" for name, value in setting.to_json().items())
+            log.info("setting %d of %d (%s): building and compiling", number + 1, len(settings), about)
             own = [Row(number, variant) for variant in bench.variants]
-            cell, known = _build(config, clips, setting, own, workdir)
-            cells.append(cell)
+            benchmark, known = _build(config, clips, setting, own, workdir)
+            benchmarks.append(benchmark)
             facts.append(known)
             rows += own
-    for repeat in range(bench.repeats):
-        log.info("repeat %d of %d", repeat + 1, bench.repeats)
-        for row in rows:
-            cell, setting = cells[row.setting], settings[row.setting]
-            if row.out_of_memory or cell is None:
-                continue
-            with _memory_row(row):
-                clips.placed(setting.placement, setting.devices)
-                resets = _reset_host_peak()
-                row.blocks.append(cell.measure(row.variant, row.number))
-                if row.variant == "train":
-                    known = facts[row.setting]
-                    known["peak_host_bytes"] = max(known.get("peak_host_bytes", 0), _host_peak(resets))
+    start, live = time.perf_counter(), is_live(sys.stderr)
+    with tqdm(total=bench.repeats * len(rows), desc="measuring", unit="row", disable=not live, leave=False) as bar:
+        for repeat in range(bench.repeats):
+            if not live:
+                log.info("repeat %d of %d%s", repeat + 1, bench.repeats, _left(start, repeat, bench.repeats))
+            for row in rows:
+                bar.set_postfix_str(row.variant)
+                _repeat(benchmarks[row.setting], row, clips, settings[row.setting], facts[row.setting])
+                bar.update()
     return facts, rows
+
+
+def _left(start: float, done: int, total: int) -> str:
+    """Returns the time that is left, after the first repeat."""
+    return f", about {clock((time.perf_counter() - start) / done * (total - done))} left" if done else ""
+
+
+def _repeat(
+    benchmark: Benchmark | None, row: Row, clips: SharedClips, setting: Setting, facts: dict[str, Any]
+) -> None:
+    """Measures a row once more, if there was enough memory for it."""
+    if row.out_of_memory or benchmark is None:
+        return
+    with _memory_row(row):
+        clips.placed(setting.placement, setting.devices)
+        resets = _reset_host_peak()
+        row.blocks.append(benchmark.measure(row.variant, row.number))
+        if row.variant == "train":
+            facts["peak_host_bytes"] = max(facts.get("peak_host_bytes", 0), _host_peak(resets))
 
 
 def _build(
     config: ConfigDict, clips: SharedClips, setting: Setting, rows: list[Row], workdir: Path
-) -> tuple[Cell | None, dict[str, Any]]:
+) -> tuple[Benchmark | None, dict[str, Any]]:
     """Builds a setting and measures its rows for the first time; returns it, if there is memory for it, and facts."""
-    cell: Cell | None = None
+    benchmark: Benchmark | None = None
     with _memory_row(*rows):
         clips.free()
         reached = _device_peak(setting.devices)
         placed = clips.placed(setting.placement, setting.devices)
-        cell = Cell(config, clips.corpora[setting.placement], placed, setting, workdir)
-    if cell is None:
+        benchmark = Benchmark(config, clips.corpora[setting.placement], placed, setting, workdir)
+    if benchmark is None:
         return None, setting.to_json()
     peak = None
     # Training first, and its peak is taken then: it is what is estimated when the step is compiled.
     for row in sorted(rows, key=lambda row: row.variant not in _TRAINING):
         with _memory_row(row):
-            _warm_up(cell, row, config.bench)
+            _warm_up(benchmark, row, config.bench)
         if row.variant in _TRAINING:
             peak = _device_peak(setting.devices)
-    # The backend tells the highest since the process began: what was reached before says nothing of this setting.
+    # The backend reports the highest since the process began: what was reached before says nothing of this setting.
     known = peak is not None and (reached is None or peak > reached)
-    cell.facts |= {"peak_device_bytes": peak if known else None, "peak_device_bytes_at_most": peak}
-    return cell, cell.facts
+    benchmark.facts |= {"peak_device_bytes": peak if known else None, "peak_device_bytes_at_most": peak}
+    return benchmark, benchmark.facts
 
 
-def _warm_up(cell: Cell, row: Row, bench: ConfigDict) -> None:
+def _warm_up(benchmark: Benchmark, row: Row, bench: ConfigDict) -> None:
     """Measures a row for the first time, and finds out how many dispatches per repeat the time for it allows."""
+    log.info("first run: %s", row.variant)
     start = time.perf_counter()
-    block = cell.measure(row.variant, _WARMUP)
+    block = benchmark.measure(row.variant, _WARMUP)
     row.first_seconds = time.perf_counter() - start
     if row.variant == "eval":  # compiles in its first call
-        block = cell.measure(row.variant, _WARMUP)
+        block = benchmark.measure(row.variant, _WARMUP)
     row.number = _dispatches(sum(block.seconds) / _WARMUP, block.steps, bench)
     if row.variant == "eval":  # and again for another number of clips
-        cell.measure(row.variant, row.number)
+        benchmark.measure(row.variant, row.number)
 
 
 def _dispatches(seconds: float, steps: int, bench: Any) -> int:
@@ -252,19 +265,6 @@ def _dispatches(seconds: float, steps: int, bench: Any) -> int:
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """Leaves JAX's cache of compiled programs alone, so that the time to compile is measured."""
-    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
-
-
-@contextlib.contextmanager
 def _memory_row(*rows: Row) -> Iterator[None]:
     """Notes in rows that there was not enough memory for what is done inside."""
     try:
@@ -278,6 +278,7 @@ def _memory_row(*rows: Row) -> Iterator[None]:
 
 
 def _ceilings(dtype: str, devices: int) -> dict[str, float]:
+    log.info("measuring the machine: matrix products and copies in %s on %d device(s)", dtype, devices)
     mesh = data_mesh(jax.devices()[:devices])
     return {"matmul_flops_per_second": matmul_rate(dtype, mesh), "copy_bytes_per_second": copy_rate(mesh)}
 

@@ -1,5 +1,6 @@
-"""One setting of the bench (batch, precision, placement, number of devices), built, and what is measured of it."""
+"""One setting of the benchmark (batch, precision, placement, number of devices), built, and what is measured of it."""
 
+import copy
 import dataclasses
 import itertools
 import logging
@@ -11,19 +12,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from mgc_jax.bench.clips import where
 from mgc_jax.bench.flops import count
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import Placed, placed_dispatches
-from mgc_jax.data.placement import Clips
+from mgc_jax.data.frontend import LogMelFrontend
+from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.models.classifier import describe_model
+from mgc_jax.models.classifier import describe_model, set_platform_kernels, split_model
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.dispatch import Dispatcher, Prepared, steps_per_dispatch
-from mgc_jax.training.loop import check_accumulation, initial_state, make_phase
+from mgc_jax.training.dispatch import CompiledSteps, Dispatcher, steps_per_dispatch
+from mgc_jax.training.phases import check_accumulation, initial_state, make_phase
 from mgc_jax.training.state import TrainState
 from mgc_jax.training.timetable import make_timetable
 
@@ -110,7 +113,7 @@ class Block:
         return (self.clips or len(self.seconds) * self.steps) / sum(self.seconds)
 
 
-class Cell:
+class Benchmark:
     """A setting, built and compiled.
 
     Attributes:
@@ -119,7 +122,7 @@ class Cell:
         facts: what is known without measuring more: compile time, operations, estimated memory.
     """
 
-    def __init__(self, config: ConfigDict, corpus: Corpus, clips: Clips, setting: Setting, workdir: Path):
+    def __init__(self, config: ConfigDict, corpus: Corpus, clips: ClipStore, setting: Setting, workdir: Path):
         """Builds and compiles a setting.
 
         Raises:
@@ -142,12 +145,11 @@ class Cell:
         state, placed = self._state(), next(self._dispatches(0, 1))
         built = time.perf_counter()
         try:
-            prepared = self._dispatcher.prepare(state, placed)
+            prepared = self._dispatcher.compile(state, placed)
         except UserError as error:
             raise MemoryError(str(error)) from error
         one = next(placed_dispatches(batches, clips, self._experiment.mesh, 0, [1]))
-        # Another function than the phase's: of that one JAX would give the trace it has, which is not the plain form.
-        step = make_phase(self._experiment, classifier_only=False).train_step
+        step = make_phase(_plain(self._experiment), classifier_only=False).train_step
         counted = count(step, state, one.batch, one.clips, one.partners, key)
         if counted.unknown:
             log.warning("operations inside %s are counted once, however often they run", ", ".join(counted.unknown))
@@ -179,7 +181,7 @@ class Cell:
         return initial_state(self._experiment, self._phase.optimizer)
 
     def _dispatches(self, first: int, number: int) -> Generator[Placed, None, None]:
-        """So many dispatches from a step on, each of the length that training takes; see `Timetable.best_length`."""
+        """Returns dispatches from a step on, each of the length that training takes; see `Timetable.best_length`."""
         return placed_dispatches(
             self._phase.batches, self._experiment.clips, self._experiment.mesh, first, [self.length] * number
         )
@@ -190,7 +192,7 @@ class Cell:
         return self._dispatches(first, number)
 
     def measure(self, variant: str, number: int) -> Block:
-        """Measures a row once: so many dispatches, or whatever its are."""
+        """Measures a row once: `number` dispatches, saves or batches of evaluation."""
         measures: dict[str, Callable[[int], Block]] = {
             "train": self._train, "reused batch": self._reused, "data only": self._data,
             "checkpoint": self._checkpoint, "eval": self._evaluate,
@@ -264,7 +266,20 @@ class Cell:
         return Block([time.perf_counter() - start], clips=len(some.clips))
 
 
-def _xla_facts(prepared: Prepared) -> dict[str, Any]:
+def _plain(experiment: Experiment) -> Experiment:
+    """The experiment in XLA's own operations (`config.model.kernels = "plain"`), to count them."""
+    plain = copy.copy(experiment)
+    plain.inputs = copy.copy(experiment.inputs)
+    model = nnx.merge(experiment.graph, experiment.params, experiment.batch_stats)
+    set_platform_kernels(model, False)
+    plain.graph, *_ = split_model(model)
+    if experiment.inputs.frontend is not None:
+        name = experiment.inputs.frontend.representation.name
+        plain.inputs.frontend = LogMelFrontend(name, platform_kernels=False)
+    return plain
+
+
+def _xla_facts(prepared: CompiledSteps) -> dict[str, Any]:
     """What the compiler estimates of a dispatch: memory; operations, where it takes the body of a loop as run once."""
     memory, costs = prepared.memory, prepared.program.cost_analysis() or {}
     facts = {f"{name}_bytes": size for name, size in dataclasses.asdict(memory).items()}

@@ -1,4 +1,4 @@
-"""What measured times say: percentiles, and ratios only where the noise lets them be told."""
+"""Statistics of measured times: percentiles, and ratios, reported only where the noise allows it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 MOST_SPREAD = 0.1  # interquartile range over median of the paired ratios
-
-
 LEAST_PAIRS = 5
-
-
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -25,11 +21,11 @@ class Ratio:
     """How many times as much one thing is as another, from pairs that were measured side by side.
 
     Attributes:
-        median: of the ratios of the pairs; nobody should be told it where `refused` says something.
+        median: of the ratios of the pairs; not to be reported where `refused` says something.
         low: their first quartile.
         high: their third quartile.
         pairs: how many there were.
-        refused: why the ratio cannot be told; empty where it can.
+        refused: why the ratio is not reported; empty if it is.
     """
 
     median: float
@@ -40,7 +36,7 @@ class Ratio:
 
     def __str__(self) -> str:
         if self.refused:
-            return f"not told: {self.refused}"
+            return f"not reported: {self.refused}"
         return f"{self.median:.3g} (quartiles {self.low:.3g} to {self.high:.3g}, {self.pairs} pairs)"
 
     def to_json(self) -> Mapping[str, object]:
@@ -52,7 +48,7 @@ class Ratio:
 def paired_ratio(above: Sequence[float], below: Sequence[float], scale: float = 1.0) -> Ratio:
     """Returns the ratio of two things that were measured in turn, so that each pair shares the state of the machine.
 
-    The rule: the median of the paired ratios, told only if there are at least `LEAST_PAIRS` pairs and the
+    The rule: the median of the paired ratios, reported only if there are at least `LEAST_PAIRS` pairs and the
     interquartile range of the ratios is at most `MOST_SPREAD` of their median.
 
     Args:

@@ -1,4 +1,4 @@
-"""A corpus of noise with a plausible track table: to measure speed, where what the clips say does not matter."""
+"""A corpus of noise with a plausible track table, to measure speed."""
 
 from typing import Any
 
@@ -11,11 +11,7 @@ from tfds_fma.representations.feature_names import columns_of
 from tfds_fma.representations.registry import get_representation
 
 _MOST_CLIPS_OF_A_BAG = 50  # no album of FMA-medium has more
-
-
 _DIFFERENT_CLIPS = 64
-
-
 _ALBUMS_OF_AN_ARTIST = 2
 
 
@@ -52,7 +48,7 @@ def synthetic_corpus(config: Any) -> Corpus:
 
 
 def bag_sizes(clips: int, bag_length: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws bags until they have so many clips together; the last one is cut to fit.
+    """Draws bags until they have `clips` clips together; the last one is cut to fit.
 
     Args:
         clips: in all.
@@ -76,7 +72,7 @@ def _clip_type(config: Any) -> tuple[tuple[int, ...], str]:
     if data.corpus == "arrays" and not given:
         raise UserError(
             "a synthetic corpus has clips of the shape of config.data.representation, and this configuration is for "
-            "arrays of your own: give their shape, for instance --config.bench.clip_shape='(128,)', or measure with "
+            "your own arrays: give their shape, for instance --config.bench.clip_shape='(128,)', or measure with "
             "the arrays themselves, --config.bench.data=corpus"
         )
     try:

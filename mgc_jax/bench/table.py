@@ -7,8 +7,6 @@ _HEAD = (
     "what", "batch", "dtype", "devices", "clips", "clips/s", "each device", "spread", "ms p5", "p50", "p95", "p99",
     "max", "GFLOP/s", "of roof",
 )  # fmt: skip
-
-
 _WHERE = {
     "device": "clips on the device(s)", "host": "clips in host memory", "stream": "clips on the disk",
     "auto": "clips placed by size",

@@ -1,5 +1,6 @@
-"""What a run is told: keys, checks, options."""
+"""The configuration of a run: keys, options, overrides, checks."""
 
 from mgc_jax.config.keys import default
+from mgc_jax.config.loading import load_config
 
-__all__ = ["default"]
+__all__ = ["default", "load_config"]

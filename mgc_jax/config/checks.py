@@ -1,4 +1,4 @@
-"""Is a configuration possible? Asked before any work starts."""
+"""Checks of a configuration before any work starts."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from mgc_jax.config.keys import (
     BENCH_VARIANTS,
     CORPORA,
     DTYPES,
+    KERNELS,
     PLACEMENTS,
-    SELECTION_METRICS,
-    SELECTION_VIEWS,
     default,
+    kind_of,
     leaves,
 )
 from mgc_jax.errors import UserError
@@ -23,13 +23,13 @@ from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
 def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
     if not condition:
-        raise UserError(f"config.{key}={value!r} is impossible: {remedy}.")
+        raise UserError(f"config.{key}={value!r} is invalid: {remedy}.")
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises `UserError` for an unknown key or an impossible value, before any work starts."""
+    """Raises `UserError` for an unknown key or an invalid value, before any work starts."""
     known, given = dict(leaves(default())), dict(leaves(config))
-    # Checked by what they are the options of, and the demo's against the keys themselves.
+    # Options are checked by the class that they are for, and the demo's against the keys themselves.
     options = ("model.encoder.", "model.pooling.", "baseline.", "optimizer.options.", "optimizer.schedule_options.")
     free = (*options, "demo.")
     missing = sorted(known.keys() - given.keys())
@@ -43,7 +43,7 @@ def validate(config: ConfigDict) -> None:
         )
     for key, value in known.items():
         kind = (int, float) if isinstance(value, float) else (tuple, list) if isinstance(value, tuple) else type(value)
-        _require(isinstance(given[key], kind), key, given[key], f"it must be of the kind of {value!r}")
+        _require(isinstance(given[key], kind), key, given[key], f"expected {kind_of(value)}")
     data, batch, train = config.data, config.batch, config.train
 
     def one_of(key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -54,7 +54,7 @@ def validate(config: ConfigDict) -> None:
 
     at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
-    # Arrays can be prepared under any name: whether this one is prepared, opening the corpus tells.
+    # Arrays can be prepared under any name: opening the corpus checks whether this one is.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
@@ -63,6 +63,7 @@ def validate(config: ConfigDict) -> None:
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
     one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("model.kernels", config.model.kernels, KERNELS)
     one_of("batch.sampling", batch.sampling, ("natural", "sqrt", "class_balanced"))
     one_of("loss.name", config.loss.name, ("cross_entropy", "focal"))
     one_of("loss.bag_weight", config.loss.bag_weight, ("bag", "size"))
@@ -87,7 +88,7 @@ def validate(config: ConfigDict) -> None:
     at_least("train.steps_per_dispatch", train.steps_per_dispatch, 0)
     at_least("train.accumulate", train.accumulate, 1)
     _require(batch.rows % train.accumulate == 0, "train.accumulate", train.accumulate,
-             f"the {batch.rows} row(s) of a batch cannot be cut into so many micro-batches; it must divide "
+             f"the {batch.rows} row(s) of a batch cannot be split into that many micro-batches; it must divide "
              "config.batch.rows")  # fmt: skip
     at_least("profile.first", config.profile.first, 0)
     at_least("profile.last", config.profile.last, config.profile.first)
@@ -111,12 +112,12 @@ def validate(config: ConfigDict) -> None:
     for key in ("loss.logit_adjustment", "eval.logit_adjustment"):
         at_least(key, given[key], 0)
         _require(not given[key] or batch.sampling == "natural", key, given[key],
-                 "bags that are drawn by genre have another prior; set config.batch.sampling to natural")  # fmt: skip
+                 "drawing bags by genre changes the prior; set config.batch.sampling to natural")  # fmt: skip
     _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
-             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to take away; set "
+             config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to remove; set "
              "config.train.classifier_epochs to 0")  # fmt: skip
     _require(not batch.sub_bags or config.model.pooling.name != "none", "batch.sub_bags", batch.sub_bags,
-             "a model without pooling sees clips alone")  # fmt: skip
+             "a model without pooling sees single clips")  # fmt: skip
     _require(bool(config.model.frontend) == data.representation.startswith("audio") or data.corpus == "arrays",
              "model.frontend", config.model.frontend, f"a model on {data.representation} "
              + ("needs the spectrogram to compute from audio, such as mel_1360x96"
@@ -125,11 +126,8 @@ def validate(config: ConfigDict) -> None:
              "it must be positive")  # fmt: skip
     _require(0 <= config.model.head_dropout < 1, "model.head_dropout", config.model.head_dropout,
              "it must be at least 0 and below 1")  # fmt: skip
-    view, _, metric = train.select.partition("/")
-    _require(view in SELECTION_VIEWS and metric in SELECTION_METRICS, "train.select", train.select,
-             f"write <view>/<metric> with a view of {', '.join(SELECTION_VIEWS)} and a metric of "
-             f"{', '.join(SELECTION_METRICS)}")  # fmt: skip
-    _require(view != "bag" or config.model.pooling.name != "none", "train.select", train.select,
+    # Whether there is such a level and metric is checked where they are known: mgc_jax.evaluation.metrics.
+    _require(not train.select.startswith("bag/") or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
 
 
@@ -140,11 +138,11 @@ def _check_bench(bench: ConfigDict) -> None:
     }  # fmt: skip
     for key, allowed in choices.items():
         values = (bench[key],) if isinstance(bench[key], str) else bench[key]
-        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose of {', '.join(allowed)}")
+        _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose from {', '.join(allowed)}")
     for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
         values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
         _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
-                 "whole numbers of at least 1 are possible")  # fmt: skip
+                 "give whole numbers of at least 1")  # fmt: skip
     _require(len(bench.clip_shape) <= 2, "bench.clip_shape", bench.clip_shape, "give (time, mel) or (feature,)")
     _require(len(bench.variants) > 0, "bench.variants", bench.variants, "there is nothing to measure")
     _require(bench.bag_length >= 0, "bench.bag_length", bench.bag_length, "it must be at least 0")
@@ -157,9 +155,9 @@ def _check_features(data: ConfigDict) -> None:
     try:
         groups_of(data.features)
     except UserError as error:
-        raise UserError(f"config.data.features={data.features!r} is impossible: {error}") from error
+        raise UserError(f"config.data.features={data.features!r} is invalid: {error}") from error
     _require(data.corpus != "arrays", "data.features", data.features,
-             "it picks FMA's features; of your own, name the columns in config.data.arrays.features")  # fmt: skip
+             "it picks FMA's features; for arrays, name the columns in config.data.arrays.features")  # fmt: skip
     _require(data.representation == "features_518", "data.features", data.features,
              f"it picks columns of features_518, and config.data.representation is {data.representation}; set that to "
              "features_518, or leave config.data.features empty")  # fmt: skip

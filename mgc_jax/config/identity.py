@@ -1,4 +1,4 @@
-"""Would two configurations train the same model? Asked before a run is resumed."""
+"""Whether two configurations train the same model, which is asked before a run is resumed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from mgc_jax.config.keys import default, leaves, split_rule, to_json
 
 
 def shared_values(config: ConfigDict) -> dict[str, Any]:
-    """Returns what all processes of a run must have alike: every key but where the corpus lies on their hosts."""
+    """Returns what must be equal in all processes of a run: every key except the location of the corpus."""
     return {key: value for key, value in leaves(to_json(config)) if not key.startswith(_LOCATION)}
 
 
-# Keys that do not alter what a step computes.
+# Keys that do not alter what a step computes (model.kernels: but for rounding, as another machine may).
 _HARMLESS = (
     "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
     "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
-    "train.steps_per_dispatch",
+    "train.steps_per_dispatch", "model.kernels",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ _LOCATION = ("data.corpus", "data.data_dir", "data.arrays.clips", "data.arrays.i
 
 
 def differences(
-    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True
+    config: ConfigDict, before: Mapping[str, Any], *, moved: bool = True, training: bool = True, rescaled: bool = True
 ) -> list[str]:
     """Lists what makes this configuration train another model than an earlier one.
 
@@ -35,13 +35,15 @@ def differences(
         before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
         moved: whether the corpus may lie elsewhere.
         training: whether the model is to be trained on; if not, it may be evaluated in another way.
+        rescaled: whether `train.epochs` may differ although the schedule depends on it. Where the classifier is
+            trained again afterwards, it may never differ: a run in that phase cannot go back.
     """
     ignored = _HARMLESS + (_LOCATION if moved else ())
     if config.optimizer.plateau_factor < 1:  # counts evaluations
         ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
     if not training:
         ignored += ("eval.",)
-    if config.optimizer.schedule == "constant" and not config.train.classifier_epochs:
+    if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
     for values in (now, then):  # folds with and without the rule's name are the same

@@ -11,16 +11,13 @@ from tfds_fma.representations.registry import demo_representation
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 
 
-SELECTION_VIEWS = ("clip", "clip_mean", "bag")
-
-
-SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap")
-
-
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 
 DTYPES = ("float32", "bfloat16")
+
+
+KERNELS = ("auto", "plain")
 
 
 PLACEMENTS = ("auto", "device", "host", "stream")
@@ -40,7 +37,9 @@ def default() -> ConfigDict:
     config.data = ConfigDict()
     config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
-    config.data.representation = "mel_1360x96"  # what tfds_fma prepared: computed, or arrays under a name of their own
+    config.data.representation = (
+        "mel_1360x96"  # what tfds_fma prepared: a spectrogram, audio, features, or the name of arrays
+    )
     config.data.features = ""  # of features_518: all, or sets such as mfcc+spectral_contrast; empty: all
     config.data.frames = 0  # use only the first frames of each clip; 0: all
     config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
@@ -79,6 +78,9 @@ def default() -> ConfigDict:
     config.model.head_dropout = 0.5  # dropout on the bag vector
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
+    config.model.kernels = (
+        "auto"  # forms of the layers made for the platform; plain: XLA's own operations. Same results
+    )
 
     config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
     config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
@@ -87,7 +89,7 @@ def default() -> ConfigDict:
     config.batch.rows = 1  # a multiple of the number of devices
     config.batch.clips_per_row = 64  # a longer bag is split over rows
     config.batch.sampling = "natural"  # natural: every bag once an epoch; sqrt, class_balanced: drawn by genre
-    config.batch.sub_bags = False  # cut every bag at random into smaller ones, anew in each epoch
+    config.batch.sub_bags = False  # split every bag at random into smaller ones, again in each epoch
 
     config.loss = ConfigDict()
     config.loss.name = "cross_entropy"  # cross_entropy, focal (Lin et al. 2017)
@@ -99,7 +101,7 @@ def default() -> ConfigDict:
     config.loss.logit_adjustment = 0.0  # tau of the logit-adjusted loss (Menon et al. 2020); 0: off
 
     config.augment = ConfigDict()  # of training clips, after standardization
-    config.augment.crop_frames = 0  # a random window of so many frames; evaluation takes the middle one; 0: off
+    config.augment.crop_frames = 0  # a random window of this many frames; evaluation takes the middle one; 0: off
     config.augment.time_masks = 0  # SpecAugment (Park et al. 2019): bands of time set to the mean
     config.augment.time_mask_frames = 40  # their greatest width
     config.augment.mel_masks = 0  # and bands of mel bands
@@ -123,17 +125,18 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 60
-    config.train.classifier_epochs = 0  # then the head alone, anew, on balanced genres (Kang et al. 2020); 0: off
+    config.train.init_from = ""  # a run's folder or an export, whose weights a new run starts from; empty: at random
+    config.train.classifier_epochs = 0  # then the head alone, reset, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
-    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <view>/<metric>
+    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <level>/<metric>
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
-    # Steps that the devices do alone, where the corpus is on them. 0: as many as lie between what is to be done (log,
-    # evaluate, save), at most 64; one on a CPU, where convolutions are many times slower in a loop.
+    # Steps per compiled call where the corpus is on the devices. 0: as many as there are until the next log,
+    # evaluation or checkpoint, at most 64; 1 on a CPU, where convolutions in a loop are many times slower.
     config.train.steps_per_dispatch = 0
-    # Cut the rows of a batch into so many micro-batches, whose gradients are added up: less memory, the same update
-    # but for dropout's draws. Batch norm normalizes each micro-batch by itself.
+    # Split the rows of a batch into this many micro-batches and add up their gradients: less memory, and the same
+    # update except for the random draws of dropout. Batch norm normalizes each micro-batch by itself.
     config.train.accumulate = 1
 
     config.profile = ConfigDict()  # of the steps from first to last, counted from 1, in <workdir>/profile
@@ -160,7 +163,7 @@ def default() -> ConfigDict:
     config.bench.repeats = 5  # of everything, in turn
     config.bench.seconds = 30.0  # about the longest that a row may take; slow models are measured on fewer steps
 
-    config.demo = ConfigDict()  # what changes when the corpus is the demo; a flag for the same key wins
+    config.demo = ConfigDict()  # what changes when the corpus is the demo; an override of the same key wins
     return config
 
 
@@ -178,12 +181,12 @@ def split_rule(split: str, folds: int) -> str:
     return "folds" if split == "fma" and folds else split
 
 
-def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with the values of `config.demo` in place.
+def resolve_demo(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with the values of `config.demo` in place, and none left: to resolve it again changes nothing.
 
     Args:
-        config: a configuration whose corpus turned out to be the demo.
-        overridden: dotted keys given on the command line, which win over `config.demo`.
+        config: a configuration whose corpus turned out to be the demo. What was overridden is no longer in
+            `config.demo` (`mgc_jax.config.overrides.override`).
     """
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
@@ -191,9 +194,15 @@ def resolve_demo(config: ConfigDict, overridden: Mapping[str, Any]) -> ConfigDic
         if config.model.frontend:
             resolved.model.frontend = demo_representation(config.model.frontend)
         for key, value in leaves(config.demo):
-            if key not in overridden:
-                resolved.update_from_flattened_dict({key: value})
+            resolved.update_from_flattened_dict({key: value})
+        resolved.demo = ConfigDict()
     return resolved
+
+
+def kind_of(value: Any) -> str:
+    """Returns the kind of a value in words: an int, a float, a bool, a str, a tuple."""
+    name = "tuple" if isinstance(value, list) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class TrainBatches:
 
     By default each epoch holds every clip exactly once, and a bag is cut only if it is longer than a row. The sizes of
     the parts then fix the layout of an epoch once and for all; an epoch only draws which bag of a given size goes
-    where, and in which order the rows come. Where bags are drawn by genre or cut anew, an epoch has as many clips and
+    where, and in which order the rows come. Where bags are drawn by genre or cut again, an epoch has as many clips and
     steps, and a bag that fits into no row is cut.
 
     Attributes:
@@ -253,7 +253,7 @@ class TrainBatches:
             seed: of every draw.
             sampling: natural: every bag once an epoch; class_balanced: bags drawn, with replacement, so that every
                 genre is as likely; sqrt: genres by the square root of their number of bags (Kang et al. 2020).
-            sub_bags: cut every bag at random into sub-bags, anew in each epoch.
+            sub_bags: cut every bag at random into sub-bags, differently in each epoch.
             bag_weight: "bag": a bag counts as one, a part of it as its share; "size": both count as many as their
                 clips.
             mixup: alpha of mixup; 0: off.

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
-from mgc_jax.data.placement import Clips, DeviceClips, StreamClips
+from mgc_jax.data.placement import ClipStore, DeviceClips, PlacedClips, StreamClips
 from mgc_jax.data.streaming import Steps, stream_steps
 from mgc_jax.runtime.devices import local_rows, shard, shard_rows
 
@@ -25,29 +25,18 @@ class Placed(NamedTuple):
     Attributes:
         steps: how many steps; if several, the arrays below begin with an axis for them, but not the corpus.
         batch: the batch.
-        clips: its clips, as `take_clips` takes them.
+        clips: its clips.
         partners: the clips that they are mixed with, or None.
     """
 
     steps: int
     batch: Batch
-    clips: tuple[jax.Array, ...]
-    partners: tuple[jax.Array, ...] | None
-
-
-def placed_batches(
-    batches: TrainBatches, clips: Clips, mesh: Mesh, first_step: int, total_steps: int
-) -> Iterator[tuple[Batch, tuple[jax.Array, ...], tuple[jax.Array, ...] | None]]:
-    """Yields batches, their clips and those they are mixed with on the devices, prepared two steps ahead."""
-    with contextlib.closing(
-        placed_dispatches(batches, clips, mesh, first_step, [1] * (total_steps - first_step))
-    ) as dispatches:
-        for placed in dispatches:
-            yield placed.batch, placed.clips, placed.partners
+    clips: PlacedClips
+    partners: PlacedClips | None
 
 
 def placed_dispatches(
-    batches: TrainBatches, clips: Clips, mesh: Mesh, first_step: int, steps: Sequence[int]
+    batches: TrainBatches, clips: ClipStore, mesh: Mesh, first_step: int, steps: Sequence[int]
 ) -> Generator[Placed, None, None]:
     """Yields what each dispatch trains on, prepared two dispatches ahead.
 
@@ -83,9 +72,11 @@ def placed_dispatches(
         here = local_rows(-(-batches.rows // mesh.size) * mesh.size, mesh)
         sequence = Steps(batches, source.clips, mesh.size, first_step, first_step + len(steps), here)
 
-        def place(clips: np.ndarray, batch: Batch) -> tuple[jax.Array, ...]:
-            shape = (*batch.clip.shape, *clips.shape[2:])
-            return (shard_rows(shape, lambda rows: clips[rows.start - here.start : rows.stop - here.start], mesh),)
+        def place(clips: np.ndarray, batch: Batch) -> PlacedClips:
+            def part(rows: slice) -> np.ndarray:
+                return clips[rows.start - here.start : rows.stop - here.start]
+
+            return PlacedClips(shard_rows((*batch.clip.shape, *clips.shape[2:]), part, mesh))
 
         with contextlib.closing(stream_steps(sequence, source.workers)) as stream:
             for batch, these, partners in stream:
@@ -101,7 +92,7 @@ def placed_dispatches(
             yield ahead.popleft().result()
 
 
-def placed_ahead(clips: Clips, indices: np.ndarray) -> Iterator[tuple[jax.Array, ...]]:
+def placed_ahead(clips: ClipStore, indices: np.ndarray) -> Iterator[PlacedClips]:
     """Yields the clips of each row of indices [batch, clip] on the devices, the next ones being read meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(clips, indices[0])

@@ -91,18 +91,20 @@ class LogMelFrontend(nnx.Module):
     noiseless tones does the rounding of a float32 FFT, 2^-24 of the strongest amplitude, show more (2e-3 dB, 78 dB
     below the tone). There is nothing to train. It is differentiable with respect to float32 audio.
 
-    On one CPU device the clips are taken one after the other in blocks of frames, which stay in the cache; otherwise
-    all are one batch.
+    On one CPU device clips are computed one at a time in blocks of frames, which stay in the cache; otherwise all are
+    one batch.
 
     Attributes:
         representation: what is computed.
+        platform_kernels: whether to use the form made for the platform.
     """
 
-    def __init__(self, representation: str):
+    def __init__(self, representation: str, *, platform_kernels: bool = True):
         """Builds the front end.
 
         Args:
             representation: name of a spectrogram of `tfds_fma.representations`.
+            platform_kernels: whether to use the form made for the platform; if not, clips are always one batch.
 
         Raises:
             UserError: an unknown representation, or one that is not a spectrogram.
@@ -114,6 +116,7 @@ class LogMelFrontend(nnx.Module):
                 "such as mel_1360x96 or mel_640x128"
             )
         self.representation = found
+        self.platform_kernels = platform_kernels
 
     @property
     def sample_rate(self) -> int:
@@ -150,7 +153,7 @@ class LogMelFrontend(nnx.Module):
                 f"clips have {audio.shape[1]}; give longer clips or choose a shorter representation"
             )
         audio = audio[:, : self.representation.at_most]
-        if platform.use_cpu_form():
+        if self.platform_kernels and platform.on_one_cpu_device():
             return lax.map(lambda clip: self._spectrograms(clip[None], _BLOCK_FRAMES)[0], audio)
         return self._spectrograms(audio, None)
 
@@ -202,17 +205,18 @@ class LogMelFrontend(nnx.Module):
         return jnp.concatenate(products, axis=2)
 
 
-def frontend_for(representation: str, audio_representation: str) -> LogMelFrontend:
+def frontend_for(representation: str, audio_representation: str, *, platform_kernels: bool = True) -> LogMelFrontend:
     """Gives the front end that computes a spectrogram from a corpus of stored audio.
 
     Args:
         representation: name of the spectrogram.
         audio_representation: name of the representation that the corpus was prepared in, such as audio_12000.
+        platform_kernels: whether to use the form made for the platform.
 
     Raises:
         UserError: a representation that is unknown or of the wrong kind, or audio at another rate.
     """
-    frontend = LogMelFrontend(representation)
+    frontend = LogMelFrontend(representation, platform_kernels=platform_kernels)
     audio = get_representation(audio_representation)
     remedy = f"prepare the corpus as audio_{frontend.sample_rate}"
     if not isinstance(audio, Audio):

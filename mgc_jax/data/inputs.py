@@ -10,7 +10,6 @@ from mgc_jax.data import augmentation
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.frontend import LogMelFrontend, frontend_for
-from mgc_jax.data.placement import take_clips
 from mgc_jax.data.standardization import Standardization, standardization
 from mgc_jax.errors import UserError
 
@@ -23,6 +22,7 @@ class Inputs:
     Attributes:
         clip_shape: of the encoder's input: (time, mel) or (feature,).
         statistics: standardization.
+        frontend: computes spectrograms of stored audio, or None.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Inputs:
             frontend: computes spectrograms of stored audio; None: clips are taken as they are.
             statistics: standardization of spectrograms or features.
         """
-        self._frontend, self.statistics, self._augment = frontend, statistics, config.augment
+        self.frontend, self.statistics, self._augment = frontend, statistics, config.augment
         self._dtype = jnp.dtype(config.model.dtype)
         shape = tuple(stored_shape) if frontend is None else frontend.clip_shape
         crop = self._augment.crop_frames
@@ -57,37 +57,31 @@ class Inputs:
 
     def _standardized(self, clips: jax.Array) -> jax.Array:
         """[n, ...] as stored -> float32 [n, time, mel] or [n, feature]."""
-        values = clips.astype(jnp.float32) if self._frontend is None else self._frontend(clips)
+        values = clips.astype(jnp.float32) if self.frontend is None else self.frontend(clips)
         return (values - self.statistics.mean) * (1 / self.statistics.std)
 
-    def evaluation(self, clips: tuple[jax.Array, ...]) -> jax.Array:
-        """Returns the inputs [n, ...] of placed clips."""
-        values = self._standardized(take_clips(clips))
+    def evaluation(self, clips: jax.Array) -> jax.Array:
+        """Returns the inputs [n, ...] of stored clips [n, ...]."""
+        values = self._standardized(clips)
         if self._augment.crop_frames:
             values = augmentation.middle_crop(values, self._augment.crop_frames)
         return values.astype(self._dtype)
 
-    def training(
-        self,
-        batch: Batch,
-        clips: tuple[jax.Array, ...],
-        partners: tuple[jax.Array, ...] | None,
-        key: jax.Array,
-    ) -> jax.Array:
+    def training(self, batch: Batch, clips: jax.Array, partners: jax.Array | None, key: jax.Array) -> jax.Array:
         """Returns the augmented inputs [row, slot, ...] of a batch.
 
         Args:
             batch: says how clips are mixed.
-            clips: its clips, placed.
-            partners: the clips that they are mixed with, placed, or None.
+            clips: its clips as stored, [row, slot, ...].
+            partners: the clips that they are mixed with, or None.
             key: for the draws.
         """
         keys = jax.random.split(key, 3)
-        values = self._drawn(take_clips(clips), keys[0])
+        values = self._drawn(clips, keys[0])
         if batch.mix is not None and partners is not None:
             share = jnp.take_along_axis(batch.mix.share, jnp.minimum(batch.segment, batch.segment.shape[1] - 1), 1)
             share = share.reshape(-1, *[1] * (values.ndim - 1))
-            values = share * values + (1 - share) * self._drawn(take_clips(partners), keys[1])
+            values = share * values + (1 - share) * self._drawn(partners, keys[1])
         if self._augment.noise:
             values = augmentation.add_noise(values, self._augment.noise, keys[2])
         return values.reshape(*batch.segment.shape, *self.clip_shape).astype(self._dtype)
@@ -114,7 +108,12 @@ def make_inputs(config: Any, corpus: Corpus) -> Inputs:
     frontend = None
     if config.model.frontend:
         name = config.model.frontend
-        frontend = LogMelFrontend(name) if corpus.name == "arrays" else frontend_for(name, config.data.representation)
+        use = config.model.kernels == "auto"
+        frontend = (
+            LogMelFrontend(name, platform_kernels=use)
+            if corpus.name == "arrays"
+            else frontend_for(name, config.data.representation, platform_kernels=use)
+        )
         if corpus.clips.ndim != 2:
             raise UserError(
                 f"config.model.frontend={name} computes spectrograms from audio, but a clip of this corpus is "

@@ -8,6 +8,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from mgc_jax.config.checks import validate
+from mgc_jax.config.keys import resolve_demo
 from mgc_jax.data.arrays import open_arrays
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.fma import is_computed, not_prepared, open_fma
@@ -15,17 +19,33 @@ from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.splits import find_split
 from mgc_jax.errors import UserError
 from tfds_fma.representations.feature_names import columns_of
+from tfds_fma.representations.registry import demo_representation
 
 log = logging.getLogger(__name__)
 
 
 def open_corpus(data: Any) -> Corpus:
-    """Opens the corpus that `config.data` names; `auto` must have been resolved with `resolve_auto`.
+    """Opens the corpus that `config.data` describes.
+
+    Examples:
+        >>> import mgc_jax
+        >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py")  # doctest: +SKIP
+        >>> corpus = mgc_jax.open_corpus(config.data)  # doctest: +SKIP
+        >>> corpus.clips[:8], corpus.genres  # doctest: +SKIP
+
+    Args:
+        data: `config.data`. A corpus `auto` is prepared FMA, else the demo.
 
     Raises:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
     """
     split = find_split(data)  # a mistyped name is refused before anything is read
+    if data.corpus == "auto":
+        data = data.copy_and_resolve_references()
+        data.corpus, why = resolve_auto(data)
+        if data.corpus == "demo":
+            data.representation = demo_representation(data.representation)
+        log.info(why)
     corpus = open_arrays(data) if data.corpus == "arrays" else open_fma(data)
     if data.features:
         columns, clips = columns_of([data.features]), corpus.clips
@@ -44,6 +64,25 @@ def open_corpus(data: Any) -> Corpus:
     if len(corpus.indices("train")) == 0:
         raise UserError(f"corpus {data.corpus}: no clip is in the training split, so nothing can be trained")
     return corpus
+
+
+def resolve_corpus(config: ConfigDict) -> tuple[ConfigDict, str]:
+    """Chooses the corpus of a configuration: prepared FMA, else the demo with the settings of `config.demo`.
+
+    Returns:
+        A validated copy whose corpus is not `auto`, and a sentence that says which corpus it is and why.
+
+    Raises:
+        UserError: as `resolve_auto`.
+    """
+    corpus, why = resolve_auto(config.data)
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.data.corpus = corpus
+    if corpus == "demo":
+        resolved = resolve_demo(resolved)
+    validate(resolved)
+    return resolved, why
 
 
 def resolve_auto(data: Any) -> tuple[str, str]:

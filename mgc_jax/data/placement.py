@@ -1,5 +1,6 @@
 """Where the clips of a corpus are while a model trains: on the devices, in host memory, or on the disk."""
 
+import dataclasses
 import logging
 
 import jax
@@ -11,6 +12,33 @@ from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import replicate, shard, shard_rows
 
 log = logging.getLogger(__name__)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PlacedClips:
+    """The clips of a batch on the devices, as a pytree: an argument of jitted functions.
+
+    Attributes:
+        stored: the clips themselves, [row, slot, ...], where `index` is None; else the whole corpus, [clip, ...].
+        index: int32 [row, slot]: rows of the corpus, or None.
+    """
+
+    stored: jax.Array
+    index: jax.Array | None = None
+
+    def take(self) -> jax.Array:
+        """Returns the clips [row, slot, ...]; to be called inside a jitted function."""
+        return self.stored if self.index is None else self.stored[self.index]
+
+    @property
+    def per_row(self) -> jax.Array:
+        """The array that has a row per row of the batch; the corpus, which all rows share, has none."""
+        return self.stored if self.index is None else self.index
+
+    def with_per_row(self, rows: jax.Array) -> "PlacedClips":
+        """Returns the clips of other rows of the batch, or of another batch, from the same corpus."""
+        return PlacedClips(rows) if self.index is None else PlacedClips(self.stored, rows)
 
 
 class DeviceClips:
@@ -28,13 +56,13 @@ class DeviceClips:
         """Frees the memory of the devices; nothing can be asked for until `place`."""
         self._clips.delete()
 
-    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
-        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
-        return self._clips, shard(index, self._mesh)
+    def __call__(self, index: np.ndarray) -> PlacedClips:
+        """Returns the clips `index` [row, slot]."""
+        return PlacedClips(self._clips, shard(index, self._mesh))
 
-    def of_steps(self, index: np.ndarray) -> tuple[jax.Array, ...]:
+    def of_steps(self, index: np.ndarray) -> PlacedClips:
         """Returns those of several steps, for clips `index` [step, row, slot]."""
-        return self._clips, shard(index, self._mesh, axis=1)
+        return PlacedClips(self._clips, shard(index, self._mesh, axis=1))
 
 
 class HostClips:
@@ -44,10 +72,10 @@ class HostClips:
         self._clips = clips
         self._mesh = mesh
 
-    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
-        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+    def __call__(self, index: np.ndarray) -> PlacedClips:
+        """Returns the clips `index` [row, slot]."""
         shape = (*index.shape, *self._clips.shape[1:])
-        return (shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh),)
+        return PlacedClips(shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh))
 
 
 class StreamClips:
@@ -57,26 +85,16 @@ class StreamClips:
         self.clips, self.workers = clips, workers
         self._mesh = mesh
 
-    def __call__(self, index: np.ndarray) -> tuple[jax.Array, ...]:
-        """Returns the arguments that `take_clips` needs for clips `index` [row, slot]."""
+    def __call__(self, index: np.ndarray) -> PlacedClips:
+        """Returns the clips `index` [row, slot]."""
         shape = (*index.shape, *self.clips.shape[1:])
-        return (shard_rows(shape, lambda rows: self.clips[index[rows]], self._mesh),)
+        return PlacedClips(shard_rows(shape, lambda rows: self.clips[index[rows]], self._mesh))
 
 
-Clips = DeviceClips | HostClips | StreamClips
+ClipStore = DeviceClips | HostClips | StreamClips
 
 
-def take_clips(arguments: tuple[jax.Array, ...]) -> jax.Array:
-    """Gives, inside a jitted function, the clips that a `DeviceClips` or another one was asked for."""
-    return arguments[0][arguments[1]] if len(arguments) == 2 else arguments[0]
-
-
-def with_rows(arguments: tuple[jax.Array, ...], rows: jax.Array) -> tuple[jax.Array, ...]:
-    """Replaces, in what `take_clips` takes, the part that has a row per row of the batch: it comes last."""
-    return *arguments[:-1], rows
-
-
-def place_clips(clips: np.ndarray | LazyClips, placement: str, mesh: Mesh, workers: int = -1) -> Clips:
+def place_clips(clips: np.ndarray | LazyClips, placement: str, mesh: Mesh, workers: int = -1) -> ClipStore:
     """Chooses where the corpus lives.
 
     Args:

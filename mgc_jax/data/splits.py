@@ -54,6 +54,7 @@ def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
 
 
 SPLITS: dict[str, Rule] = {"fma": fma, "folds": folds, "8-1-1": eight_one_one}
+"""Name in `config.data.split` -> rule: `mgc_jax.SPLITS["8-1-1"](corpus, config.data)` resplits a corpus."""
 
 
 def find_split(data: Any) -> Rule:

@@ -42,7 +42,7 @@ class Steps:
     Attributes:
         batches: as a function of the step.
         clips: of the corpus.
-        multiple: rows are filled up to a multiple of so many devices.
+        multiple: the number of rows is padded to a multiple of this (the devices).
         first: step that the sequence begins with.
         last: step that it ends with; both count finished steps.
         rows: those whose clips this process reads.
@@ -76,7 +76,7 @@ def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:
     """
     import grain
 
-    if not flags.FLAGS.is_parsed():  # Grain has flags, which nobody sets here
+    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which a library user never parses
         flags.FLAGS.mark_as_parsed()
     if len(steps) <= 0:
         return
@@ -95,8 +95,8 @@ def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:
         if "terminated unexpectedly" not in str(error):
             raise
         raise UserError(
-            f"a process that reads clips was killed ({_exit_code(error)}), for want of memory perhaps, or of room in "
-            "/dev/shm. The same command resumes at the last checkpoint; --config.data.workers=0 reads without such "
+            f"a process that reads clips was killed ({_exit_code(error)}), perhaps because memory or /dev/shm was "
+            "full. The same command resumes at the last checkpoint; --config.data.workers=0 reads without such "
             "processes."
         ) from error
     finally:
@@ -116,7 +116,10 @@ def _start_worker(number: int, count: int) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # Grain imports JAX; nothing here computes with it
-    for name in (signal.SIGINT, signal.SIGTERM):  # a batch system sends them to all; who trains decides when to end
+    for name in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a batch system sends them to every process; the parent decides when to end
         signal.signal(name, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -124,7 +127,7 @@ def _start_worker(number: int, count: int) -> None:
 
 
 def _end_with(parent: Any) -> None:
-    """Ends this process when its parent has: one that was killed cannot tell it to."""
+    """Ends this process when its parent has ended, also if the parent was killed."""
     with contextlib.suppress(Exception):
         parent.join()
     os._exit(1)

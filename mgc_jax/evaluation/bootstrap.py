@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-from mgc_jax.evaluation.metrics import confidence_bins, confusion_metrics, one_against_rest
+from mgc_jax.evaluation.metrics import METRICS, confidence_bins, one_against_rest
 
 
 class ArtistBootstrap:
@@ -20,6 +20,12 @@ class ArtistBootstrap:
     The draws depend on the names of the artists, the number of resamples and the seed alone, so two models scored on
     the same clips are compared draw by draw. Statistics are made of sums over each artist's clips, weighted by how
     often the artist was drawn.
+
+    Examples:
+        >>> import mgc_jax, numpy as np
+        >>> draws = mgc_jax.ArtistBootstrap(np.array(["a", "a", "b"]), resamples=200)
+        >>> accuracy = draws.mean(np.array([1.0, 0.0, 1.0]))  # [resample]
+        >>> low, high = np.percentile(accuracy, [2.5, 97.5])
 
     Attributes:
         artists: str [artist], sorted.
@@ -51,7 +57,7 @@ class ArtistBootstrap:
         return self._sums(np.where(weight, value, 0) * weight) / _not_zero(self._sums(weight))
 
     def confusion(self, label: np.ndarray, predicted: np.ndarray, num_genres: int) -> np.ndarray:
-        """Confusion matrix of each resample: float64 [resample, true genre, named genre], of whole numbers."""
+        """Confusion matrix of each resample: float64 [resample, true genre, predicted genre], of whole numbers."""
         cells = np.asarray(label, np.int64) * num_genres + predicted
         shares = self._shares(cells, np.ones(len(cells)), num_genres**2)
         return (shares.T @ self.draws.T).T.reshape(-1, num_genres, num_genres)
@@ -59,17 +65,21 @@ class ArtistBootstrap:
     def metrics(
         self, label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """What `genre_metrics` returns, of each resample: float64 [resample] each.
+        """Computes the `METRICS` of each resample, those that can be resampled: float64 [resample] by name.
 
         A genre whose few artists are all not drawn does not occur in a resample, and so is not in its balanced
         accuracy and macro F1. Where such genres are the hard ones, these two lie higher than those of all the clips.
         """
         if predicted is None:
             predicted = log_scores.argmax(axis=1)
-        return confusion_metrics(self.confusion(label, predicted, log_scores.shape[1])) | {
-            "micro_ap": self.micro_ap(label, log_scores),
-            "ece": self.expected_calibration_error(label, log_scores),
-        }
+        counts = self.confusion(label, predicted, log_scores.shape[1])
+        samples = {}
+        for name, metric in METRICS.items():
+            if metric.from_confusion is not None:
+                samples[name] = metric.from_confusion(counts)
+            elif metric.resampled is not None:
+                samples[name] = metric.resampled(self, label, log_scores)
+        return samples
 
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]."""
@@ -80,31 +90,31 @@ class ArtistBootstrap:
         return result
 
     def curve_metrics(
-        self, label: np.ndarray, log_scores: np.ndarray, levels: Sequence[float]
+        self, label: np.ndarray, log_scores: np.ndarray, recalls: Sequence[float]
     ) -> dict[str, np.ndarray]:
         """What the micro-averaged precision-recall curve of each resample looks like; NaN where no clip counts.
 
         Args:
             label: int [clip].
             log_scores: [clip, genre].
-            levels: of recall.
+            recalls: where precision is asked for.
 
         Returns:
             `max_f1`, the highest F1, and `precision_at_max_f1` and `recall_at_max_f1`: float64 [resample];
-            `precision_at`, as `mgc_jax.evaluation.metrics.precision_at`: float64 [resample, level].
+            `precision_at`, as `mgc_jax.evaluation.metrics.precision_at`: float64 [resample, recall].
         """
         at_best = np.full((3, len(self.draws)), np.nan)
-        at_levels = np.full((len(self.draws), len(levels)), np.nan)
+        at_recalls = np.full((len(self.draws), len(recalls)), np.nan)
         for i, (found, above) in enumerate(self._curves(label, log_scores)):
             if found.any():
                 precision, recall = found / np.maximum(above, 1), found / found[-1]
                 f1 = 2 * found / (above + found[-1])
                 best = f1.argmax()
                 at_best[:, i] = f1[best], precision[best], recall[best]
-                # A hair below the level, as in `mgc_jax.evaluation.metrics.precision_at`.
-                at_levels[i] = precision[np.searchsorted(recall, np.asarray(levels) - 1e-12)]
+                # A hair below, as in `mgc_jax.evaluation.metrics.precision_at`.
+                at_recalls[i] = precision[np.searchsorted(recall, np.asarray(recalls) - 1e-12)]
         names = ("max_f1", "precision_at_max_f1", "recall_at_max_f1")
-        return dict(zip(names, at_best, strict=True)) | {"precision_at": at_levels}
+        return dict(zip(names, at_best, strict=True)) | {"precision_at": at_recalls}
 
     def _curves(self, label: np.ndarray, log_scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each resample, of one ranking of all scores: (true genres found, scores) at or above each threshold.
@@ -141,12 +151,12 @@ class ArtistBootstrap:
         return scipy.sparse.coo_array((value, (self._artist, column)), shape=shape).tocsr()
 
 
-def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def interval(samples: np.ndarray, confidence_level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of the values of the resamples; NaN among them does not count."""
     samples = samples[~np.isnan(samples)]
     if not len(samples):
         return float("nan"), float("nan")
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(samples, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return float(low), float(high)
 
 
@@ -218,8 +228,6 @@ def concentration(label: np.ndarray, artists: np.ndarray, genres: Sequence[str])
 
 
 _FEW_ARTISTS = 5
-
-
 _FEW_CLIPS = 10
 
 

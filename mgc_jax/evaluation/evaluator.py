@@ -14,16 +14,15 @@ from mgc_jax.data.batches import assign_rows, pack, split_long_bags
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_ahead
 from mgc_jax.data.inputs import Inputs
-from mgc_jax.data.placement import Clips
+from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions, of_corpus
 from mgc_jax.models.logit_adjustment import adjust
 from mgc_jax.runtime.devices import gather, shard
 
-_POOLED_ELEMENTS = 2**25  # weights and vectors of all views held at once: some hundred MiB;
-
-
-_MOST_ELEMENTS = 2**29  # for a single row, up to some GiB
+# Elements (attention weights and bag vectors, float32) that pooling holds at once.
+_POOLED_ELEMENTS = 2**25  # of a chunk of rows: about 128 MiB
+_MOST_ELEMENTS = 2**29  # of a single row: about 2 GiB
 
 
 class Evaluator:
@@ -33,12 +32,12 @@ class Evaluator:
         self,
         graph: nnx.GraphDef,
         inputs: Inputs,
-        clips: Clips,
+        clips: ClipStore,
         mesh: jax.sharding.Mesh,
         batch_clips: int,
         has_pooling: bool,
         adjustment: np.ndarray,
-        views: int = 1,
+        queries: int = 1,
     ):
         """Compiles nothing yet.
 
@@ -50,15 +49,15 @@ class Evaluator:
             batch_clips: clips embedded at once, rounded up to a multiple of the devices.
             has_pooling: whether bag scores differ from clip scores.
             adjustment: float32 [genre], of all log scores; see `adjust`.
-            views: how many views of a bag the pooling holds at once.
+            queries: bag vectors, one per query, that the pooling holds at once.
         """
         self._clips, self._mesh, self._has_pooling = clips, mesh, has_pooling
-        self._views = views
+        self._queries = queries
         self._batch_clips = -(-batch_clips // mesh.size) * mesh.size
 
         def embed(params, batch_stats, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = inputs.evaluation(clips)[:, None]
+            x = inputs.evaluation(clips.take())[:, None]
             return model.embed(x, jnp.zeros(x.shape[:2], int))[:, 0].astype(jnp.float32)
 
         def score(params, batch_stats, embeddings, segment):
@@ -102,7 +101,7 @@ class Evaluator:
         """Returns log scores [bag, genre] and attention [clip]; row i of the embeddings is clip i of the bags."""
         longest = int(bags.sizes.max())
         capacity = max(64, longest)
-        elements = capacity * self._views * (capacity + embeddings.shape[1])  # of one row
+        elements = capacity * self._queries * (capacity + embeddings.shape[1])  # of one row
         if elements > _MOST_ELEMENTS:
             raise UserError(
                 f"a bag has {longest:,} clips, more than can be pooled at once: is the artist or album column really "
@@ -143,10 +142,10 @@ class Evaluator:
 
 
 def attention_of_clips(attention: jax.Array, scores: jax.Array) -> jax.Array:
-    """Returns each clip's weight in its bag, in the view of the genre that the bag's scores name.
+    """Returns each clip's weight in its bag, under the query of the bag's predicted genre.
 
     Args:
-        attention: [row, bag, slot], or [row, bag, genre, slot] if genres have views of their own; 0 for the clips of
+        attention: [row, bag, slot], or [row, bag, genre, slot] with a query per genre; 0 for the clips of
             other bags.
         scores: [row, bag, genre].
 
@@ -154,6 +153,6 @@ def attention_of_clips(attention: jax.Array, scores: jax.Array) -> jax.Array:
         [row, slot]; 0 where there is no clip.
     """
     if attention.ndim == 4:
-        named = scores.argmax(axis=-1)[:, :, None, None]
-        attention = jnp.take_along_axis(attention, named, axis=2)[:, :, 0]
+        predicted = scores.argmax(axis=-1)[:, :, None, None]
+        attention = jnp.take_along_axis(attention, predicted, axis=2)[:, :, 0]
     return attention.sum(axis=1)

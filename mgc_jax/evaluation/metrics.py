@@ -1,18 +1,60 @@
-"""Genre metrics of labels and log scores, as scikit-learn defines them, both papers' own, and averages over bags.
+"""Genre metrics of labels and log scores: the registry `METRICS`, those of both papers, and averages over bags.
 
-In all of them `label` is int [n], `log_scores` [n, genre] and `predicted` int [n], the genres that were named. Scores
-need not sum to one: MATT scores every genre with the bag as that genre's query sees it.
+They have scikit-learn's definitions, unless noted. In all of them `label` is int [n], `log_scores` [n, genre] and
+`predicted` int [n], the predicted genres. Scores need not sum to one: MATT scores
+every genre under its own query.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.levels import LEVELS
+
+if TYPE_CHECKING:
+    from mgc_jax.evaluation.bootstrap import ArtistBootstrap
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric of one level of one split: an entry of `METRICS`.
+
+    Give `from_confusion`, or `from_scores` and, for intervals and paired differences, `resampled`.
+
+    Attributes:
+        title: in tables and charts.
+        from_confusion: maps confusion matrices [..., true genre, predicted genre] to float [...].
+        from_scores: maps label [n] and log scores [n, genre] to a float.
+        resampled: maps an `ArtistBootstrap`, label and log scores to float [resample].
+        higher_is_better: whether checkpoints can be selected by it; its values must then lie in [-1, 1].
+        compared: whether paired differences of it are shown.
+        in_terminal: whether the table in the terminal has it.
+    """
+
+    title: str
+    from_confusion: Callable[[np.ndarray], np.ndarray] | None = None
+    from_scores: Callable[[np.ndarray, np.ndarray], float] | None = None
+    resampled: "Callable[[ArtistBootstrap, np.ndarray, np.ndarray], np.ndarray] | None" = None
+    higher_is_better: bool = True
+    compared: bool = True
+    in_terminal: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.from_confusion is None) == (self.from_scores is None):
+            raise ValueError(f"the metric {self.title!r} needs either from_confusion or from_scores")
+
 
 def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
-    """The metrics of a table, as scikit-learn defines them.
+    """Computes all `METRICS`.
+
+    Examples:
+        >>> import mgc_jax, numpy as np
+        >>> scores = np.log([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+        >>> mgc_jax.genre_metrics(np.array([0, 1, 1]), scores)["balanced_accuracy"]
+        0.75
 
     Args:
         label: int [n], n at least 1.
@@ -20,51 +62,73 @@ def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarr
         predicted: int [n]; by default the genres of the highest scores.
 
     Returns:
-        Those of `confusion_metrics`; `micro_ap`, the average precision of all n x genre scores against the one-hot
-        labels (MATT, section IV-B); and `ece`, the expected calibration error of the scores.
+        The values, by name of the metric.
     """
-    from sklearn.metrics import average_precision_score
-
     if predicted is None:
         predicted = log_scores.argmax(axis=1)
-    metrics = confusion_metrics(confusion(label, predicted, log_scores.shape[1]))
-    return {name: float(value) for name, value in metrics.items()} | {
-        "micro_ap": float(average_precision_score(*one_against_rest(label, log_scores))),
-        "ece": expected_calibration_error(label, log_scores),
-    }
+    counts = confusion(label, predicted, log_scores.shape[1])
+    values = {}
+    for name, metric in METRICS.items():
+        if metric.from_confusion is not None:
+            values[name] = float(metric.from_confusion(counts))
+        elif metric.from_scores is not None:
+            values[name] = float(metric.from_scores(label, log_scores))
+    return values
+
+
+def check_selection(select: str) -> None:
+    """Raises `UserError` unless `config.train.select` is a level and a metric that checkpoints can be selected by."""
+    level, _, metric = select.partition("/")
+    names = [name for name, entry in METRICS.items() if entry.higher_is_better]
+    if level not in LEVELS or metric not in names:
+        raise UserError(
+            f"config.train.select={select!r} is impossible: write <level>/<metric> with a level of "
+            f"{', '.join(LEVELS)} and a metric of {', '.join(names)}."
+        )
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, num_genres: int) -> np.ndarray:
-    """Counts clips by true genre (rows) and named genre (columns): int64 [genre, genre]."""
+    """Counts clips by true genre (rows) and predicted genre (columns): int64 [genre, genre]."""
     cells = np.asarray(label, np.int64) * num_genres + predicted
     return np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
 
 
-def confusion_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of confusion matrices [..., true genre, named genre]: each an array [...], NaN without clips.
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """Share of clips whose genre is predicted, of confusion matrices [..., genre, genre]: [...]; NaN without clips."""
+    return _ratio(_right(counts).sum(axis=-1), counts.sum(axis=(-2, -1)))
 
-    Returns:
-        `accuracy`; `balanced_accuracy`, the mean recall of the genres that occur; `macro_f1`, the mean F1 of the
-        genres that occur among labels or named genres; `weighted_f1`, the mean F1 weighted by the clips of a genre.
-    """
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    support, named = counts.sum(axis=-1), counts.sum(axis=-2)
-    clips = support.sum(axis=-1)
-    f1 = _ratio(2 * right, support + named, 0)
-    return {
-        "accuracy": _ratio(right.sum(axis=-1), clips),
-        "balanced_accuracy": _ratio(_ratio(right, support, 0).sum(axis=-1), (support > 0).sum(axis=-1)),
-        "macro_f1": _ratio(f1.sum(axis=-1), (support + named > 0).sum(axis=-1)),
-        "weighted_f1": _ratio((f1 * support).sum(axis=-1), clips),
-    }
+
+def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Mean recall of the genres that occur; argument and result as `accuracy`."""
+    support = counts.sum(axis=-1)
+    return _ratio(_ratio(_right(counts), support, 0).sum(axis=-1), (support > 0).sum(axis=-1))
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of the genres that occur among labels or predictions; argument and result as `accuracy`."""
+    either = counts.sum(axis=-1) + counts.sum(axis=-2)
+    return _ratio(_f1(counts).sum(axis=-1), (either > 0).sum(axis=-1))
+
+
+def weighted_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of the genres, weighted by their clips; argument and result as `accuracy`."""
+    support = counts.sum(axis=-1)
+    return _ratio((_f1(counts) * support).sum(axis=-1), support.sum(axis=-1))
+
+
+def _right(counts: np.ndarray) -> np.ndarray:
+    return np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+def _f1(counts: np.ndarray) -> np.ndarray:
+    return _ratio(2 * _right(counts), counts.sum(axis=-1) + counts.sum(axis=-2), 0)
 
 
 def per_genre(label: np.ndarray, predicted: np.ndarray, genres: Sequence[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support (true clips) of every genre; what is 0 / 0 counts as 0."""
     counts = confusion(label, predicted, len(genres))
-    right, support, named = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-    precision, recall = _ratio(right, named, 0), _ratio(right, support, 0)
-    f1 = _ratio(2 * right, support + named, 0)
+    right, support = _right(counts), counts.sum(axis=1)
+    precision, recall, f1 = _ratio(right, counts.sum(axis=0), 0), _ratio(right, support, 0), _f1(counts)
     return {
         genre: {
             "precision": float(precision[i]),
@@ -76,35 +140,8 @@ def per_genre(label: np.ndarray, predicted: np.ndarray, genres: Sequence[str]) -
     }
 
 
-def classification_report(label: np.ndarray, predicted: np.ndarray, genres: Sequence[str]) -> dict[str, Any]:
-    """The report of PRCNN's authors (figures 2 and 3), which is that of scikit-learn.
-
-    Returns:
-        `genres`: as `per_genre`, of the genres that occur among labels or named genres; `accuracy`; and `macro avg`
-        and `weighted avg`, the averages over those genres, with the keys of a genre.
-    """
-    named = set(np.unique(label)) | set(np.unique(predicted))
-    table = per_genre(label, predicted, genres)
-    rows = {genre: table[genre] for i, genre in enumerate(genres) if i in named}
-    support = [row["support"] for row in rows.values()]
-
-    def average(weights: list[float] | None) -> dict[str, float]:
-        means = {
-            name: float(np.average([row[name] for row in rows.values()], weights=weights))
-            for name in ("precision", "recall", "f1")
-        }
-        return means | {"support": sum(support)}
-
-    return {
-        "genres": rows,
-        "accuracy": float(np.mean(np.asarray(label) == predicted)),
-        "macro avg": average(None),
-        "weighted avg": average(support),
-    }
-
-
 def one_against_rest(label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every score of every genre as a case of its own: (whether it is the true genre, score), both [n * genre].
+    """One-vs-rest, every score of every genre a case: (whether it is the true genre, score), both [n * genre].
 
     The scores are ranked as they are: probabilities below the smallest float would be tied at 0.
     """
@@ -125,32 +162,18 @@ def precision_recall(label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndar
     return precision, recall
 
 
-def thin_curve(precision: np.ndarray, recall: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Picks at most so many points of a curve of `precision_recall`: both ends, and others evenly over recall."""
-    if len(recall) <= points:
-        return precision, recall
-    ascending = recall[::-1]
-    levels = np.linspace(0, 1, points - 1)
-    kept = np.unique(np.r_[np.searchsorted(ascending, levels), len(recall) - 1])
-    kept = len(recall) - 1 - kept[::-1]
-    return precision[kept], recall[kept]
-
-
-def block_means(values: np.ndarray, most: int = 150) -> np.ndarray:
-    """Averages neighbouring values [n, ...] so that at most so many are left, for pictures."""
-    return np.stack([part.mean(axis=0) for part in np.array_split(values, min(len(values), most))])
-
-
-def precision_at(precision: np.ndarray, recall: np.ndarray, levels: Sequence[float]) -> list[float]:
-    """Precision where the recall first reaches each level: at the smallest recall that is at least as high."""
+def precision_at(precision: np.ndarray, recall: np.ndarray, recalls: Sequence[float]) -> list[float]:
+    """Precision where the recall first reaches each of `recalls`: at the smallest recall that is at least as high."""
     ascending, precision = recall[::-1], precision[::-1]
-    # A hair below the level: a recall of 7 / 10 has reached 0.7 however both are rounded.
-    return [float(precision[np.searchsorted(ascending, level - 1e-12)]) for level in levels]
+    # A hair below: a recall of 7 / 10 has reached 0.7 however both are rounded.
+    return [float(precision[np.searchsorted(ascending, wanted - 1e-12)]) for wanted in recalls]
 
 
-def max_f1(precision: np.ndarray, recall: np.ndarray) -> float:
-    """The highest F1 on a precision-recall curve."""
-    return float(_ratio(2 * precision * recall, precision + recall, 0).max())
+def micro_ap(label: np.ndarray, log_scores: np.ndarray) -> float:
+    """Average precision of all n x genre scores against the one-hot labels (MATT, section IV-B)."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(*one_against_rest(label, log_scores)))
 
 
 def top_k(label: np.ndarray, log_scores: np.ndarray, genres_considered: Sequence[int], k: int) -> float:
@@ -223,7 +246,7 @@ def confidence_bins(
 
 
 def paper_accuracy(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarray) -> float:
-    """Accuracy as MATT's notebooks count it: a bag, with all its clips, is right if its first clip's genre is named.
+    """Accuracy of MATT's notebooks: a bag has its first clip's genre, and counts as many times as it has clips.
 
     Args:
         label: int [clip], bag after bag.
@@ -235,21 +258,19 @@ def paper_accuracy(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarra
 
 
 def bag_accuracy(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarray) -> float:
-    """Share of the bags whose first clip's genre is named; arguments as `paper_accuracy`."""
+    """Share of the bags whose first clip's genre is predicted; arguments as `paper_accuracy`."""
     first = offsets[:-1]
     return float(np.mean(log_scores[first].argmax(axis=1) == label[first]))
 
 
 def bag_micro_ap(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarray) -> float:
     """Micro average precision with a row per bag, which has its first clip's genre; arguments as `paper_accuracy`."""
-    from sklearn.metrics import average_precision_score
-
     first = offsets[:-1]
-    return float(average_precision_score(*one_against_rest(label[first], log_scores[first])))
+    return micro_ap(label[first], log_scores[first])
 
 
 def rare_genres(train_clips: np.ndarray, below: float) -> tuple[int, ...]:
-    """Indexes of the genres with fewer than so many training clips, for which MATT has a table of top-k accuracy."""
+    """Indexes of the genres with fewer than `below` training clips: MATT has a table of top-k accuracy for them."""
     return tuple(np.flatnonzero(np.asarray(train_clips) < below).tolist())
 
 
@@ -297,3 +318,26 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     out = np.full(numerator.shape, otherwise, np.float64)
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
+
+
+# By name: the key in results.json and metrics.jsonl, and in `train.select`. Tables have this order.
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", accuracy),
+    "balanced_accuracy": Metric("balanced accuracy", balanced_accuracy, in_terminal=False),
+    "macro_f1": Metric("macro F1", macro_f1),
+    "weighted_f1": Metric("weighted F1", weighted_f1, compared=False, in_terminal=False),
+    "micro_ap": Metric(
+        "micro AP",
+        from_scores=micro_ap,
+        resampled=lambda bootstrap, label, log_scores: bootstrap.micro_ap(label, log_scores),
+    ),
+    "ece": Metric(
+        "ECE",
+        from_scores=expected_calibration_error,
+        resampled=lambda bootstrap, label, log_scores: bootstrap.expected_calibration_error(label, log_scores),
+        higher_is_better=False,
+        compared=False,
+        in_terminal=False,
+    ),
+}
+"""Name -> `Metric`: `mgc_jax.METRICS["macro_f1"].title`; `genre_metrics` computes them all."""

@@ -9,9 +9,8 @@ import numpy as np
 
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import mean_log_scores
-
-VIEWS = ("clip", "clip_mean", "bag")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +27,14 @@ class Predictions:
         bag: int64 [clip]: ascending from 0; no bag has clips of two splits.
         clip_scores: float [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
         bag_scores: float [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
-        named: by view, int [clip]: genres that the model itself names where those are not the highest scores.
-        attention: float32 [clip]: the clip's share in what the bag model saw of its bag (in the view of the genre that
-            it names); None: not given.
+        predicted_genres: by level, int [clip]: the classifier's own predictions where they are not all those of the
+            highest scores (SVM).
+        attention: float32 [clip]: the clip's weight in its bag (under the query of the predicted genre, where genres
+            have queries); None: not given.
         fold: int32 [clip]: of a cross-validation; None: there is none.
         train_clips: float [genre]: how many training clips each genre has; None: unknown.
         train_clips_outside_small: float [genre]: the same without the clips of FMA-small; None: unknown.
-        info: what made them: model, corpus, fingerprint.
+        info: what made them: model, corpus, fingerprint; and which splits the corpus has.
     """
 
     genres: tuple[str, ...]
@@ -46,7 +46,7 @@ class Predictions:
     bag: np.ndarray
     clip_scores: np.ndarray | None = None
     bag_scores: np.ndarray | None = None
-    named: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    predicted_genres: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     attention: np.ndarray | None = None
     fold: np.ndarray | None = None
     train_clips: np.ndarray | None = None
@@ -78,20 +78,21 @@ class Predictions:
         return np.where(self.artist == "", alone, self.artist)
 
     @functools.cached_property
-    def views(self) -> dict[str, np.ndarray]:
-        """Log scores [clip, genre] of each view: clip alone, clips averaged over the bag, bag model."""
-        views = {}
+    def levels(self) -> dict[str, np.ndarray]:
+        """Log scores [clip, genre] of each level that there is."""
+        levels = {}
         if self.clip_scores is not None:
             mean = mean_log_scores(self.clip_scores.astype(np.float64), self.offsets)
-            views["clip"] = self.clip_scores
-            views["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0)
+            levels["clip"] = self.clip_scores
+            levels["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0)
         if self.bag_scores is not None:
-            views["bag"] = self.bag_scores
-        return views
+            levels["bag"] = self.bag_scores
+        return levels
 
-    def predicted(self, view: str) -> np.ndarray:
-        """Genres that a view names: int [clip]."""
-        return self.named[view] if view in self.named else self.views[view].argmax(axis=1)
+    def predicted(self, level: str) -> np.ndarray:
+        """Predicted genres at a level: int [clip]."""
+        own = self.predicted_genres.get(level)
+        return self.levels[level].argmax(axis=1) if own is None else own
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """Returns some rows in their order: bool or int [clip]. Clips of a bag that stay form a bag."""
@@ -101,8 +102,8 @@ class Predictions:
             if name in _PER_CLIP and value is not None
         }  # fmt: skip
         given["bag"] = np.unique(given["bag"], return_inverse=True)[1]
-        named = {view: value[rows] for view, value in self.named.items()}
-        return dataclasses.replace(self, **given, named=named)
+        own = {level: value[rows] for level, value in self.predicted_genres.items()}
+        return dataclasses.replace(self, **given, predicted_genres=own)
 
     def replace(self, **changes: Any) -> "Predictions":
         """Returns a copy with other values."""
@@ -125,7 +126,7 @@ def of_corpus(
     clip_scores: np.ndarray,
     *,
     bag_scores: np.ndarray | None = None,
-    named: dict[str, np.ndarray] | None = None,
+    predicted_genres: dict[str, np.ndarray] | None = None,
     attention: np.ndarray | None = None,
 ) -> Predictions:
     """Puts the scores of one split of a corpus together.
@@ -136,7 +137,7 @@ def of_corpus(
         bags: the bags of the split; row i of every array is clip i of them.
         clip_scores: log scores [clip, genre].
         bag_scores: log scores [clip, genre], copied to the clips of a bag.
-        named: as in `Predictions`.
+        predicted_genres: as in `Predictions`.
         attention: [clip].
     """
     rows = bags.clips
@@ -151,11 +152,15 @@ def of_corpus(
         bag=np.repeat(np.arange(len(bags)), bags.sizes),
         clip_scores=clip_scores,
         bag_scores=bag_scores,
-        named=named or {},
+        predicted_genres=predicted_genres or {},
         attention=attention,
         train_clips=train_clips,
         train_clips_outside_small=outside_small,
-        info={"corpus": corpus.name, "fingerprint": corpus.fingerprint},
+        info={
+            "corpus": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "corpus_splits": [name for name in SPLIT_NAMES if np.any(corpus.split == name)],
+        },
     )
 
 
@@ -169,13 +174,13 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     per_clip |= {name: None for name in _PER_CLIP if name not in per_clip}
     bags = np.cumsum([0] + [len(part.bag_sizes) for part in parts])
     per_clip["bag"] = np.concatenate([part.bag + begin for part, begin in zip(parts, bags, strict=False)])
-    # A part whose names all are those of the highest scores does not list them.
-    named = {
-        view: np.concatenate([part.predicted(view) for part in parts])
-        for view in VIEWS
-        if any(view in part.named for part in parts)
+    # A part whose predictions all are those of the highest scores does not list them.
+    own = {
+        level: np.concatenate([part.predicted(level) for part in parts])
+        for level in LEVELS
+        if any(level in part.predicted_genres for part in parts)
     }
-    return dataclasses.replace(parts[0], **per_clip, named=named)
+    return dataclasses.replace(parts[0], **per_clip, predicted_genres=own)
 
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,15 +4,15 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
 
 * `track_id`, `split` (train, validation or test) and `genre`, the true one;
 * `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
-  split, empty if it is alone; without a column `bag`, the corpus tells the bags if there is one; otherwise clips that
-  share an artist and an album form one, and other clips stand alone;
+  split, empty if it is alone; without a column `bag`, bags are those of the corpus, if one is given; otherwise clips
+  that share an artist and an album form one, and other clips stand alone;
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
   one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
   logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
-* optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, genres that are named by something else than
-  the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
+* optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
+  by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
-Rows of the training split also tell how often each genre occurs in training.
+If there are rows of the training split, they also give the number of training clips of each genre.
 """
 
 import dataclasses
@@ -29,16 +29,15 @@ import pyarrow.parquet
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions import VIEWS, Predictions, training_clips
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.predictions import Predictions, training_clips
 from mgc_jax.runtime.files import writing
 
-FILE_NAME = "predictions.parquet"
-
-
+PREDICTIONS_FILE = "predictions.parquet"
 _METADATA = b"mgc_jax"
 
 
-def save(predictions: Predictions, path: Path) -> None:
+def save_predictions(predictions: Predictions, path: Path) -> None:
     """Writes a file, Parquet or (by its name) CSV; an interruption leaves the old one or the new one."""
     columns: dict[str, Any] = {
         "track_id": predictions.track_id,
@@ -49,15 +48,16 @@ def save(predictions: Predictions, path: Path) -> None:
         "genre": np.array(predictions.genres)[predictions.label],
     }
     columns |= {
-        f"predicted_{view}": np.array(predictions.genres)[predictions.predicted(view)] for view in predictions.views
+        f"predicted_{level}": np.array(predictions.genres)[predictions.predicted(level)]
+        for level in predictions.levels
     }
     if predictions.fold is not None:
         columns["fold"] = predictions.fold
     if predictions.attention is not None:
         columns["attention"] = predictions.attention
-    for view, scores in (("clip", predictions.clip_scores), ("bag", predictions.bag_scores)):
+    for level, scores in (("clip", predictions.clip_scores), ("bag", predictions.bag_scores)):
         if scores is not None:
-            columns |= {f"{view}/{genre}": scores[:, i] for i, genre in enumerate(predictions.genres)}
+            columns |= {f"{level}/{genre}": scores[:, i] for i, genre in enumerate(predictions.genres)}
     about: dict[str, Any] = {"genres": predictions.genres, "info": predictions.info}
     for name in ("train_clips", "train_clips_outside_small"):
         value = getattr(predictions, name)
@@ -74,10 +74,16 @@ def save(predictions: Predictions, path: Path) -> None:
         temporary.replace(path)
 
 
-def load(
-    path: Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
+def load_predictions(
+    path: str | Path, corpus: Corpus | None = None, *, bag_key: str = "paper", pseudo_album_gap: int = 20
 ) -> Predictions:
     """Reads predictions from a file, of ours or of other software; see the head of this module.
+
+    Examples:
+        >>> import mgc_jax
+        >>> predictions = mgc_jax.load_predictions("runs/matt/predictions.parquet")  # doctest: +SKIP
+        >>> validation = predictions.of_split("validation")  # doctest: +SKIP
+        >>> mgc_jax.genre_metrics(validation.label, validation.clip_scores)  # doctest: +SKIP
 
     Args:
         path: Parquet, or CSV with a header row.
@@ -89,6 +95,7 @@ def load(
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
+    path = Path(path)
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
@@ -118,10 +125,10 @@ def load(
     artist, album = (_text(columns, name, len(track_id)) for name in ("artist", "album"))
     order, bag = _number_bags(split, columns, track_id, artist, album)
     label = _genre_numbers(path, "genre", columns["genre"], genres)
-    named = {
-        view: _genre_numbers(path, f"predicted_{view}", columns[f"predicted_{view}"], genres)[order]
-        for view in VIEWS
-        if f"predicted_{view}" in columns
+    predicted = {
+        level: _genre_numbers(path, f"predicted_{level}", columns[f"predicted_{level}"], genres)[order]
+        for level in LEVELS
+        if f"predicted_{level}" in columns
     }
     train_clips, outside_small = (
         _counts(about, name, genres) for name in ("train_clips", "train_clips_outside_small")
@@ -147,9 +154,9 @@ def load(
         info=about.get("info", {}),
     )
     _check_bag_scores(path, predictions)
-    kept = {view: values for view, values in named.items() if view in predictions.views}
-    kept = {view: values for view, values in kept.items() if np.any(values != predictions.predicted(view))}
-    return dataclasses.replace(predictions, named=kept)
+    own = {level: values for level, values in predicted.items() if level in predictions.levels}
+    own = {level: values for level, values in own.items() if np.any(values != predictions.predicted(level))}
+    return dataclasses.replace(predictions, predicted_genres=own)
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
@@ -160,7 +167,7 @@ def _is_score(name: str) -> bool:
 
 
 def _counts(about: dict[str, Any], name: str, genres: tuple[str, ...]) -> np.ndarray | None:
-    """Returns the training clips that a file tells of, if they are of its genres."""
+    """Returns the file's counts of training clips, if they are of its genres."""
     counts = about.get(name)
     return np.array(counts, float) if isinstance(counts, list) and len(counts) == len(genres) else None
 
@@ -201,7 +208,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _read_csv(path: Path) -> pa.Table:
     """Reads names as text even where they are numbers."""
-    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{view}" for view in VIEWS))
+    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
     types = {name: pa.string() for name in names}
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
 
@@ -237,17 +244,17 @@ def _name(value: Any) -> str:
 
 
 def _scores(
-    path: Path, columns: dict[str, np.ndarray], view: str, genres: tuple[str, ...], order: np.ndarray
+    path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...], order: np.ndarray
 ) -> np.ndarray | None:
-    """Returns log scores [clip, genre] in the given order; None if the file has none of this view."""
-    there = [name for name in columns if name.startswith(f"{view}/")]
+    """Returns log scores [clip, genre] in the given order; None if the file has none of this level."""
+    there = [name for name in columns if name.startswith(f"{level}/")]
     if not there:
         return None
-    wrong = sorted({f"{view}/{genre}" for genre in genres} ^ set(there))
+    wrong = sorted({f"{level}/{genre}" for genre in genres} ^ set(there))
     if wrong:
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
-    scores = np.stack([_numbers(path, columns, f"{view}/{genre}", None) for genre in genres], axis=1)[order]
+    scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)[order]
     least = np.finfo(np.float64).tiny
     if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:  # probabilities
         return np.log(np.clip(scores.astype(np.float64), least, 1))
@@ -278,8 +285,8 @@ def _number_bags(
     """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
     keys: list[tuple[Any, ...]]
     if "bag" in columns:
-        named = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
-        keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in named]
+        rows = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
+        keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in rows]
     else:
         keys = [
             (s, a, b) if a and b else (s, t)

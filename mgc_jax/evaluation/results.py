@@ -1,4 +1,4 @@
-"""What predictions are worth: the metrics of every split and view, as `results.json` and the terminal show them."""
+"""The results of predictions: metrics of every split and level, in `results.json` and in the terminal."""
 
 import datetime
 import json
@@ -14,46 +14,44 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, concentration_warnings, interval
+from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.mistakes import save_examples
 from mgc_jax.evaluation.predictions import Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load, save
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions, save_predictions
 from mgc_jax.runtime.environment import command, describe_environment
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import say
 
 log = logging.getLogger(__name__)
 
-
 RARE_LIMITS = (100, 200)  # training clips; MATT, section IV-C
-
-
 DEMO_RARE_LIMITS = (5, 8)
 
 
-def view_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Returns the metrics of each view of one split: what is looked at after every epoch.
+def level_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Returns the metrics of each level of one split, as computed after every epoch.
 
-    Beside them `clips`, `bags`, and `majority_accuracy`, of always naming the commonest training genre.
+    Also `clips`, `bags`, and `majority_accuracy`, of always predicting the most common training genre.
 
-    The views that give all clips of a bag the same scores also have metrics over bags, whose genre is that of their
-    first clip: `bag_accuracy` and `bag_micro_ap`, in which every bag counts as one; and `paper_accuracy`, in which it
-    counts as many as its clips (as in MATT's notebooks).
+    The levels clip_mean and bag also have metrics over bags, whose genre is that of their first clip: `bag_accuracy`
+    and `bag_micro_ap`, in which every bag counts once; and `paper_accuracy`, in which it counts as many times as it
+    has clips (as in MATT's notebooks).
     """
     result: dict[str, Any] = {"clips": len(predictions), "bags": len(predictions.bag_sizes)}
     if predictions.train_clips is not None:
         result["majority_accuracy"] = float(np.mean(predictions.label == predictions.train_clips.argmax()))
-    for view, scores in predictions.views.items():
-        result[view] = metrics.genre_metrics(predictions.label, scores, predictions.predicted(view))
-        if view != "clip" and len(predictions):
+    for level, scores in predictions.levels.items():
+        result[level] = metrics.genre_metrics(predictions.label, scores, predictions.predicted(level))
+        if level != "clip" and len(predictions):
             given = predictions.label, scores, predictions.offsets
-            result[view]["bag_accuracy"] = metrics.bag_accuracy(*given)
-            result[view]["paper_accuracy"] = metrics.paper_accuracy(*given)
-            result[view]["bag_micro_ap"] = metrics.bag_micro_ap(*given)
+            result[level]["bag_accuracy"] = metrics.bag_accuracy(*given)
+            result[level]["paper_accuracy"] = metrics.paper_accuracy(*given)
+            result[level]["bag_micro_ap"] = metrics.bag_micro_ap(*given)
     return result
 
 
 def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict[str, Any]:
-    """Returns what `results.json` holds for one split: all metrics, their intervals, and what to beware of.
+    """Returns what `results.json` holds for one split: all metrics, their intervals, and warnings.
 
     Args:
         predictions: of one split.
@@ -61,39 +59,39 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
             `rare_limits`.
 
     Returns:
-        What `view_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists), `top_k` on rare
-        genres, `frequency` (head, mid and tail) and `per_genre`, each by view; `alone`, for clips that are the only
+        What `level_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists), `top_k` on rare
+        genres, `frequency` (head, mid and tail) and `per_genre`, each by level; `alone`, for clips that are the only
         one of their bag; `warnings`.
     """
     rare = rare or rare_limits(predictions)
     label, artists = predictions.label, predictions.artists
-    result = view_metrics(predictions) | {"artists": len(np.unique(artists))}
+    result = level_metrics(predictions) | {"artists": len(np.unique(artists))}
     bootstrap = ArtistBootstrap(artists)
-    by_view: dict[str, dict[str, Any]] = {"intervals": {}, "top_k": {}, "frequency": {}, "per_genre": {}}
-    for view, scores in predictions.views.items():
-        predicted = predictions.predicted(view)
+    by_level: dict[str, dict[str, Any]] = {"intervals": {}, "top_k": {}, "frequency": {}, "per_genre": {}}
+    for level, scores in predictions.levels.items():
+        predicted = predictions.predicted(level)
         samples = bootstrap.metrics(label, scores, predicted)
-        by_view["intervals"][view] = {name: _interval(values) for name, values in samples.items()}
-        by_view["per_genre"][view] = metrics.per_genre(label, predicted, predictions.genres)
+        by_level["intervals"][level] = {name: _interval(values) for name, values in samples.items()}
+        by_level["per_genre"][level] = metrics.per_genre(label, predicted, predictions.genres)
         if predictions.train_clips is not None:
-            by_view["top_k"][view] = {
+            by_level["top_k"][level] = {
                 name: _top_k(predictions, scores, genres, bootstrap)
                 for name, genres in rare_lists(predictions, rare).items()
             }
-            by_view["frequency"][view] = {
+            by_level["frequency"][level] = {
                 name: _part(predictions, predicted, genres)
                 for name, genres in metrics.frequency_groups(predictions.train_clips, (rare[-1], 5 * rare[-1])).items()
             }
-    if "clip" in predictions.views:
+    if "clip" in predictions.levels:
         single = np.repeat(predictions.bag_sizes == 1, predictions.bag_sizes)
         right = predictions.predicted("clip")[single] == label[single]
         result["alone"] = {"clips": int(single.sum()), "accuracy": float(right.mean()) if single.any() else None}
     warnings = concentration_warnings(label, artists, predictions.genres)
-    return result | by_view | {"warnings": warnings}
+    return result | by_level | {"warnings": warnings}
 
 
 def rare_limits(predictions: Predictions) -> tuple[int, ...]:
-    """The numbers of training clips under which a genre is rare: MATT's, or those that mean the same on the demo.
+    """The numbers of training clips below which a genre is rare: MATT's, or their equivalents on the demo.
 
     The demo has 1/25 of FMA-medium's clips, but at least four of each genre for training.
     """
@@ -101,9 +99,9 @@ def rare_limits(predictions: Predictions) -> tuple[int, ...]:
 
 
 def rare_lists(predictions: Predictions, limits: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Returns the lists of rare genres, by name: for each limit, and the paper's own where they can be told.
+    """Returns the lists of rare genres, by name: one for each limit, and the paper's where the subsets are known.
 
-    MATT's lists were made without the clips of FMA-small, by a slip.
+    MATT's lists were made without the clips of FMA-small, by mistake.
     """
     assert predictions.train_clips is not None
     lists = {f"<{limit}": metrics.rare_genres(predictions.train_clips, limit) for limit in limits}
@@ -151,7 +149,7 @@ def _part(predictions: Predictions, predicted: np.ndarray, genres: tuple[int, ..
 def summaries(predictions: Predictions, rare: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
     """Returns the summary of every split; of the training split, whose scores say little, only the metrics."""
     return {
-        split: (view_metrics(part) if split == "train" else summary(part, rare))
+        split: (level_metrics(part) if split == "train" else summary(part, rare))
         for split, part in ((split, predictions.of_split(split)) for split in predictions.splits)
     }
 
@@ -167,37 +165,26 @@ def finish(
 ) -> dict[str, Any]:
     """Writes `predictions.parquet` and `results.json`, prints the table, and returns the results.
 
-    Results on the test split that the same weights had before stay. `results.json` counts how often the test split
-    has been looked at.
+    Earlier results of the same weights on the test split stay. `results.json` counts the evaluations of that split.
 
     Args:
         predictions: of all splits that were evaluated.
         about: what `results.json` holds beside the splits.
         workdir: the run's folder.
-        headline: what stands above the table.
-        corpus: keeps examples of what is most wrong, for the report.
+        headline: printed above the table.
+        corpus: where the spectrograms of the report's examples come from; None: there are none.
         keep_test: whether earlier results on the test split may be of the same scores.
     """
     before = _results_before(workdir)
-    test_before = before["splits"].get("test") if keep_test else None
-    looks = before.get("test_evaluations", int("test" in before["splits"]))  # older versions always looked
+    evaluations = _test_evaluations(before) + ("test" in predictions.splits)
     splits_kept: dict[str, Any] = {}
-    if "test" in predictions.splits:
-        looks += 1
-    elif test_before is not None and not _same_scores(before, about):
-        log.warning("the earlier results on the test split are not of this evaluation and are left out; --test")
-    elif test_before is not None:
-        try:
-            predictions = concatenate([predictions, load(workdir / FILE_NAME).of_split("test")])
-        except UserError as error:  # the file is gone or damaged
-            log.warning("the results on the test split are kept without its scores: %s", error)
-        if "test" not in predictions.splits:
-            splits_kept["test"] = test_before
+    if keep_test:
+        predictions, splits_kept = _with_earlier_test(predictions, before, about, workdir)
     predictions = predictions.replace(info=predictions.info | {"model": about["model"]})
-    save(predictions, workdir / FILE_NAME)
+    save_predictions(predictions, workdir / PREDICTIONS_FILE)
     splits = summaries(predictions) | splits_kept
     results = about | {
-        "test_evaluations": looks,
+        "test_evaluations": evaluations,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "environment": describe_environment(),
@@ -208,6 +195,32 @@ def finish(
     if corpus is not None:
         save_examples(predictions, corpus, workdir)
     return results
+
+
+def _test_evaluations(before: dict[str, Any]) -> int:
+    """How often the test split was evaluated; older versions always evaluated it and did not count."""
+    return int(before.get("test_evaluations", "test" in before["splits"]))
+
+
+def _with_earlier_test(
+    predictions: Predictions, before: dict[str, Any], about: dict[str, Any], workdir: Path
+) -> tuple[Predictions, dict[str, Any]]:
+    """Adds the earlier predictions on the test split, if the same weights made them.
+
+    Returns:
+        The predictions; and the earlier results on the test split where its predictions cannot be read.
+    """
+    if "test" in predictions.splits or before["splits"].get("test") is None:
+        return predictions, {}
+    if not _same_scores(before, about):
+        log.warning("the earlier results on the test split are not of this evaluation and are left out; --test")
+        return predictions, {}
+    try:
+        predictions = concatenate([predictions, load_predictions(workdir / PREDICTIONS_FILE).of_split("test")])
+    except UserError as error:  # the file is gone or damaged
+        log.warning("the results on the test split are kept without its scores: %s", error)
+    kept = {} if "test" in predictions.splits else {"test": before["splits"]["test"]}
+    return predictions, kept
 
 
 def _results_before(workdir: Path) -> dict[str, Any]:
@@ -228,23 +241,16 @@ def format_table(splits: dict[str, dict[str, Any]]) -> str:
     """Formats the results of the splits for the terminal.
 
     Args:
-        splits: as from `summary` or `view_metrics`, by split.
+        splits: as from `summary` or `level_metrics`, by split.
     """
-    names = {"clip": "clip", "clip_mean": "clip, bag average", "bag": "bag model"}
-    columns = (("accuracy", 9), ("macro_f1", 10), ("micro_ap", 10))
-    titles = f"{'accuracy':>9}{'95 %':>14}{'macro F1':>10}{'micro AP':>10}{'clips':>9}{'bags':>8}"
-    lines = [f"{'split':<11}{'scores':<19}{titles}"]
+    lines = [_row("split", "level", _titles(), "clips", "bags")]
     lines.append("-" * len(lines[0]))
     for split, result in splits.items():
-        for view, name in names.items():
-            if view not in result:
-                continue
-            accuracy, *others = (f"{result[view][metric]:>{width}.3f}" for metric, width in columns)
-            low, high = result.get("intervals", {}).get(view, {}).get("accuracy", (None, None))
-            between = "" if low is None else f"{low:.3f}-{high:.3f}"
-            lines.append(
-                f"{split:<11}{name:<19}{accuracy}{between:>14}{''.join(others)}{result['clips']:>9,}{result['bags']:>8,}"
-            )
+        for level in LEVELS:
+            if level in result:
+                values = _values(result[level], result.get("intervals", {}).get(level, {}))
+                sizes = f"{result['clips']:,}", f"{result['bags']:,}"
+                lines.append(_row(split, LEVELS[level].title, values, *sizes))
     validation = splits.get("validation", {})
     if "majority_accuracy" in validation:
         lines.append(f"(majority class on validation: {validation['majority_accuracy']:.3f})")
@@ -252,5 +258,39 @@ def format_table(splits: dict[str, dict[str, Any]]) -> str:
         warnings = result.get("warnings", [])
         if warnings:
             more = f" ({len(warnings) - 1} more such genres: results.json)" if len(warnings) > 1 else ""
-            lines.append(f"beware, {split}: {warnings[0]}{more}")
+            lines.append(f"warning, {split}: {warnings[0]}{more}")
     return "\n".join(lines)
+
+
+def _row(split: str, level: str, cells: str, clips: str, bags: str) -> str:
+    return f"{split:<11}{level:<10}{cells}{clips:>9}{bags:>8}"
+
+
+def _titles() -> str:
+    return "".join(f"{title:>{width}}" for _, title, width in _terminal_columns())
+
+
+def _values(values: dict[str, float], intervals: dict[str, Sequence[float | None]]) -> str:
+    """Formats the metrics of one level, each as wide as its column; blank where there is none."""
+    cells = []
+    for name, title, width in _terminal_columns():
+        if title == _INTERVAL:
+            low, high = intervals.get(name, (None, None))
+            cells.append(f"{'' if low is None else f'{low:.3f}-{high:.3f}':>{width}}")
+        else:
+            cells.append(f"{f'{values[name]:.3f}' if name in values else '':>{width}}")
+    return "".join(cells)
+
+
+_INTERVAL = "95 %"
+
+
+def _terminal_columns() -> list[tuple[str, str, int]]:
+    """Returns metric, title and width of each column; the interval is that of the accuracy: more would be too wide."""
+    columns = []
+    for name, metric in metrics.METRICS.items():
+        if metric.in_terminal:
+            columns.append((name, metric.title, max(10, len(metric.title) + 2)))
+            if name == "accuracy":
+                columns.append((name, _INTERVAL, 14))
+    return columns

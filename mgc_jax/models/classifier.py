@@ -1,6 +1,5 @@
-"""The classifier: encoder, pooling and head joined."""
+"""The classifier: encoder, pooling and head."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mgc_jax.config.keys import KERNELS
+from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS, Target
@@ -107,48 +108,54 @@ def build_model(
         seed: seed of the initial weights.
 
     Raises:
-        UserError: an encoder or pooling that does not exist, or an option that it does not have.
+        UserError: an encoder or pooling that does not exist, or an option that it does not have; another value of
+            `model.kernels` than "auto" (also where it is absent) and "plain".
     """
-    encoder, encoder_options = _choose("encoder", model.encoder, ENCODERS)
-    pooling, pooling_options = _choose("pooling", model.pooling, POOLINGS)
-    if "subgenre_parents" in _parameters(pooling):
+    kernels = getattr(model, "kernels", "auto")
+    if kernels not in KERNELS:
+        raise UserError(f"config.model.kernels={kernels!r}: choose one of {', '.join(KERNELS)}")
+    encoder, encoder_options = _choose(ENCODER, model.encoder, ENCODERS)
+    pooling, pooling_options = _choose(POOLING, model.pooling, POOLINGS)
+    if "subgenre_parents" in options_of(pooling, frozenset()):
         pooling_options["subgenre_parents"] = subgenre_parents or tuple(range(num_genres))
     rngs = nnx.Rngs(seed)
     built = encoder(clip_shape, **encoder_options, rngs=rngs)
     pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
-    return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    classifier = BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+    set_platform_kernels(classifier, kernels == "auto")
+    return classifier
+
+
+def set_platform_kernels(model: nnx.Module, use: bool) -> None:
+    """Lets all layers of a model use the kernels made for the platform, or XLA's own operations alone.
+
+    It sets the attribute `platform_kernels` of the layers that have one. It alters nothing but roundings and speed.
+    """
+    model.set_attributes(platform_kernels=use, raise_if_not_found=False)
 
 
 def check_names(model: Any) -> None:
     """Raises `UserError` for an encoder or pooling that does not exist, or an option that it does not have."""
-    _choose("encoder", model.encoder, ENCODERS)
-    _choose("pooling", model.pooling, POOLINGS)
-
-
-_NOT_OPTIONS = {
-    "encoder": ("self", "clip_shape", "rngs"),
-    "pooling": ("self", "features", "num_genres", "subgenre_parents", "rngs"),
-}
-
-
-def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(factory.__init__).parameters
+    _choose(ENCODER, model.encoder, ENCODERS)
+    _choose(POOLING, model.pooling, POOLINGS)
 
 
 def _choose(
-    kind: str, given: Any, registry: Mapping[str, Callable[..., Any]]
+    choice: Choice, given: Any, registry: Mapping[str, Callable[..., Any]]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Returns the encoder or pooling that a part of the configuration names, and its options there."""
     options = dict(given)
     name = options.pop("name", None)
     if name not in registry:
-        raise UserError(f"config.model.{kind}.name={name!r}: choose one of {', '.join(registry)}")
-    known = [p for p in _parameters(registry[name]) if p not in _NOT_OPTIONS[kind]]
+        raise UserError(f"config.{choice.key}={name!r}: choose one of {', '.join(registry)}")
+    known = options_of(registry[name], choice.supplied)
     unknown = sorted(set(options) - set(known))
     if unknown:
+        kind = choice.options.rpartition(".")[2]
         raise UserError(
             f"the {kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known) if known else 'none'}. "
-            f"Where a configuration file gives the options of another {kind}, change the file, not the name alone."
+            f"config.{choice.options} holds those of another {kind}: give all of it, or replace it by the flag "
+            f"--config.{choice.key}={name}."
         )
     return registry[name], options
 
@@ -156,21 +163,22 @@ def _choose(
 def describe_model(model: Any) -> str:
     """Names the system that `config.model` describes as the papers do: encoder + pooling.
 
-    What differs from the pooling's default form follows in brackets.
+    Options of the pooling that differ from their defaults follow in brackets.
     """
     encoder = model.encoder.name.upper().replace("_", "-")
-    pooling, options = _choose("pooling", model.pooling, POOLINGS)
+    pooling, options = _choose(POOLING, model.pooling, POOLINGS)
     name = model.pooling.name.replace("_", " ")
     if name == "none":
         return encoder
-    changed = [key for key, p in _parameters(pooling).items() if options.get(key, p.default) != p.default]
+    defaults = options_of(pooling, POOLING.supplied)
+    changed = [key for key, default in defaults.items() if options.get(key, default) != default]
     form = ", ".join(f"{key}={options[key]}" for key in changed)
     title = name.replace("matt", "MATT") if "matt" in name else f"MIL ({name})"
     return f"{encoder} + {title}" + (f" ({form})" if form else "")
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """Number of weights and batch-norm moments, as Keras counts (so as the papers count)."""
+    """Number of weights and batch-norm moments, as Keras and the papers count."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
 
 

@@ -1,4 +1,8 @@
-"""Layers of the encoders: dense, batch norm with a mask, blocks of convolution, batch norm, activation and pooling."""
+"""Layers of the encoders: dense, batch norm with a mask, blocks of convolution, batch norm, activation and pooling.
+
+Blocks are written in XLA's own operations. By default they use a faster form with the same result, made for the
+platform, from `mgc_jax.models.kernels`; `config.model.kernels = "plain"` switches those off.
+"""
 
 from collections.abc import Callable
 
@@ -8,17 +12,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mgc_jax.models.kernels.conv_pool import (
-    conv2d,
-    conv_pool_form,
-    library_conv,
-    max_pool,
-    moments,
-    one_channel_conv_pool,
-    one_channel_pooled,
-)
+from mgc_jax.models.kernels.conv_pool import BatchNormValues, conv_norm_pool
 from mgc_jax.models.kernels.time_conv import time_conv_pool
-from mgc_jax.runtime import platform
+from mgc_jax.models.operations import conv2d, max_pool, moments
 
 
 class Dense(nnx.Module):
@@ -62,10 +58,6 @@ class MaskedBatchNorm(nnx.Module):
         self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean)
         self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var)
 
-    def factor(self, var: Float[Array, " c"]) -> Float[Array, " c"]:
-        """Gives what the centered input is multiplied by under the given variance."""
-        return self.scale[...] * lax.rsqrt(var + self.epsilon)
-
     def __call__(
         self, x: Float[Array, "n h w c"], mask: Float[Array, " n"] | Bool[Array, " n"], train: bool
     ) -> Float[Array, "n h w c"]:
@@ -84,16 +76,12 @@ class MaskedBatchNorm(nnx.Module):
             self.record(mean, var)
         else:
             mean, var = self.mean[...], self.var[...]
-        factor = self.factor(var)
+        factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
 
 
 class ConvBlock(nnx.Module):
     """Convolution 3x3, batch norm, activation and max pooling.
-
-    It computes the same in another order. The activation falls nowhere, so that it can follow the pooling. So can
-    the batch norm once the sign of its scale is in the kernel. In training the convolution's bias drops out of
-    the output (its gradient is exactly zero) and shows only in the moving mean.
 
     Attributes:
       kernel: Convolution kernel.
@@ -101,7 +89,8 @@ class ConvBlock(nnx.Module):
       norm: The batch norm.
       pool: Pool size in height and width.
       padding: Of the pooling: "SAME" or "VALID".
-      activation: A function that falls nowhere, such as `nnx.elu` and `nnx.relu`.
+      activation: A monotone function, such as `nnx.elu` and `nnx.relu`, so that max pooling may be applied first.
+      platform_kernels: Whether to use the form made for the platform.
     """
 
     def __init__(
@@ -122,6 +111,7 @@ class ConvBlock(nnx.Module):
         self.pool = pool
         self.padding = padding
         self.activation = activation
+        self.platform_kernels = True
 
     def __call__(
         self, x: Float[Array, "n h w cin"], mask: Float[Array, " n"] | Bool[Array, " n"], train: bool
@@ -136,43 +126,39 @@ class ConvBlock(nnx.Module):
         Returns:
           The pooled maps.
         """
-        kernel, bias, norm = self.kernel[...], self.bias[...], self.norm
+        if self.platform_kernels:
+            return self._by_kernels(x, mask, train)
+        x = conv2d(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        x = self.activation(self.norm(x, mask, train))
+        return max_pool(x, self.pool, self.padding)
+
+    def _by_kernels(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        norm = self.norm
+        moving = None if train else (norm.mean[...], norm.var[...])
+        values = BatchNormValues(norm.scale[...], norm.bias[...], norm.epsilon, moving)
+        pooled, (mean, var) = conv_norm_pool(
+            x, self.kernel[...], self.bias[...], values, mask, self.pool, self.padding
+        )
         if train:
-            sign = jnp.where(norm.scale[...] < 0, -1.0, 1.0)
-            function = conv_pool_form(x)
-            weight = mask.astype(jnp.float32)
-            pooled, mean, var = function(x, (kernel * sign).astype(x.dtype), weight, self.pool, self.padding)
-            norm.record(mean * sign + bias, var)
-            factor = norm.factor(var) * sign
-            offset = norm.bias[...] - mean * factor
-        else:
-            factor = norm.factor(norm.var[...])
-            kernel = (kernel * factor).astype(x.dtype)
-            if conv_pool_form(x) is one_channel_conv_pool:
-                pooled = one_channel_pooled(x, kernel, self.pool, self.padding)
-            else:
-                pooled = max_pool(conv2d(x, kernel), self.pool, self.padding)
-            offset = norm.bias[...] + (bias - norm.mean[...]) * factor
-            factor = jnp.ones(())
-        return self.activation((pooled * factor + offset).astype(x.dtype))
+            norm.record(mean, var)
+        return self.activation(pooled)
 
 
 class TimeConvBlock(nnx.Module):
     """Convolution 3x1 over time ("VALID", with a bias), ReLU and max pooling ("VALID").
 
-    Bias and ReLU come after the pooling, which gives the same. The CPU form goes clip by clip and computes the
-    convolution again for the gradient, so that its output is never stored.
-
     Attributes:
       kernel: Convolution kernel [3, 1, channel in, channel out].
       bias: Convolution bias.
       pool: Pool size in time and frequency.
+      platform_kernels: Whether to use the form made for the platform.
     """
 
     def __init__(self, in_features: int, out_features: int, pool: tuple[int, int], *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), (3, 1, in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features))
         self.pool = pool
+        self.platform_kernels = True
 
     def __call__(self, x: Float[Array, "n time mel cin"]) -> Float[Array, "n time2 mel2 cout"]:
         """Applies the block.
@@ -183,9 +169,7 @@ class TimeConvBlock(nnx.Module):
         Returns:
           The pooled maps.
         """
-        kernel = self.kernel[...].astype(x.dtype)
-        if platform.use_cpu_form():
-            pooled = time_conv_pool(x, kernel, self.pool)
-        else:
-            pooled = max_pool(library_conv(x, kernel, "VALID"), self.pool, "VALID")
-        return nnx.relu(pooled + self.bias[...].astype(x.dtype))
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        if self.platform_kernels:  # bias and ReLU are monotone, so the pooling may come first
+            return nnx.relu(time_conv_pool(x, kernel, self.pool) + bias)
+        return max_pool(nnx.relu(conv2d(x, kernel, "VALID") + bias), self.pool, "VALID")

@@ -1,11 +1,15 @@
-"""MATT (Liu & Zhang, SMC 2022): the settings of its systems."""
+"""MATT (Liu & Zhang, SMC 2022): its systems and their settings."""
 
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mgc_jax.config.keys import default
 from mgc_jax.config.options import encoder_options, pooling_options
+from mgc_jax.papers.system import Paper, System, by_name
+
+PAPER = Paper("MATT", "MATT (Liu and Zhang, SMC 2022)", "fma_medium", 2573, "mel_1360x96")
 
 # One optimizer for all on the demo, whose clips are short and few: it needs little tuning.
 _DEMO_OPTIMIZER = {
@@ -13,7 +17,7 @@ _DEMO_OPTIMIZER = {
 }  # fmt: skip
 
 
-def matt(encoder: str, pooling: str) -> ConfigDict:
+def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     """Returns a spectrogram system of MATT on FMA-medium with the published settings.
 
     Those of the CRNN-TF repository for encoders alone; for bags, the hyper-parameters in the names of MATT's result
@@ -44,36 +48,41 @@ def matt(encoder: str, pooling: str) -> ConfigDict:
         config.train.epochs = 60
         config.train.select = "bag/micro_ap"
 
-    narrow: dict[str, dict[str, Any]] = {
-        "crnn_tf": {"filters": (24, 48, 64, 64), "pools": ((2, 4), (2, 4), (2, 2), (2, 2))},
-        "crnn": {"filters": (24, 48, 64, 64)},
-        "fcn4": {"filters": (24, 48, 64, 128), "pools": ((2, 4), (4, 4), (3, 4), (4, 4))},
-    }
-    config.demo.model = ConfigDict({"encoder": narrow[encoder] | {"batch_norm_momentum": 0.9}})
+    config.demo.model = ConfigDict({"encoder": NARROW[encoder]})
     config.demo.batch = ConfigDict({"clips_per_row": 1 if pooling == "none" else 32})
     config.demo.optimizer = ConfigDict(_DEMO_OPTIMIZER)
     config.demo.train = ConfigDict({"epochs": 12})
     return config
 
 
+# Encoders for the demo.
+NARROW: dict[str, dict[str, Any]] = {
+    "crnn_tf": {
+        "filters": (24, 48, 64, 64), "pools": ((2, 4), (2, 4), (2, 2), (2, 2)), "batch_norm_momentum": 0.9
+    },
+    "crnn": {"filters": (24, 48, 64, 64), "batch_norm_momentum": 0.9},
+    "fcn4": {
+        "filters": (24, 48, 64, 128), "pools": ((2, 4), (4, 4), (3, 4), (4, 4)), "batch_norm_momentum": 0.9
+    },
+}  # fmt: skip
 # In the names of the result files.
 _MATT_RATES = {
     ("crnn", "mean"): 0.1, ("crnn", "matt"): 0.3, ("crnn_tf", "mean"): 0.2, ("crnn_tf", "matt"): 0.1
 }  # fmt: skip
 
 
-def features(pooling: str, feature_sets: str, hidden: tuple[int, ...]) -> ConfigDict:
+def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
     """Returns a neural system of MATT on FMA-medium's features with the published settings.
 
     Args:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
-        feature_sets: which of the 518 features, as `config.data.features` has it.
-        hidden: layers of the MLP; () is the identity, the encoder named "Blank" in MATT's result files.
+        features: which of the 518 features, as `config.data.features` has it.
+        hidden: units of the MLP's layer; 0 is the identity, the encoder named "Blank" in MATT's result files.
     """
     config = default()
     config.data.representation = "features_518"
-    config.data.features = feature_sets
-    config.model.encoder = encoder_options("mlp", hidden=hidden)
+    config.data.features = features
+    config.model.encoder = encoder_options("mlp", hidden=(hidden,) if hidden else ())
     config.model.pooling = pooling_options(pooling)
     config.batch.rows = 8
     if pooling == "none":  # as the notebooks train it, but on logits: they apply the softmax twice
@@ -93,3 +102,32 @@ def features(pooling: str, feature_sets: str, hidden: tuple[int, ...]) -> Config
         config.train.epochs = 60
     config.demo.train = ConfigDict({"epochs": 60})
     return config
+
+
+def _spectrograms(
+    name: str, file: str, encoder: str, pooling: str, published: int | None = None, *, printed: bool = False
+) -> System:
+    settings = functools.partial(on_spectrograms, encoder, pooling)
+    return System(name, PAPER, file, settings, (1360, 96), 16, published, printed)
+
+
+def _features(name: str, file: str, pooling: str, hidden: int = 0) -> System:
+    settings = functools.partial(on_features, pooling)
+    return System(name, PAPER, file, settings, (518,), 16, arguments={"features": "all", "hidden": hidden})
+
+
+# The notebooks of FishInMedi/CRNN-TF print the counts of both CRNNs. "MLP" in MATT's tables is FMA's.
+SYSTEMS = (
+    _features("MLP of the notebooks", "mlp", "none", 100),
+    _features("MLP+MIL", "mlp_mil", "mean"),
+    _features("MLP+MATT", "matt_mlp", "matt"),
+    _spectrograms("CRNN", "crnn", "crnn", "none", 393_680, printed=True),
+    _spectrograms("CRNN+MIL", "crnn_mil", "crnn", "mean"),
+    _spectrograms("CRNN+MATT", "matt_crnn", "crnn", "matt"),
+    _spectrograms("CRNN-TF", "crnn_tf", "crnn_tf", "none", 1_004_112, printed=True),
+    _spectrograms("CRNN-TF+MIL", "crnn_tf_mil", "crnn_tf", "mean"),
+    _spectrograms("CRNN-TF+MATT", "matt_crnn_tf", "crnn_tf", "matt"),
+    _spectrograms("CRNN-TF+HMATT", "hmatt_crnn_tf", "crnn_tf", "hierarchical_matt"),
+    _spectrograms("FCN-4", "fcn4", "fcn4", "none", 17_302_928),
+)
+system = functools.partial(by_name, SYSTEMS)

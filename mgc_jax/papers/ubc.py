@@ -1,14 +1,18 @@
-"""The PRCNN report (University of British Columbia): the settings of its systems."""
+"""The PRCNN report (University of British Columbia): its systems and their settings."""
 
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mgc_jax.config.keys import default
 from mgc_jax.config.options import encoder_options, pooling_options
+from mgc_jax.papers.system import Paper, System, by_name
+
+PAPER = Paper("UBC", "PRCNN at UBC (Fadaviardakani, Chow and Goh, 2020)", "fma_small", 800, "mel_640x128")
 
 
-def ubc(encoder: str, **options: Any) -> ConfigDict:
+def on_spectrograms(encoder: str, **options: Any) -> ConfigDict:
     """Returns a system of the PRCNN report (University of British Columbia) on FMA-small with its settings.
 
     RMSProp with the equations of TensorFlow 2, batches of 32 (as its script has it), the learning rate halved where
@@ -36,3 +40,29 @@ def ubc(encoder: str, **options: Any) -> ConfigDict:
     config.train.select = "clip/accuracy"
     config.demo.train = ConfigDict({"epochs": 25})
     return config
+
+
+def _system(
+    name: str, file: str, published: int | None, encoder: str, *, printed: bool = False, **options: Any
+) -> System:
+    settings = functools.partial(on_spectrograms, encoder, **options)
+    return System(name, PAPER, file, settings, (640, 128), 8, published, printed)
+
+
+# The report's figure 4 prints the count of the attention model.
+SYSTEMS = (
+    _system("RNN", "ubc_rnn", 75_528, "bigru"),
+    _system("5-layer CNN", "ubc_cnn5", 34_600, "cnn"),
+    _system("3-layer CNN", "ubc_cnn3", 646_824, "cnn", filters=(16, 32, 64), pools=((2, 2), (2, 2), (2, 2))),
+    _system("PRCNN: CNN and RNN", "prcnn", 110_120, "prcnn"),
+    _system("CNN and 2-layer RNN", "prcnn_2rnn", 184_616, "prcnn", gru_layers=2),
+    _system(
+        "... and attention, as drawn", "prcnn_attention_literal", 232_744, "prcnn_attention_literal", printed=True
+    ),
+    _system("RNN with attention over time", "prcnn_attention", None, "prcnn_attention"),
+    _system(
+        "PRCNN of Feng et al.", "prcnn_feng", None, "prcnn",
+        filters=(16, 32, 64, 128, 64), rnn_pool=(1, 2), rnn_embedding=128, gru_units=128,
+    ),
+)  # fmt: skip
+system = functools.partial(by_name, SYSTEMS)

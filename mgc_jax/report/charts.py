@@ -14,19 +14,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-# Colours that people with any colour vision tell apart (Okabe and Ito, Color Universal Design, 2008).
+# Distinguishable with any colour vision (Okabe and Ito, Color Universal Design, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A8A8A")
-
-
-VIEW_COLOURS = {"clip": COLOURS[0], "clip_mean": COLOURS[1], "bag": COLOURS[2]}
-
-
+LEVEL_COLOURS = {"clip": COLOURS[0], "clip_mean": COLOURS[1], "bag": COLOURS[2]}
 TRAIN_COLOUR = "#8A8A8A"
-
-
 _SIZE = (5.2, 3.3)  # inches: on a phone, a chart is shrunk little
-
-
+_AXES_HEIGHT = 2.4  # of a line chart
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollar signs
@@ -43,21 +36,11 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-
-
 _MOST_POINTS = 300
-
-
 _MOST_MARKERS = 12
-
-
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-
-
 _SPECTROGRAM_COLOURS = "magma"
-
-
-_SPECTROGRAM_LEVELS = 64
+_SPECTROGRAM_SHADES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +65,7 @@ class Line:
         x: [point].
         y: [point].
         colour: of the line.
-        dash: 0 to 3: solid, dashed, dotted, both; tells lines apart without colour.
+        dash: 0 to 3: solid, dashed, dotted, both; distinguishes lines without colour.
         width: in points.
         marker: of Matplotlib, at each point; at some where there are many.
         sizes: areas of the markers; empty: all alike.
@@ -126,11 +109,11 @@ def line_chart(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if diagonal:
             axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        named: dict[str, list[Any]] = {"handles": [], "labels": []}  # given one by one: none is hidden by its name
+        entries: dict[str, list[Any]] = {"handles": [], "labels": []}  # given one by one: none is hidden by its name
 
         def name(handle: Any, label: str) -> None:
-            named["handles"].append(handle)
-            named["labels"].append(label)
+            entries["handles"].append(handle)
+            entries["labels"].append(label)
 
         if mark is not None:
             name(axes.axvline(mark[0], color="0.35", linewidth=1.2, linestyle=(0, (3, 2))), mark[1])
@@ -150,16 +133,41 @@ def line_chart(
             axes.xaxis.get_major_locator().set_params(integer=True)
         if unit_square:
             axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
-        if named["labels"]:
-            columns = 1 if max(len(line.name) for line in lines) > 24 else 2
-            axes.figure.legend(**named, loc="outside lower left", ncols=columns, borderpad=0.1, handlelength=2.6)
+        _legend_below(axes, entries["handles"], entries["labels"])
 
-    return _chart(draw, title, caption, extra=0.2 * len(lines))
+    return _chart(draw, title, caption, layout="none")
+
+
+def _legend_below(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Sets axes of a fixed size, and under them a legend in two columns: charts side by side line up."""
+    columns = 1 if max(map(len, labels), default=0) > 24 else 2
+    legend = 0.2 * -(-len(labels) // columns)
+    top, left, right, bottom = 0.3, 0.65, 0.1, 0.58 + legend
+    width, height = _SIZE[0], top + _AXES_HEIGHT + bottom
+    axes.figure.set_size_inches(width, height)
+    axes.set_position((left / width, bottom / height, 1 - (left + right) / width, _AXES_HEIGHT / height))
+    axes.yaxis.set_label_coords(-0.5 / (width - left - right), 0.5)
+    for column in range(columns):
+        axes.figure.legend(
+            handles[column::columns], labels[column::columns], loc="upper left",
+            bbox_to_anchor=(column / columns, (legend + 0.05) / height), borderaxespad=0, borderpad=0,
+            handlelength=2.6, labelspacing=0.35,
+        )  # fmt: skip
 
 
 def thinned(size: int) -> np.ndarray:
     """Returns indices of at most a few hundred points, evenly spaced, with both ends."""
     return np.unique(np.linspace(0, size - 1, min(size, _MOST_POINTS)).round().astype(int))
+
+
+def thin_curve(precision: np.ndarray, recall: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Picks at most `points` points of a precision-recall curve [point]: both ends, and others evenly over recall."""
+    if len(recall) <= points:
+        return precision, recall
+    ascending = recall[::-1]
+    kept = np.unique(np.r_[np.searchsorted(ascending, np.linspace(0, 1, points - 1)), len(recall) - 1])
+    kept = len(recall) - 1 - kept[::-1]
+    return precision[kept], recall[kept]
 
 
 def spectrogram_picture(clip: np.ndarray) -> str:
@@ -168,20 +176,22 @@ def spectrogram_picture(clip: np.ndarray) -> str:
 
     values = np.asarray(clip, np.float32)
     low, high = np.percentile(values, [1, 99.5])
-    levels = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    levels = np.round(levels * (_SPECTROGRAM_LEVELS - 1)) / (_SPECTROGRAM_LEVELS - 1)  # compresses well
+    shades = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    shades = np.round(shades * (_SPECTROGRAM_SHADES - 1)) / (_SPECTROGRAM_SHADES - 1)  # compresses well
     file = io.BytesIO()
-    image.imsave(file, levels.T, format="png", origin="lower", cmap=_SPECTROGRAM_COLOURS, vmin=0, vmax=1)
+    image.imsave(file, shades.T, format="png", origin="lower", cmap=_SPECTROGRAM_COLOURS, vmin=0, vmax=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _chart(draw: Callable[[Any], None], title: str, caption: str, extra: float = 0.0) -> Chart:
-    """Draws on the axes of a figure of its own, which needs no display."""
+def _chart(
+    draw: Callable[[Any], None], title: str, caption: str, *, extra: float = 0.0, layout: Any = "constrained"
+) -> Chart:
+    """Draws on the axes of a new figure, which needs no display."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + extra), layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + extra), layout=layout)
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
@@ -204,11 +214,6 @@ def _inline(svg: str, title: str, caption: str) -> Markup:
     rest = re.sub(r"\s*\n\s*", "\n", rest)
     label = escape(f"{title}. {caption}")
     return Markup(f'<svg role="img" aria-label="{label}" {view_box[0]}>') + Markup(rest)
-
-
-def colours_of(names: Sequence[str]) -> Mapping[str, str]:
-    """Gives each name a colour; after eight they come again."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
 @dataclasses.dataclass(frozen=True)

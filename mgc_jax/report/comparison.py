@@ -10,16 +10,14 @@ from mgc_jax.config import keys
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, mcnemar, paired
-from mgc_jax.evaluation.predictions import VIEWS, Predictions
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.report import charts
-from mgc_jax.report.finished_run import RunFiles, read_run, views_of
-from mgc_jax.report.html import VIEW_NAMES, render
+from mgc_jax.report.finished_run import FinishedRun, levels_of, read_run
+from mgc_jax.report.html import render_page
 from mgc_jax.runtime.files import write_text
 
-FILE_NAME = "compare.html"
-
-
-PAIRED_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap")
+_COMPARISON_FILE = "compare.html"
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -37,14 +35,14 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     # The split that most of them have; of two that as many have, test.
     split = max(("test", "validation"), key=lambda name: sum(name in run.splits for run in runs))
     results = [run.results["splits"].get(split, {}) for run in runs]
-    own = compared_views([views_of(result) for result in results])
+    own = compared_levels([levels_of(result) for result in results])
     pairs = [_pair(names[i], run, runs[0], split) for i, run in enumerate(runs) if i]
-    page = render(
+    page = render_page(
         "compare.html",
         runs=list(zip(names, runs, results, own, strict=True)),
         split=split,
         lacking=[name for name, run in zip(names, runs, strict=True) if split not in run.splits],
-        views=[view for view in VIEWS if any(view in result for result in results)],
+        levels=[level for level in LEVELS if any(level in result for result in results)],
         synthetic_music=any(run.synthetic for run in runs),
         first=names[0],
         pairs=pairs,
@@ -52,23 +50,24 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         curves=_validation_curves(runs, names, own),
         precision_recall=_precision_recall(runs, names, own, split),
         options=different_options(runs),
+        compared=compared_metrics(),
     )
-    path = out if out.suffix == ".html" else out / FILE_NAME
+    path = out if out.suffix == ".html" else out / _COMPARISON_FILE
     write_text(path, page, remedy="Make room there, or choose another --out.")
     return path
 
 
-def compared_views(views: Sequence[list[str]]) -> list[str | None]:
-    """Returns the view in which each run is compared: all alike use the bag where any of them has a bag model.
+def compared_levels(levels: Sequence[list[str]]) -> list[str | None]:
+    """Returns the level in which each run is compared: bag where any of them has it.
 
-    A run without one then stands there with its clips averaged over the bag; None: it has no view at all.
+    A run without it is compared at clip_mean. None: it has no level at all.
     """
-    without_bag = ("clip_mean", "clip") if any("bag" in of_run for of_run in views) else ("clip", "clip_mean")
-    return [next((view for view in ("bag", *without_bag) if view in of_run), None) for of_run in views]
+    without_bag = ("clip_mean", "clip") if any("bag" in of_run for of_run in levels) else ("clip", "clip_mean")
+    return [next((level for level in ("bag", *without_bag) if level in of_run), None) for of_run in levels]
 
 
-def run_names(runs: Sequence[RunFiles]) -> list[str]:
-    """Returns the names of the folders, with as many of the folders above them as it takes to tell them apart."""
+def run_names(runs: Sequence[FinishedRun]) -> list[str]:
+    """Returns the names of the folders, with as many of the folders above them as make them distinct."""
     parts = [run.folder.resolve().parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -77,23 +76,23 @@ def run_names(runs: Sequence[RunFiles]) -> list[str]:
     raise UserError(f"the same run is given twice: {runs[0].folder if len(runs) == 1 else _twice(runs)}")
 
 
-def _twice(runs: Sequence[RunFiles]) -> Path:
+def _twice(runs: Sequence[FinishedRun]) -> Path:
     folders = [run.folder.resolve() for run in runs]
     return next(folder for folder in folders if folders.count(folder) > 1)
 
 
-Scores = dict[str, tuple[np.ndarray, np.ndarray]]  # by view: log scores [clip, genre] and named genres [clip]
+Scores = dict[str, tuple[np.ndarray, np.ndarray]]  # by level: log scores [clip, genre] and predicted genres [clip]
 
 
 def scores_of(predictions: Predictions, rows: np.ndarray | slice = slice(None)) -> Scores:
-    """Returns scores and named genres of some clips by view; the views are those of the whole bags."""
+    """Returns scores and predicted genres of some clips by level; clip means are of whole bags."""
     return {
-        view: (scores[rows], predictions.predicted(view)[rows]) for view, scores in predictions.views.items()
+        level: (scores[rows], predictions.predicted(level)[rows]) for level, scores in predictions.levels.items()
     }  # fmt: skip
 
 
 def paired_differences(
-    label: np.ndarray, artists: np.ndarray, first: Scores, second: Scores, views: Sequence[tuple[str, str]]
+    label: np.ndarray, artists: np.ndarray, first: Scores, second: Scores, levels: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Compares two systems on the same clips: the second minus the first.
 
@@ -102,31 +101,40 @@ def paired_differences(
         artists: str [clip].
         first: scores of the clips.
         second: scores of the same clips.
-        views: pairs of a view of the second and a view of the first.
+        levels: pairs of a level of the second and a level of the first.
 
     Returns:
-        For each pair `views`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the bootstrap
-        over artists; and `mcnemar`, the p-value of McNemar's test.
+        For each pair `levels`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the
+        bootstrap over artists; and `mcnemar`, the p-value of McNemar's test.
     """
     bootstrap = ArtistBootstrap(artists)
     samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     values: dict[tuple[int, str], dict[str, float]] = {}
-    for pair in views:
+    for pair in levels:
         for key in zip((1, 0), pair, strict=True):
             if key not in samples:
                 scores = (first, second)[key[0]][key[1]]
                 samples[key] = bootstrap.metrics(label, *scores)
                 values[key] = metrics.genre_metrics(label, *scores)
     rows = []
-    for view, other in views:
+    for level, other in levels:
         by_metric = {}
-        for metric in PAIRED_METRICS:
-            low, high, p = paired(samples[1, view][metric], samples[0, other][metric])
-            difference = values[1, view][metric] - values[0, other][metric]
-            by_metric[metric] = {"difference": difference, "interval": (low, high), "p": p}
-        p_value = mcnemar(second[view][1] == label, first[other][1] == label)
-        rows.append({"views": (view, other), "metrics": by_metric, "mcnemar": p_value})
+        for name in compared_metrics():
+            low, high, p = paired(samples[1, level][name], samples[0, other][name])
+            difference = values[1, level][name] - values[0, other][name]
+            by_metric[name] = {"difference": difference, "interval": (low, high), "p": p}
+        p_value = mcnemar(second[level][1] == label, first[other][1] == label)
+        rows.append({"levels": (level, other), "metrics": by_metric, "mcnemar": p_value})
     return rows
+
+
+def compared_metrics() -> list[str]:
+    """Returns the names of the metrics that are compared, those that can be resampled."""
+    return [
+        name
+        for name, metric in metrics.METRICS.items()
+        if metric.compared and (metric.from_confusion or metric.resampled)
+    ]
 
 
 def shared_clips(first: Predictions, second: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -137,20 +145,20 @@ def shared_clips(first: Predictions, second: Predictions) -> tuple[np.ndarray, n
     return rows_first, rows_second
 
 
-def comparable_views(first: Predictions, second: Predictions) -> list[tuple[str, str]]:
-    """Returns pairs of a view of the second and one of the first.
+def comparable_levels(first: Predictions, second: Predictions) -> list[tuple[str, str]]:
+    """Returns pairs of a level of the second and one of the first.
 
-    The same view of both; and where only one has a bag model, that against the other's clips averaged over the bag.
+    The same level of both; and where only one has the level bag, that against clip_mean of the other.
     """
-    pairs = [(view, view) for view in VIEWS if view in first.views and view in second.views]
-    if "bag" in second.views and "bag" not in first.views and "clip_mean" in first.views:
+    pairs = [(level, level) for level in LEVELS if level in first.levels and level in second.levels]
+    if "bag" in second.levels and "bag" not in first.levels and "clip_mean" in first.levels:
         pairs.append(("bag", "clip_mean"))
-    if "bag" in first.views and "bag" not in second.views and "clip_mean" in second.views:
+    if "bag" in first.levels and "bag" not in second.levels and "clip_mean" in second.levels:
         pairs.append(("clip_mean", "bag"))
     return pairs
 
 
-def _pair(name: str, run: RunFiles, base: RunFiles, split: str) -> dict[str, Any]:
+def _pair(name: str, run: FinishedRun, base: FinishedRun, split: str) -> dict[str, Any]:
     """Compares a run with the first one, or says in a sentence why that cannot be."""
     pair: dict[str, Any] = {"name": name, "why": "", "clips": 0, "artists": 0, "rows": []}
     first, second = base.scored(split), run.scored(split)
@@ -168,12 +176,12 @@ def _pair(name: str, run: RunFiles, base: RunFiles, split: str) -> dict[str, Any
         pair |= {"clips": len(label), "artists": len(np.unique(artists))}
         pair["all"] = len(label) == len(first) == len(second)
         pair["rows"] = paired_differences(
-            label, artists, scores_of(first, at_first), scores_of(second, at_second), comparable_views(first, second)
+            label, artists, scores_of(first, at_first), scores_of(second, at_second), comparable_levels(first, second)
         )
     return pair
 
 
-def _same_corpus(base: RunFiles, run: RunFiles, first: Predictions, second: Predictions) -> bool:
+def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second: Predictions) -> bool:
     """Whether the fingerprints agree; or corpus, genres and artists do, of clips in another representation."""
     if base.results.get("fingerprint") == run.results.get("fingerprint"):
         return True
@@ -186,10 +194,10 @@ def _same_corpus(base: RunFiles, run: RunFiles, first: Predictions, second: Pred
 
 
 def _genre_table(
-    runs: Sequence[RunFiles], results: Sequence[dict[str, Any]], own: Sequence[str | None]
+    runs: Sequence[FinishedRun], results: Sequence[dict[str, Any]], own: Sequence[str | None]
 ) -> list[dict[str, Any]]:
     """Returns the F1 of every genre in every run, the commonest genre first."""
-    tables = [result.get("per_genre", {}).get(view, {}) for result, view in zip(results, own, strict=True)]
+    tables = [result.get("per_genre", {}).get(level, {}) for result, level in zip(results, own, strict=True)]
     support: dict[str, int] = {}
     for table in tables:
         for genre, row in table.items():
@@ -201,15 +209,15 @@ def _genre_table(
 
 
 def _validation_curves(
-    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None]
+    runs: Sequence[FinishedRun], names: Sequence[str], own: Sequence[str | None]
 ) -> list[charts.Chart]:
     drawn = []
     for metric, title in (("accuracy", "Validation accuracy"), ("micro_ap", "Validation average precision")):
         lines = []
-        for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
-            x, y = validation_curve(run.log, f"validation/{view}/{metric}")
-            if view and len(x):
-                label = f"{name} ({VIEW_NAMES[view]})"
+        for i, (run, name, level) in enumerate(zip(runs, names, own, strict=True)):
+            x, y = validation_curve(run.log, f"validation/{level}/{metric}")
+            if level and len(x):
+                label = f"{name} ({LEVELS[level].title})"
                 lines.append(charts.Line(label, x, y, charts.COLOURS[i % len(charts.COLOURS)], i))
         if lines:
             caption = f"{title} after every evaluation. Baselines have no epochs."
@@ -226,15 +234,15 @@ def validation_curve(log: Sequence[dict[str, float]], key: str) -> tuple[np.ndar
 
 
 def _precision_recall(
-    runs: Sequence[RunFiles], names: Sequence[str], own: Sequence[str | None], split: str
+    runs: Sequence[FinishedRun], names: Sequence[str], own: Sequence[str | None], split: str
 ) -> list[charts.Chart]:
     lines = []
-    for i, (run, name, view) in enumerate(zip(runs, names, own, strict=True)):
+    for i, (run, name, level) in enumerate(zip(runs, names, own, strict=True)):
         scored = run.scored(split)
-        if scored is None or view not in scored.views:
+        if scored is None or level not in scored.levels:
             continue
-        precision, recall = metrics.thin_curve(*metrics.precision_recall(scored.label, scored.views[view]))
-        label = f"{name} ({VIEW_NAMES[view]})"
+        precision, recall = charts.thin_curve(*metrics.precision_recall(scored.label, scored.levels[level]))
+        label = f"{name} ({LEVELS[level].title})"
         lines.append(charts.Line(label, recall, precision, charts.COLOURS[i % len(charts.COLOURS)], i))
     if not lines:
         return []
@@ -246,7 +254,7 @@ def _precision_recall(
     ]
 
 
-def different_options(runs: Sequence[RunFiles]) -> list[tuple[str, list[Any]]]:
+def different_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[Any]]]:
     """Returns the options in which the runs differ, with the value of each run; "" where it has none."""
     options = [dict(keys.leaves(run.config)) for run in runs]
     names = sorted({key for option in options for key in option if not key.startswith("demo.")})

@@ -1,4 +1,4 @@
-"""Reads what a run left in its folder, for those who look at finished runs."""
+"""Reads the folder of a finished run."""
 
 import dataclasses
 import json
@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions import VIEWS, Predictions
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import METRICS
+from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFiles:
-    """A run's folder, read.
+class FinishedRun:
+    """The files of a run's folder.
 
     Attributes:
         folder: where it is.
@@ -30,7 +32,7 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -40,7 +42,7 @@ class RunFiles:
 
     @property
     def synthetic(self) -> bool:
-        """Whether it is of the demo, whose numbers say nothing about music."""
+        """Whether the corpus is the demo, which is not music."""
         return self.corpus == "demo"
 
     @property
@@ -55,7 +57,7 @@ class RunFiles:
         return self.predictions.of_split(split)
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run(folder: Path) -> FinishedRun:
     """Reads a run's folder.
 
     Raises:
@@ -79,35 +81,37 @@ def read_run(folder: Path) -> RunFiles:
             raise UserError(
                 f"{folder / 'results.json'} is damaged: {split!r} is no result; evaluate the run again: --mode eval"
             )
-    path = folder / FILE_NAME
-    return RunFiles(
+    path = folder / PREDICTIONS_FILE
+    return FinishedRun(
         folder=folder,
         results=results,
         config=_read_json(folder / "config.json") if (folder / "config.json").is_file() else {},
         log=_read_lines(folder / "metrics.jsonl"),
-        predictions=load(path) if path.is_file() else None,
+        predictions=load_predictions(path) if path.is_file() else None,
     )
 
 
-def views_of(result: dict[str, Any]) -> list[str]:
-    """Returns the views that the result of a split has."""
-    return [view for view in VIEWS if isinstance(result.get(view), dict)]
+def levels_of(result: dict[str, Any]) -> list[str]:
+    """Returns the levels that the result of a split has."""
+    return [level for level in LEVELS if isinstance(result.get(level), dict)]
 
 
-def own_view(views: list[str]) -> str:
-    """Returns the view that a system is about: the bag model; without one, each clip."""
-    return "bag" if "bag" in views else views[0]
+def main_level(levels: list[str]) -> str:
+    """Returns the level that a model is about: bag; without pooling, clip."""
+    return "bag" if "bag" in levels else levels[0]
 
 
 def _is_result(result: Any) -> bool:
-    """Whether it has what every version writes for a split: its size, and numbers by view."""
+    """Whether it has the number of clips and bags, and metrics, all numbers, at each of its levels."""
     if not isinstance(result, dict):
         return False
     sizes = [result.get(name) for name in ("clips", "bags")]
-    values = [result[view].get(metric) for view in views_of(result) for metric in ("accuracy", "micro_ap")]
+    by_level = [[result[level][name] for name in METRICS if name in result[level]] for level in levels_of(result)]
     parts = [result.get(name, {}) for name in ("intervals", "top_k", "frequency", "per_genre", "alone")]
-    return all(isinstance(number, int | float) for number in sizes + values) and all(
-        isinstance(part, dict) for part in parts
+    return (
+        all(by_level)
+        and all(isinstance(number, int | float) for number in sum(by_level, sizes))
+        and all(isinstance(part, dict) for part in parts)
     )
 
 

@@ -1,7 +1,7 @@
 """The report of a run as one HTML file, and the comparison of several: `python -m mgc_jax.report RUN [RUN...]`.
 
 With one folder, (re)writes the `report.html` in it; with several, `compare.html`. Both load nothing from anywhere and
-need no JavaScript. What a run lacks leaves out its section, with a sentence.
+need no JavaScript. A section without anything to show is left out.
 """
 
 import contextlib
@@ -13,25 +13,18 @@ import numpy as np
 
 from mgc_jax.config import keys
 from mgc_jax.evaluation import metrics
-from mgc_jax.evaluation.bootstrap import ArtistBootstrap, concentration, interval
-from mgc_jax.evaluation.mistakes import load_examples, most_confused
+from mgc_jax.evaluation.bootstrap import concentration
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.mistakes import block_means, load_examples, most_confused
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.report import charts
-from mgc_jax.report.comparison import paired_differences, scores_of, validation_curve
-from mgc_jax.report.finished_run import RunFiles, own_view, read_run, views_of
-from mgc_jax.report.html import VIEW_MEANINGS, VIEW_NAMES, render
+from mgc_jax.report.attention import attention_of, probabilities
+from mgc_jax.report.comparison import compared_metrics, paired_differences, scores_of, validation_curve
+from mgc_jax.report.finished_run import FinishedRun, levels_of, main_level, read_run
+from mgc_jax.report.html import render_page
 from mgc_jax.runtime.files import write_text
 
-FILE_NAME = "report.html"
-
-
-_MOST_CONFUSED = 8
-
-
-_EXAMPLE_BAGS = 4
-
-
-_EXAMPLE_SIZES = (3, 12)  # clips of an example bag: fewer say little, more fill the page
+_REPORT_FILE = "report.html"
 
 
 def write_report(workdir: Path) -> Path:
@@ -46,18 +39,21 @@ def write_report(workdir: Path) -> Path:
     run = read_run(workdir)
     split = "test" if "test" in run.splits and run.scored("test") is not None else "validation"
     scored = run.scored(split)
-    if scored is not None and not scored.views:
+    if scored is not None and not scored.levels:
         scored = None
-    page = render(
+    page = render_page(
         "report.html",
         run=run,
         date=_date(run),
         split=split,
-        views={view: VIEW_MEANINGS[view] for view in _views(run)},
-        own=own_view(_views(run)) if _views(run) else "",
+        has_scores=scored is not None,
+        has_test=_has_test(run),
+        levels={level: LEVELS[level].meaning for level in _levels(run)},
+        own=main_level(_levels(run)) if _levels(run) else "",
         headlines=[(name, run.results["splits"][name]) for name in ("validation", "test") if name in run.splits],
         warnings={name: result.get("warnings", []) for name, result in run.results["splits"].items()},
         gains=_gains(scored),
+        compared=compared_metrics(),
         curves=training_curves(run),
         genres=genre_table(run, split, scored),
         confusion=confusion_table(scored),
@@ -67,18 +63,24 @@ def write_report(workdir: Path) -> Path:
         changed=changed_options(run.config),
         options=dict(keys.leaves(run.config)),
     )
-    path = Path(workdir) / FILE_NAME
+    path = Path(workdir) / _REPORT_FILE
     write_text(path, page, remedy="Make room there, or copy the run to where you may write.")
     return path
 
 
-def _views(run: RunFiles) -> list[str]:
-    """The views that any split has."""
-    there = {view for result in run.results["splits"].values() for view in views_of(result)}
-    return [view for view in VIEW_NAMES if view in there]
+def _has_test(run: FinishedRun) -> bool | None:
+    """Whether the corpus has a test split; None where the predictions do not say (those of early versions)."""
+    splits = run.predictions.info.get("corpus_splits") if run.predictions is not None else None
+    return None if splits is None else "test" in splits
 
 
-def _date(run: RunFiles) -> str:
+def _levels(run: FinishedRun) -> list[str]:
+    """The levels that any split has."""
+    there = {level for result in run.results["splits"].values() for level in levels_of(result)}
+    return [level for level in LEVELS if level in there]
+
+
+def _date(run: FinishedRun) -> str:
     """When it was evaluated; of runs of early versions, when the file of the results was written."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
         return datetime.datetime.fromisoformat(run.results["date"]).strftime("%Y-%m-%d %H:%M UTC")
@@ -87,15 +89,15 @@ def _date(run: RunFiles) -> str:
 
 
 def _gains(scored: Predictions | None) -> list[dict[str, Any]]:
-    """Compares the views of one model: what the bag is worth, and what its pooling adds to that."""
+    """Compares the levels of one model: what the bag is worth, and what the pooling adds."""
     if scored is None:
         return []
-    pairs = [pair for pair in (("clip_mean", "clip"), ("bag", "clip_mean")) if set(pair) <= scored.views.keys()]
+    pairs = [pair for pair in (("clip_mean", "clip"), ("bag", "clip_mean")) if set(pair) <= scored.levels.keys()]
     scores = scores_of(scored)
     return paired_differences(scored.label, scored.artists, scores, scores, pairs)
 
 
-def training_curves(run: RunFiles) -> list[charts.Chart]:
+def training_curves(run: FinishedRun) -> list[charts.Chart]:
     """Draws loss, accuracy and average precision over epochs; none if the run has no steps."""
     train = [line for line in run.log if "train/loss" in line and "epoch" in line]
     if not train:
@@ -107,15 +109,15 @@ def training_curves(run: RunFiles) -> list[charts.Chart]:
     x = np.array([line["epoch"] for line in train])
 
     def trained(key: str) -> charts.Line:
-        points = metrics.block_means(np.stack([x, [line.get(key, np.nan) for line in train]], axis=1))
+        points = block_means(np.stack([x, [line.get(key, np.nan) for line in train]], axis=1))
         return charts.Line("training", points[:, 0], points[:, 1], charts.TRAIN_COLOUR)
 
     def validated(metric: str) -> list[charts.Line]:
         lines: list[charts.Line] = []
-        for view, colour in charts.VIEW_COLOURS.items():
-            epochs, values = validation_curve(run.log, f"validation/{view}/{metric}")
+        for level, colour in charts.LEVEL_COLOURS.items():
+            epochs, values = validation_curve(run.log, f"validation/{level}/{metric}")
             if len(epochs):
-                lines.append(charts.Line(VIEW_NAMES[view], epochs, values, colour, len(lines)))
+                lines.append(charts.Line(LEVELS[level].title, epochs, values, colour, len(lines)))
         return lines
 
     best = f" The dashed vertical line is the best checkpoint, chosen by {run.results.get('selected_by', 'nothing')}."
@@ -134,20 +136,20 @@ def training_curves(run: RunFiles) -> list[charts.Chart]:
             drawn.append(
                 charts.line_chart(
                     title, lines, x_label="epoch", y_label=title.lower(), mark=mark,
-                    caption=f"{title} on the validation split, by view"
+                    caption=f"{title} on the validation split, by level"
                     + (", and on training batches as the loss saw them." if metric == "accuracy" else ".") + best,
                 )
             )  # fmt: skip
     return drawn
 
 
-def genre_table(run: RunFiles, split: str, scored: Predictions | None) -> dict[str, Any] | None:
+def genre_table(run: FinishedRun, split: str, scored: Predictions | None) -> dict[str, Any] | None:
     """Returns what the section of the genres shows; None if the results have no genres."""
     result = run.results["splits"].get(split, {})
-    by_view = result.get("per_genre")
-    if not by_view:
+    by_level = result.get("per_genre")
+    if not by_level:
         return None
-    own = own_view(list(by_view))
+    own = main_level(list(by_level))
     train: dict[str, float] = {}
     artists: dict[str, dict[str, float]] = {}
     if scored is not None:
@@ -159,7 +161,7 @@ def genre_table(run: RunFiles, split: str, scored: Predictions | None) -> dict[s
     for name, row in sorted(top_k.get(own, {}).items(), key=lambda item: -len(item[1]["genres"])):
         if "paper" not in name:  # whose lists hold some genres by a slip
             rare |= dict.fromkeys(row["genres"], name)
-    order = sorted(by_view[own], key=lambda genre: (-train.get(genre, 0), -by_view[own][genre]["support"]))
+    order = sorted(by_level[own], key=lambda genre: (-train.get(genre, 0), -by_level[own][genre]["support"]))
     return {
         "rows": [
             {
@@ -167,23 +169,29 @@ def genre_table(run: RunFiles, split: str, scored: Predictions | None) -> dict[s
                 "rare": rare.get(genre),
                 "train": train.get(genre),
                 "artists": artists.get(genre),
-                "own": by_view[own][genre],
-                "f1": {view: by_view[view][genre]["f1"] for view in by_view if view != own},
+                "own": by_level[own][genre],
+                "f1": {level: by_level[level][genre]["f1"] for level in by_level if level != own},
             }
             for genre in order
         ],
         "own": own,
-        "others": [view for view in by_view if view != own],
-        "frequency": result.get("frequency", {}),
-        "top_k": top_k,
+        "others": [level for level in by_level if level != own],
+        "frequency": _with_clips(result.get("frequency", {}), own),
+        "top_k": _with_clips(top_k, own),
     }
 
 
+def _with_clips(by_level: dict[str, dict[str, Any]], own: str) -> dict[str, dict[str, Any]]:
+    """Leaves out the groups of genres without clips, whose values are all missing; nothing if none has clips."""
+    kept = [name for name, part in by_level.get(own, {}).items() if part["clips"]]
+    return {level: {name: parts[name] for name in kept} for level, parts in by_level.items()} if kept else {}
+
+
 def confusion_table(scored: Predictions | None) -> dict[str, Any] | None:
-    """Returns the confusion matrix of the own view, the commonest training genres first; None without scores."""
+    """Returns the confusion matrix of the own level, the commonest training genres first; None without scores."""
     if scored is None:
         return None
-    own = own_view(list(scored.views))
+    own = main_level(list(scored.levels))
     counts = metrics.confusion(scored.label, scored.predicted(own), len(scored.genres))
     weight = counts.sum(axis=1) if scored.train_clips is None else scored.train_clips
     order = np.argsort(-weight, kind="stable")
@@ -199,19 +207,19 @@ def confusion_table(scored: Predictions | None) -> dict[str, Any] | None:
 
 
 def quality_charts(scored: Predictions | None) -> list[charts.Chart]:
-    """Draws precision and recall, and reliability, of each view; none without scores."""
+    """Draws precision and recall, and reliability, of each level; none without scores."""
     if scored is None:
         return []
     curves, reliability = [], []
-    for i, (view, scores) in enumerate(scored.views.items()):
-        colour = charts.VIEW_COLOURS[view]
-        precision, recall = metrics.thin_curve(*metrics.precision_recall(scored.label, scores))
-        values = metrics.genre_metrics(scored.label, scores, scored.predicted(view))
-        curves.append(charts.Line(f"{VIEW_NAMES[view]}: AP {values['micro_ap']:.3f}", recall, precision, colour, i))
+    for i, (level, scores) in enumerate(scored.levels.items()):
+        colour = charts.LEVEL_COLOURS[level]
+        precision, recall = charts.thin_curve(*metrics.precision_recall(scored.label, scores))
+        values = metrics.genre_metrics(scored.label, scores, scored.predicted(level))
+        curves.append(charts.Line(f"{LEVELS[level].title}: AP {values['micro_ap']:.3f}", recall, precision, colour, i))
         bins = metrics.calibration(scored.label, scores)
         full = bins.count > 0
         sizes = 12 + 140 * bins.count[full] / len(scored)
-        name = f"{VIEW_NAMES[view]}: ECE {values['ece']:.3f}"
+        name = f"{LEVELS[level].title}: ECE {values['ece']:.3f}"
         reliability.append(
             charts.Line(name, bins.confidence[full], bins.accuracy[full], colour, i, 1.2, "o", sizes.tolist())
         )
@@ -221,160 +229,28 @@ def quality_charts(scored: Predictions | None) -> list[charts.Chart]:
             caption="All scores of all genres in one ranking (micro average); AP is the average precision.",
         ),
         charts.line_chart(
-            "Reliability", reliability, x_label="probability of the named genre", y_label="share that is right",
+            "Reliability", reliability, x_label="probability of the predicted genre", y_label="accuracy",
             unit_square=True, diagonal=True,
-            caption="Clips in 15 bins by the probability of the genre that is named; larger dots are more clips. On "
-            "the grey line the model is as sure as it is right; below it, too sure. ECE is the mean distance from it.",
+            caption="Clips in 15 bins by the probability of the predicted genre; larger dots are more clips. On the "
+            "grey line the model is calibrated; below it, overconfident. ECE is the mean distance from it.",
         ),
     ]  # fmt: skip
-
-
-def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
-    """Returns how the bag model weighs the clips of its bags; None if it does not tell.
-
-    Concentration is the effective number of clips, the exponential of the entropy of the weights: as many clips with
-    equal weights would be as concentrated.
-    """
-    if scored is None or scored.attention is None or not (scored.bag_sizes > 1).any():
-        return None
-    bags = np.flatnonzero(scored.bag_sizes > 1)
-    weights = bag_weights(scored)
-    entropy = np.where(weights > 0, -weights * np.log(np.maximum(weights, 1e-30)), 0)
-    effective = np.exp(np.add.reduceat(entropy, scored.offsets[:-1]))[bags]
-    sizes, genre = scored.bag_sizes[bags], scored.label[scored.offsets[bags]]
-    right = scored.predicted("clip") == scored.label if "clip" in scored.views else None
-    preferred, others = preferred_and_others(scored, weights, bags, right)
-
-    def row(name: str, chosen: np.ndarray) -> dict[str, Any]:
-        compared = chosen & ~np.isnan(preferred)
-        return {
-            "name": name,
-            "bags": int(chosen.sum()),
-            "size": float(sizes[chosen].mean()),
-            "effective": float(effective[chosen].mean()),
-            "relative": float((effective / sizes)[chosen].mean()),
-            "preferred": float(preferred[compared].mean()) if compared.any() else None,
-            "others": float(others[compared].mean()) if compared.any() else None,
-        }
-
-    uniform = bool(np.all(effective / sizes > 0.999))
-    compared = ~np.isnan(preferred)
-    difference = None
-    if compared.any():
-        gain = (preferred - others)[compared]
-        samples = ArtistBootstrap(scored.artists[scored.offsets[bags]][compared]).mean(gain)
-        difference = {"value": float(gain.mean()), "interval": interval(samples), "bags": int(compared.sum())}
-    rows = [row(name, genre == i) for i, name in enumerate(scored.genres) if np.any(genre == i)]
-    return {
-        "total": row("all genres", np.full(len(bags), True)),
-        "rows": sorted(rows, key=lambda row: -row["bags"]),
-        "difference": difference,
-        "uniform": uniform,
-        "examples": [] if uniform else _example_bags(scored, weights, bags, effective / sizes),
-    }
-
-
-def bag_weights(scored: Predictions) -> np.ndarray:
-    """Returns the attention, so scaled that it sums to one over each bag: float64 [clip]."""
-    assert scored.attention is not None
-    weights = np.maximum(scored.attention.astype(np.float64), 0)
-    total = np.add.reduceat(weights, scored.offsets[:-1])
-    return weights / np.repeat(np.where(total > 0, total, 1), scored.bag_sizes)
-
-
-def preferred_and_others(
-    scored: Predictions, weights: np.ndarray, bags: np.ndarray, right: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compares, within bags, the clip of the highest weight with the others.
-
-    Args:
-        scored: the clips.
-        weights: [clip].
-        bags: numbers of bags of several clips.
-        right: bool [clip]: whether the clip alone is classified right; None: unknown.
-
-    Returns:
-        Share of right ones among the preferred clips (0 or 1) and among the others: float64 [bag] each; NaN where all
-        weights are the same, or where nothing is known.
-    """
-    preferred, others = np.full(len(bags), np.nan), np.full(len(bags), np.nan)
-    if right is None:
-        return preferred, others
-    for i, bag in enumerate(bags):
-        rows = slice(scored.offsets[bag], scored.offsets[bag + 1])
-        if np.ptp(weights[rows]) > 1e-6:
-            top = int(weights[rows].argmax())
-            preferred[i] = right[rows][top]
-            others[i] = np.delete(right[rows], top).mean()
-    return preferred, others
-
-
-def _example_bags(
-    scored: Predictions, weights: np.ndarray, bags: np.ndarray, relative: np.ndarray
-) -> list[dict[str, Any]]:
-    """Returns the most concentrated bags, half of them right and half wrong if there are such, of different genres."""
-    if "bag" not in scored.views:
-        return []
-    named = scored.predicted("bag")
-    probability = probabilities(scored.views["bag"])
-    few, many = _EXAMPLE_SIZES
-    fitting = [i for i in np.argsort(relative, kind="stable") if few <= scored.bag_sizes[bags[i]] <= many]
-    chosen: list[int] = []
-    for right in (True, False):
-        genres: set[int] = set()
-        for i in fitting:
-            first = scored.offsets[bags[i]]
-            if (named[first] == scored.label[first]) == right and scored.label[first] not in genres:
-                genres.add(int(scored.label[first]))
-                chosen.append(bags[i])
-            if len(genres) == _EXAMPLE_BAGS // 2:
-                break
-    examples = []
-    for bag in chosen:
-        first, last = scored.offsets[bag], scored.offsets[bag + 1]
-        rows = first + np.argsort(-weights[first:last], kind="stable")
-        clips = [
-            {
-                "track": int(scored.track_id[row]),
-                "weight": float(weights[row]),
-                "genre": scored.genres[scored.label[row]],
-                "alone": scored.genres[scored.predicted("clip")[row]] if "clip" in scored.views else None,
-            }
-            for row in rows
-        ]
-        examples.append(
-            {
-                "artist": scored.artist[first],
-                "album": scored.album[first],
-                "genre": scored.genres[scored.label[first]],
-                "named": scored.genres[named[first]],
-                "probability": float(probability[first, named[first]]),
-                "clips": clips,
-            }
-        )
-    return examples
-
-
-def probabilities(log_scores: np.ndarray) -> np.ndarray:
-    """Normalizes log scores [clip, genre] to probabilities."""
-    scores = log_scores.astype(np.float64)
-    return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
 
 
 def confused_clips(scored: Predictions | None, workdir: Path) -> dict[str, Any] | None:
     """Returns the clips that get a wrong genre with the highest probability; None without scores."""
     if scored is None:
         return None
-    view = next(iter(scored.views))
-    named, probability = scored.predicted(view), probabilities(scored.views[view])
+    level = next(iter(scored.levels))
+    predicted, probability = scored.predicted(level), probabilities(scored.levels[level])
     examples = load_examples(workdir)
     clips = [
         {
             "track": int(scored.track_id[row]),
             "artist": scored.artist[row],
             "genre": scored.genres[scored.label[row]],
-            "named": scored.genres[named[row]],
-            "probability": float(probability[row, named[row]]),
+            "predicted": scored.genres[predicted[row]],
+            "probability": float(probability[row, predicted[row]]),
             "true_probability": float(probability[row, scored.label[row]]),
             "picture": None,
         }
@@ -384,7 +260,13 @@ def confused_clips(scored: Predictions | None, workdir: Path) -> dict[str, Any] 
         if clip["track"] in examples:
             clip["picture"] = charts.spectrogram_picture(examples[clip["track"]])
     why = "" if examples or not clips else "There are no spectrograms of them: the run has not kept any."
-    return {"view": view, "clips": clips, "wrong": int(np.sum(named != scored.label)), "of": len(scored), "why": why}
+    return {
+        "level": level,
+        "clips": clips,
+        "wrong": int(np.sum(predicted != scored.label)),
+        "of": len(scored),
+        "why": why,
+    }
 
 
 def changed_options(saved: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -5,33 +5,67 @@ JAX's own settings win: `JAX_COMPILATION_CACHE_DIR` names another folder (or non
 `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
 """
 
+import contextlib
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Returns the folder, in the user's folder for such things."""
+    """Returns the folder, in the user's folder for caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgc_jax" / "xla"
 
 
-def keep_compiled_programs() -> None:
-    """Has JAX keep what it compiles from here on, unless the user chose otherwise."""
-    import jax
+def keep_compiled_programs(*, small: bool = False) -> None:
+    """Makes JAX keep what it compiles from here on, unless the user chose otherwise. Does not import JAX.
 
-    settings = jax.config.values
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or settings["jax_compilation_cache_dir"]:
-        return
-    if not settings["jax_enable_compilation_cache"]:
+    Args:
+        small: also programs that compile in less than a second: for many runs that compile the same ones.
+    """
+    if _chosen_by_user():
         return
     try:
         folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what lies there is run: it is the user's alone
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # programs in it are run: only the user may write
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} cannot be written")
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the user's home
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user's home is unknown
         log.info("compiled programs are not kept for the next run: %s", error)
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    settings: dict[str, str | float] = {"jax_compilation_cache_dir": str(folder)}
+    if small:
+        settings["jax_persistent_cache_min_compile_time_secs"] = 0.0
+        settings["jax_persistent_cache_min_entry_size_bytes"] = -1
+    for name, value in settings.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(name, value)
+        else:
+            os.environ[name.upper()] = str(value)  # JAX reads it when it is imported
+
+
+def _chosen_by_user() -> bool:
+    """Whether another folder is chosen, or the cache is off."""
+    values = sys.modules["jax"].config.values if "jax" in sys.modules else {}
+    off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("n", "no", "f", "false", "off", "0")
+    folder = "JAX_COMPILATION_CACHE_DIR" in os.environ or bool(values.get("jax_compilation_cache_dir"))
+    return folder or off or not values.get("jax_enable_compilation_cache", True)
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Inside, nothing is read from the cache or written to it, so that the time to compile can be measured."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

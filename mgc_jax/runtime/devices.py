@@ -37,12 +37,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Deals the rows (first axis, or another) of every array to the devices; a process sends its own devices' rows."""
+    """Splits the rows (first axis, or another) of every array over the devices; a process sends its devices' rows."""
     return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
 
 
 def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: Mesh) -> jax.Array:
-    """Returns an array whose rows (first axis) are dealt to the devices, and made by the process that has them.
+    """Returns an array whose rows (first axis) are split over the devices; each process makes those of its devices.
 
     Args:
         shape: of the whole array.
@@ -59,7 +59,7 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
 
 
 def local_rows(number: int, mesh: Mesh) -> slice:
-    """Returns which of so many rows, dealt to the devices, this process has."""
+    """Returns which rows, of `number` rows split over the devices, this process has."""
     each = number // mesh.size
     mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     return slice(each * mine[0], each * (mine[-1] + 1))

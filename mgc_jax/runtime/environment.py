@@ -13,17 +13,18 @@ _PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "s
 
 def command() -> str:
     """Returns the command line of this process, as one would type it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
+    spec, file = getattr(sys.modules["__main__"], "__spec__", None), Path(sys.argv[0]).name
+    program = f"python {file}" if file.endswith(".py") else file  # the latter: an installed command
+    if spec:
+        program = f"python -m {spec.name.removesuffix('.__main__')}"
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 
 def describe_environment() -> dict[str, str]:
     """Returns versions, processors and, where JAX is in use, its devices."""
     environment = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    usable = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )  # not on every system
+    # Not every system can say which processors this process may use.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     environment["processors"] = f"{usable} of {_processor()}"
     if "jax" in sys.modules:
         devices = sys.modules["jax"].devices()

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SHARE = 0.6  # of the memory that is free, for the clips; the rest is for the model and what else runs
-
-
 _GROUPS = "/sys/fs/cgroup"
 
 
@@ -13,8 +11,8 @@ def available_memory(proc: Path = Path("/proc"), groups: Path = Path(_GROUPS)) -
     """Returns the bytes of memory that are free, to this process's control group too; None if the system says nothing.
 
     Args:
-        proc: where Linux tells of processes and memory.
-        groups: where it tells of control groups, by which containers and batch systems limit memory.
+        proc: where Linux describes processes and memory.
+        groups: where it describes control groups, by which containers and batch systems limit memory.
     """
     found = [*_of_system(proc), *_of_groups(proc, groups)]
     return min(found, default=None)

@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGTERM, as schedulers send it before they take a machine away.
+"""SIGTERM, which schedulers send before they take a machine away.
 
 While a model trains, the step in progress ends and its state is saved; at other times there is nothing to save. In
-both cases the process ends with the status `EXIT_STATUS`, and the same command goes on. A second SIGTERM ends the
+both cases the process ends with the status `EXIT_STATUS`, and the same command resumes. A second SIGTERM ends the
 process at once.
 """
 
@@ -18,7 +18,7 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class Preempted(SystemExit):
-    """The process was asked to stop, and does; uncaught, it ends Python with `EXIT_STATUS` and no traceback."""
+    """The process stops after SIGTERM; uncaught, this ends Python with `EXIT_STATUS` and no traceback."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_STATUS)
@@ -28,10 +28,10 @@ class Preempted(SystemExit):
 
 
 class Notice:
-    """Whether this process has been asked to stop.
+    """Whether this process has received SIGTERM.
 
     Attributes:
-        requested: it has.
+        requested: whether it has.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class Notice:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a request only sets `requested`: whoever is here saves, and raises `Preempted`.
+        """Inside, SIGTERM only sets `requested`: the block saves and raises `Preempted`.
 
-        A request that nobody has answered when the block ends raises it then.
+        If it has not done so when it ends, `Preempted` is raised then.
         """
         self._deferred = True
         try:
@@ -54,7 +54,7 @@ class Notice:
             raise Preempted
 
     def agreed(self) -> bool:
-        """Returns whether any process of this run has been asked: all of them must stop after the same step.
+        """Returns whether any process of this run has received SIGTERM: all must stop after the same step.
 
         With several processes this is a collective operation: all must call it after the same steps.
         """
@@ -67,7 +67,7 @@ class Notice:
         return bool(np.any(multihost_utils.process_allgather(np.array(self.requested))))
 
     def handle(self, number: int, frame: Any) -> None:
-        """What SIGTERM does."""
+        """Handles SIGTERM."""
         signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once
         if os.getpid() != self._process:  # a worker that was forked, and has nothing to save
             os.kill(os.getpid(), number)
@@ -81,7 +81,7 @@ _current: Notice | None = None
 
 @contextlib.contextmanager
 def notice() -> Iterator[Notice]:
-    """Listens to SIGTERM, in the main thread; elsewhere nothing can ask. Inside another one it is that one."""
+    """Handles SIGTERM inside, in the main thread; in other threads nothing is handled. Nested, it is the outer one."""
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
         yield _current or Notice()

@@ -22,19 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mgc_jax.errors import UserError
+from mgc_jax.runtime.launch import launch_settings, use_all_gpus
 
 log = logging.getLogger(__name__)
 
 
 LOST_AFTER = 40.0  # seconds without a sign of life after which a process is taken for dead
-
-
 _BACKSTOP = 100  # seconds: JAX's own limit
-
-
 _GRACE = 10.0  # seconds in which the first process, which hosts the service, lets the others read why it ends
-
-
 _LONG = 24 * 3600.0  # others may compute, or write, for long; a dead one is noticed otherwise
 
 
@@ -72,8 +67,8 @@ class _Group:
                 continue
             now = self._answered = time.monotonic()
             if failed and not self._finished.is_set():
-                key, told = failed[0]
-                message, status = json.loads(told)
+                key, value = failed[0]
+                message, status = json.loads(value)
                 with contextlib.suppress(Exception):  # the service may be gone already
                     self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
                     self._let_others_hear()
@@ -85,15 +80,15 @@ class _Group:
             if lost and not self._finished.is_set():
                 names = ", ".join(map(str, lost))
                 self._end(f"process {names} has not been heard of for {LOST_AFTER:.0f} s: it was killed, or its host "
-                          "is gone", tell=f"process {names} was lost")  # fmt: skip
+                          "is gone", report=f"process {names} was lost")  # fmt: skip
 
-    def _end(self, message: str, status: int = 1, *, resumable: bool = True, tell: str = "") -> None:
+    def _end(self, message: str, status: int = 1, *, resumable: bool = True, report: str = "") -> None:
         """Ends this process from the watching thread."""
         with self._ending:
             remedy = "; the same command on all hosts resumes at the last checkpoint" if resumable else ""
             print(f"error: {message}{remedy}", file=sys.stderr, flush=True)
-            if tell:  # the others, before the service goes with this process
-                self._post(f"{tell}{remedy}", status)
+            if report:  # to the others, before the service goes with this process
+                self._post(f"{report}{remedy}", status)
                 self._let_others_hear()
             os._exit(status)
 
@@ -102,7 +97,7 @@ class _Group:
             self.client.key_value_set(f"mgc/heard/{self.index}", "", True)
             self.client.key_value_set(f"mgc/failed/{self.index}", json.dumps([message, status]), True)
         except Exception as error:
-            log.debug("the other processes cannot be told: %s", error)
+            log.debug("the error cannot be reported to the other processes: %s", error)
 
     def _let_others_hear(self) -> None:
         if self.index:
@@ -119,8 +114,8 @@ class _Group:
             time.sleep(0.2)
 
     def fail(self, message: str, status: int) -> None:
-        """Tells the others why and with which status this process ends, and leaves them the time to hear it."""
-        with self._ending:  # once another error is being told, this is its consequence
+        """Reports to the others why and with which status this process ends, and waits until they have read it."""
+        with self._ending:  # once another error is being reported, this is its consequence
             self._finished.set()
             self._post(message, status)
             self._let_others_hear()
@@ -176,7 +171,7 @@ def start(
             process ends with a message and status 1.)
     """
     global _group
-    given = _settings(coordinator, num_processes, process_id)
+    given = launch_settings(coordinator, num_processes, process_id)
     if given is None:
         return
     address, count, index = given
@@ -202,71 +197,14 @@ def start(
     from jax._src import distributed as internal  # the key-value store has no public name; Orbax uses it alike
 
     _group = _Group(internal.global_state.client, index, count)
-    _choose_devices()
+    hosts = _exchange(socket.gethostname())
+    if use_all_gpus(alone=hosts.count(socket.gethostname()) == 1):
+        jax.config.update("jax_cuda_visible_devices", "all")
+        jax.config.update("jax_rocm_visible_devices", "all")
     if not is_first():
-        for name in ("mgc_jax", "tfds_fma"):  # the first one tells of the work of all
+        for name in ("mgc_jax", "tfds_fma"):  # the first one logs for all
             logging.getLogger(name).setLevel(logging.WARNING)
-    log.info("%d processes on %d host(s)", count, len(set(_exchange(socket.gethostname()))))
-
-
-def _settings(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> tuple[str, int, int] | None:
-    """Returns address, number and index, the address empty where the launcher knows it; None for one process."""
-    launched = _launched()
-    values: dict[str, Any] = {
-        "--coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
-        "--num_processes": _number("JAX_NUM_PROCESSES") if num_processes is None else num_processes,
-        "--process_id": _number("JAX_PROCESS_ID") if process_id is None else process_id,
-    }
-    missing = [name for name, value in values.items() if value is None]
-    if len(missing) == 3:
-        if launched is not None and "OMPI_COMM_WORLD_SIZE" in os.environ and "OMPI_MCA_orte_hnp_uri" not in os.environ:
-            raise UserError(  # Open MPI 5
-                "this Open MPI does not tell its processes where to meet: give --coordinator=HOST:PORT, the host of "
-                "the first one and a free port there"
-            )
-        return None if launched is None else ("", *launched)
-    address, count, index = values.values()
-    if launched is not None:  # which host the first process is on may be given alone
-        count, index = launched[0] if count is None else count, launched[1] if index is None else index
-        missing = [] if address else ["--coordinator"]
-    if count == 1 and not index:
-        return None
-    if missing:
-        there = ", ".join(name for name in values if name not in missing)
-        raise UserError(
-            f"{there} without {' and '.join(missing)}: to train with several processes give each of them "
-            "--coordinator=HOST:PORT (of the first), --num_processes=N and --process_id=I, or start them with srun or "
-            "mpirun"
-        )
-    if count < 1 or not 0 <= index < count:
-        raise UserError(f"--process_id={index} with --num_processes={count}: the ids are 0 to {max(count, 1) - 1}")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"--coordinator={address}: write the host of process 0 and a free port there, as node1:12345")
-    return address, count, index
-
-
-def _number(name: str) -> int | None:
-    value = os.environ.get(name)
-    try:
-        return None if value is None else int(value)
-    except ValueError as error:
-        raise UserError(f"the environment variable {name}={value!r} is not a number") from error
-
-
-def _launched() -> tuple[int, int] | None:
-    """Number and index of the processes that SLURM or Open MPI started, as JAX reads them; None for one process."""
-    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-    if "OMPI_COMM_WORLD_SIZE" in os.environ:
-        names = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
-    elif all(name in os.environ for name in slurm):
-        names = "SLURM_NTASKS", "SLURM_PROCID"
-    else:
-        return None
-    count, index = (_number(name) for name in names)
-    return None if count is None or index is None or count == 1 else (count, index)
+    log.info("%d processes on %d host(s)", count, len(set(hosts)))
 
 
 def _wait_for(address: str, timeout: float) -> None:
@@ -292,25 +230,10 @@ def _give_up(met: threading.Event, address: str, count: int, index: int, timeout
         where = f" at {address}" if address else ""
         print(
             f"error: process {index} waited {timeout:.0f} s{where} for all {count} processes to be there: start the "
-            "others, each with an id of its own from 0, or give them more time with --coordinator_timeout",
+            "others, each with its own id from 0, or give them more time with --coordinator_timeout",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(1)
-
-
-def _choose_devices() -> None:
-    """Gives a process that is alone on its host all of that host's GPUs.
-
-    Under SLURM and Open MPI, JAX gives a process only the GPU whose number is the process's number on its host. That
-    is right for a process per GPU, but not for one per host, nor where the launcher shows each process its own GPU.
-    """
-    import jax
-
-    alone = _exchange(socket.gethostname()).count(socket.gethostname()) == 1
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("ROCR_VISIBLE_DEVICES", ""))
-    if "JAX_LOCAL_DEVICE_IDS" not in os.environ and (alone or visible.isdigit()):
-        jax.config.update("jax_cuda_visible_devices", "all")
-        jax.config.update("jax_rocm_visible_devices", "all")
 
 
 def _exchange(value: str) -> list[str]:
@@ -382,7 +305,7 @@ def joined() -> Iterator[None]:
     except BaseException as error:
         if _group is None:
             raise
-        if _is_consequence(error):  # the watching thread tells of the cause once it knows
+        if _is_consequence(error):  # the watching thread reports the cause once it knows
             with contextlib.suppress(SystemExit):  # SIGTERM meanwhile
                 time.sleep(LOST_AFTER + 10)
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -3,25 +3,28 @@
 import contextlib
 import logging
 import os
-import re
 import sys
-import traceback
+import textwrap
 from collections.abc import Callable
 from typing import TextIO
 
 from absl import flags
 from absl import logging as absl_logging
 
+from mgc_jax.config.flag import take_overrides
+from mgc_jax.config.overrides import closest_key
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
 
+LOGGERS = ("mgc_jax", "tfds_fma")
+
 
 def log_to_terminal(*names: str) -> None:
-    """Shows what these loggers tell of their work; others keep it for the log files of runs."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells of every step, and of errors that it then raises
+    """Shows the log of these loggers; others of this package keep theirs for the log files of runs."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step, and errors that it then raises
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("mgc_jax", "tfds_fma"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], False
         logger.setLevel(logging.INFO)
@@ -36,7 +39,7 @@ def run_command(work: Callable[[], int]) -> int:
     after Ctrl-C. In the latter two cases the same command goes on.
     """
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda told: None if _is_leftover(told.exc_value) else hook(told)
+    sys.unraisablehook = lambda raised: None if _is_leftover(raised.exc_value) else hook(raised)
     try:
         with notice():
             return work()
@@ -54,44 +57,44 @@ def run_command(work: Callable[[], int]) -> int:
 
 
 def _is_leftover(error: BaseException | None) -> bool:
-    """Whether it is what TensorStore says when a checkpoint failed, which is told as an error, and nobody waits."""
+    """Whether it is TensorStore's "Event loop is closed" after a failed save, which was already reported."""
     return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake is one line on the terminal, not a traceback."""
+def parse_flags(argv: list[str], about: str = "") -> list[str]:
+    """Parses the flags, `--config.KEY=VALUE` too; a mistake is one line on the terminal, not a traceback.
+
+    Args:
+        argv: the command line.
+        about: what `--help` prints before the flags of the program that defines `--workdir`.
+    """
+    if {"-h", "-help", "--help"}.intersection(argv[1:]):
+        say(_help(about), sys.stdout)
+        sys.exit(0)
+    if {"-helpfull", "--helpfull"}.intersection(argv[1:]):
+        say(f"{about}\n{flags.FLAGS.get_help()}\n", sys.stdout)
+        sys.exit(0)
     try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # a config file is code: it can raise anything
-        print(
-            f"error: {_last_cause(error).rstrip('.')}. See --help; mgc_jax/config/keys.py lists every key.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        return flags.FLAGS(take_overrides(argv) if "config" in flags.FLAGS else argv)
+    except flags.UnrecognizedFlagError as error:
+        text = str(error)
+        key = closest_key(error.flagname) if "Did you mean" not in text else None
+        if key is not None and "config" in flags.FLAGS:
+            text = f"unknown flag --{error.flagname}. Did you mean --config.{key}?"
+    except flags.Error as error:
+        text = f"{str(error).rstrip('.')}."
+    say(f"error: {text} See --help\n", sys.stderr)
+    sys.exit(1)
 
 
-def _last_cause(error: Exception) -> str:
-    """Says in one line what is wrong; for a config file that fails, where."""
-    if isinstance(error, flags.Error) and "Traceback" not in str(error):
-        return str(error)
-    trace = "".join(traceback.format_exception(error))  # with that of the config file, which may be in the message
-    _, raised, message = trace.rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
-    if raised:
-        return message.splitlines()[0]
-    if "TypeError: get_config() takes" in trace:
-        return "this configuration file takes no argument after its name and a colon"
-    places = re.findall(r'File "(.+)", line (\d+).*\n +(.+)', trace)
-    places = [
-        place
-        for place in places
-        if not re.search(r"site-packages|^<|mgc_jax.(main|runtime.terminal|tables.__main__)\.py$|runpy", place[0])
-    ]
-    if not places and isinstance(error, KeyError | AttributeError):  # ml_collections' words, as a KeyError's repr
-        return "unknown config key: " + "; ".join(re.sub(r"[\"']|\\(?!n)", "", str(error)).split("\\n"))
-    if not places:
-        return str(error).strip().splitlines()[-1]
-    file, line, code = places[-1]
-    return f"the configuration fails at {file}, line {line} ({code}): {trace.strip().splitlines()[-1]}"
+def _help(about: str) -> str:
+    """Formats the flags of a program, one paragraph each."""
+    module = flags.FLAGS.find_module_defining_flag("workdir")
+    lines = [about.strip(), "", "Flags:"]
+    for flag in flags.FLAGS.get_flags_for_module(module):
+        lines += [f"  --{flag.name}", textwrap.indent(textwrap.fill(flag.help, 100), " " * 6)]
+    return "\n".join([*lines, "", "--helpfull lists the flags of the libraries too.", ""])
 
 
 def say(text: str, stream: TextIO | None) -> None:
@@ -104,6 +107,11 @@ def say(text: str, stream: TextIO | None) -> None:
     except (OSError, ValueError):  # what is left of it would fail again when Python ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def is_live(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal, on which a line can be drawn again."""
+    return stream is not None and stream.isatty()
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import socket
 import sys
@@ -16,39 +15,45 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import identity
+from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import writing
 
 
 def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
-    """Returns the folder in `runs` to use where the user names none.
+    """Returns the folder in `runs` to use where the user gives none.
 
     To train: the latest unfinished run of this configuration, whatever its date; else today's finished one,
-    whose results are then shown again; else a new folder. Otherwise: the latest run of this configuration.
+    whose results are then shown again; else a new folder. To measure: a new folder. Otherwise: the latest run of this
+    configuration.
 
     Args:
         name: of the configuration file.
         config: the resolved configuration.
-        mode: train, eval or export.
+        mode: train, cross_validate, eval, export or bench.
     """
+    if mode == "bench":
+        return _new_workdir(f"bench-{name}")
+    if mode == "cross_validate":
+        name, mode = f"cross-validation-{name}", "train"
     runs = Path("runs")
     saved = sorted(runs.glob(f"{name}-*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     same = [
         path.parent
         for path in saved
-        if not identity.differences(config, read_config(path), moved=False, training=mode == "train")
+        if not identity.differences(config, read_config(path), moved=False, training=mode == "train", rescaled=False)
     ]
     for workdir in same:
         if mode != "train" or not (workdir / "results.json").exists() or workdir.name.startswith(_of_today(name)):
             return workdir
     if mode != "train":
         raise UserError(f"no run in {runs.resolve()} has this configuration; give --workdir")
-    return new_workdir(name)
+    return _new_workdir(name)
 
 
-def new_workdir(name: str) -> Path:
-    """Returns a folder in `runs` that holds nothing yet, named by today's date."""
+def _new_workdir(name: str) -> Path:
+    """Returns a folder in `runs` that holds nothing yet, with today's date in its name."""
     workdir = first = Path("runs") / _of_today(name)
     number = 1
     while any((workdir / file).exists() for file in ("config.json", "bench.json")):  # what never began leaves neither
@@ -114,7 +119,7 @@ _TOKEN = ".processes"  # a file that shows the processes whether they see the sa
 
 
 def _show_others(workdir: Path) -> None:
-    """Tells the other processes that this one has the workdir."""
+    """Shows the other processes that this one has the workdir."""
     if processes.process_count() > 1:
         token = processes.from_first(lambda: uuid.uuid4().hex)
         with writing(workdir / _TOKEN):
@@ -161,28 +166,14 @@ def check_same_corpus(corpus: Any, before: dict[str, Any], workdir: Path) -> Non
         )
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads the `config.json` of a run."""
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-        return config
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). If the run's checkpoints are still wanted, delete that file: each of "
-            "them holds the configuration too. Otherwise delete the folder."
-        ) from error
-
-
 class _LogFile(logging.FileHandler):
-    """A log file that cannot be written is told once, and stops nothing."""
+    """A log file that cannot be written is reported once, and stops nothing."""
 
-    _told = False
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if not self._told and sys.stderr is not None:
-            self._told = True
+        if not self._reported and sys.stderr is not None:
+            self._reported = True
             with contextlib.suppress(OSError):
                 print(f"{self.baseFilename} cannot be written: {error}", file=sys.stderr)

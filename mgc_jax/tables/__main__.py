@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
+from mgc_jax.config.flag import define_config
+from mgc_jax.config.loading import find_config
 from mgc_jax.errors import UserError
-from mgc_jax.runtime.huge_pages import restart_with_huge_pages
-from mgc_jax.runtime.terminal import log_to_terminal, parse_flags, run_command
+from mgc_jax.runtime.process_setup import prepare_process
+from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.tables.plan import PARTS
 
 _CORPUS = flags.DEFINE_enum(
@@ -19,19 +20,19 @@ _CORPUS = flags.DEFINE_enum(
     "Data. auto: the paper's (matt: fma_medium, ubc: fma_small) if it is prepared, else the demo.",
 )  # fmt: skip
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder where tfds_fma.prepare wrote, and where the demo is made.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "In place of --corpus: a configuration for arrays, whose argument is encoder and pooling "
+_CONFIG = define_config(
+    "In place of --corpus: a configuration for arrays, whose argument is encoder and pooling "
     "(configs/fma_small_mels.py, echonest.py, vggish.py); override with --config.key=value. Its data, optimizer, "
     "batch and epochs are used; encoder, pooling and baseline are those of the tables."
 )  # fmt: skip
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of tables and runs. Default: tables/<paper>-<corpus>.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each system.", lower_bound=1)
 _FOLDS = flags.DEFINE_integer(
-    "folds", 0, "Cross-validation grouped by artist in so many folds; 0: none.", lower_bound=0
+    "folds", 0, "Number of folds of a cross-validation grouped by artist; 0: none.", lower_bound=0
 )
 _SPLIT = flags.DEFINE_enum("split", "", ["", "test", "validation"], "Default: test where there is one.")
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", 0, "At most so many epochs of each neural system, for a quick trial; 0: no limit.", lower_bound=0
+    "epochs", 0, "Limit of the epochs of each neural system, for a quick trial; 0: none.", lower_bound=0
 )
 _ONLY = flags.DEFINE_list(
     "only", [], "Only these parts, joined by commas; "
@@ -46,7 +47,6 @@ log = logging.getLogger("mgc_jax.tables")
 
 def main(argv: list[str]) -> int:
     """Makes the tables that the flags ask for; returns the exit status."""
-    log_to_terminal("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
     return run_command(lambda: _main(argv))
 
 
@@ -61,12 +61,11 @@ def _main(argv: list[str]) -> int:
 def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file: Path | None) -> int:
     """Makes the tables; only now are JAX and scikit-learn imported."""
     from mgc_jax.tables.build import Request, make_tables
-    from mgc_jax.tables.runs import use_compilation_cache
     from mgc_jax.tables.sources import FromFile, Prepared, Source, default_corpus
 
     source: Source
     if file is not None:
-        source = FromFile(paper, file, config_flags.get_override_values(flags.FLAGS["config"]))
+        source = FromFile(paper, file, _CONFIG.overrides)
         log.info("corpus of %s", file)
     else:
         corpus, why = _CORPUS.value, f"corpus {_CORPUS.value}, as asked"
@@ -77,7 +76,6 @@ def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file
         log.info(why)
         source = Prepared(paper, corpus, _DATA_DIR.value)
     workdir = Path(_WORKDIR.value or f"tables/{paper}-{source.name}")
-    use_compilation_cache(workdir / ".jax_cache")
     request = Request(paper, workdir, _SEEDS.value, _FOLDS.value, _SPLIT.value, _EPOCHS.value, parts, tail)
     return 0 if make_tables(request, source) else 1
 
@@ -103,15 +101,15 @@ def _parts(paper: str) -> tuple[str, ...]:
 def _file() -> Path | None:
     """Returns the configuration file, or None for a corpus by name."""
     if _CONFIG.value is None:
+        if _CONFIG.overrides:
+            raise UserError("--config is missing: --config.KEY=VALUE overrides a configuration; give --config FILE")
         return None
     if _CORPUS.present:
         raise UserError("--config and --corpus exclude each other: give one of them")
-    name, colon, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name, colon, _ = _CONFIG.value.partition(":")
     if colon:
         raise UserError(f"--config {name} takes no argument here: the tables give encoder and pooling themselves")
-    if not Path(name).is_file():
-        raise UserError(f"--config {name} does not exist; the repository's are in configs/")
-    return Path(name)
+    return find_config(name)
 
 
 def _tail() -> tuple[int, int] | None:
@@ -129,5 +127,5 @@ def _tail() -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
-    app.run(main, flags_parser=parse_flags)
+    prepare_process("mgc_jax.tables", "mgc_jax.data", "tfds_fma", small_programs=True)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))

@@ -10,7 +10,7 @@ import numpy as np
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.bootstrap import concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.papers import published
+from mgc_jax.papers import NOTES, PAPERS, matt_tables
 from mgc_jax.tables import pictures
 from mgc_jax.tables.measure import measure, rare_genres
 from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
@@ -31,7 +31,7 @@ class Request:
         seeds: runs per cell.
         folds: of a cross-validation; 0: none.
         split: test or validation; empty: test where there is one.
-        epochs: at most so many per neural system; 0: as many as it has.
+        epochs: limit for neural systems; 0: none.
         parts: of the paper; empty: all.
         tail: a genre with fewer training clips is rare; None: 100 and 200, on the demo 5 and 8.
         resamples: of the bootstrap.
@@ -124,10 +124,10 @@ def describe(
     entries = [
         Entry(
             number,
-            measure(number.metric, of_split[number.cell, number.split], number.view, request.resamples),
+            measure(number.metric, of_split[number.cell, number.split], number.level, request.resamples),
             outcomes[number.cell].error,
             comparable=_same_clips(request, corpus, number),
-            per_clip=measure("accuracy", of_split[number.cell, number.split], number.view, request.resamples)
+            per_clip=measure("accuracy", of_split[number.cell, number.split], number.level, request.resamples)
             if number.metric == "paper_accuracy" and number.part != "fig4c"  # which has a column for it
             else None,
         )
@@ -162,12 +162,12 @@ def describe(
         ),
         *([_summary(example, data.splits[0], request)] if example is not None else []),
         *_looks(outcomes, data),
-        f"Published: {published.PAPERS[request.paper]}, on the {published.TEST_CLIPS[request.paper]:,} test clips of "
-        f"{published.CORPUS[request.paper]}{', Table 2 also on its validation clips' * (request.paper == 'ubc')}."
+        f"Published: {PAPERS[request.paper].title}, on the {PAPERS[request.paper].test_clips:,} test clips of "
+        f"{PAPERS[request.paper].corpus}{', Table 2 also on its validation clips' * (request.paper == 'ubc')}."
         + _other_clips(entries),
         *lacks,
     ]
-    title = f"{published.PAPERS[request.paper]}: tables and figures, ours beside theirs"
+    title = f"{PAPERS[request.paper].title}: tables and figures, ours beside theirs"
     return Document(request.paper, title, synthetic, facts, sections, _concentration(example))
 
 
@@ -184,7 +184,7 @@ def _summary(run: Predictions, split: str, request: Request) -> str:
 def _same_clips(request: Request, corpus: str, number: Number) -> bool:
     """Whether our number is of the clips that the published one is of."""
     given = number.published
-    same = corpus == published.CORPUS[request.paper] and not request.folds
+    same = corpus == PAPERS[request.paper].corpus and not request.folds
     return same and given is not None and number.split == given.split
 
 
@@ -234,8 +234,8 @@ def _facts(
         )
         if any(name.startswith("validation") for name in chosen) and "validation" in splits:
             facts.append(
-                "On the validation split the models are flattered: their checkpoints were chosen on these very clips. "
-                "The baselines of scikit-learn were not."
+                "On the validation split the models' results are optimistic: their checkpoints were chosen on these "
+                "clips. scikit-learn's baselines choose nothing."
             )
     return facts
 
@@ -257,13 +257,13 @@ def _selection(request: Request) -> str:
 
 
 def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: Predictions | None) -> list[str]:
-    """What only one table needs said."""
+    """Returns the facts of one table."""
     facts = []
     if any(entry.per_clip is not None for entry in entries):
         facts.append(
-            "The accuracies of bag models that have a published one are counted as in MATT's notebooks: a bag, with "
-            "all its clips, is right if its first clip's genre is named. “Per clip”: the share of clips whose own "
-            "genre is named, as all other accuracies here are."
+            "The accuracies of bag models that have a published one are counted as in MATT's notebooks: a bag has "
+            "its first clip's genre and counts as many times as it has clips. “Per clip”: the share of clips whose "
+            "own genre is predicted, as all other accuracies here are."
         )
     if part == "fig4" and any(entry.number.column == "AP of bags" for entry in entries):
         facts.append(
@@ -271,11 +271,11 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "clip."
         )
     if part == "fig3":
-        facts.append(published.NOTES["no attention"])
+        facts.append(NOTES["no attention"])
     if paper == "matt" or part == "table2":
         facts.append(
-            "“Bag average”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
-            "training on bags, and is what a bag model must beat: a clip-level model does not know the bag."
+            "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
+            "training on bags. It is the baseline for bag models, since a clip-level model does not know the bag."
         )
     if paper == "matt" and data.feature_sets:
         facts.append(
@@ -293,7 +293,7 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "paper's 40.42 and 28.23."
         )
     if (paper, part) == ("matt", "table2") and example is not None and example.train_clips is not None:
-        for published_clips, limit in zip(published.TABLE2_CLIPS.values(), data.tail, strict=True):
+        for published_clips, limit in zip(matt_tables.TABLE2_CLIPS.values(), data.tail, strict=True):
             facts.append(
                 f"<{limit}, paper's list: {_genres_and_clips(example, paper_list(limit, data))}; {published_clips} "
                 "clips in the paper."
@@ -303,10 +303,10 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             )
         if example.train_clips_outside_small is None:
             facts.append(
-                "The paper's lists cannot be told here: which clips are of FMA-small is not known (prepare the corpus "
-                "again, or name the column: --config.data.arrays.columns.subset)."
+                "The paper's lists are not reported here: which clips are of FMA-small is not known (prepare the "
+                "corpus again, or name the column: --config.data.arrays.columns.subset)."
             )
-        facts.append(published.NOTES["International"])
+        facts.append(NOTES["International"])
     return facts
 
 
@@ -340,7 +340,7 @@ def _charts(
 ) -> list[tuple[str, pictures.Chart]]:
     charts = []
     # What the published values are of, for the captions.
-    clips = f"on {published.CORPUS[paper]}'s test split"
+    clips = f"on {PAPERS[paper].corpus}'s test split"
     if not any(entry.comparable for entry in entries):
         clips += ": other clips than ours"
     if part == "fig4":

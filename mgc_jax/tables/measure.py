@@ -1,6 +1,6 @@
 """One number of a table: of one run's predictions, and with mean, deviation and interval over the runs of a cell.
 
-A metric is named by one word, or by a word and what it is of: `accuracy`, `top_2 <100`, `f1 Rock`.
+A metric is one word, or a word and what it is of: `accuracy`, `top_2 <100`, `f1 Rock`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, interval
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.papers.published import RECALLS
+from mgc_jax.papers.matt_tables import RECALLS
 
 AVERAGES = ("macro", "weighted")  # over genres
 PERCENT = ("accuracy", "paper_accuracy", "alone_accuracy", "top_")  # how such a name begins
@@ -40,7 +40,7 @@ class Measured:
     clips: int
 
 
-def measure(metric: str, runs: Sequence[Predictions], view: str, resamples: int = 1000) -> Measured | None:
+def measure(metric: str, runs: Sequence[Predictions], level: str, resamples: int = 1000) -> Measured | None:
     """Measures the runs of a cell, which differ in their seed.
 
     The interval is about other artists: in each resample the runs see the same ones, and their mean is taken.
@@ -48,16 +48,16 @@ def measure(metric: str, runs: Sequence[Predictions], view: str, resamples: int 
     Args:
         metric: see above.
         runs: predictions of one split, of the same clips.
-        view: clip, clip_mean or bag.
+        level: clip, clip_mean or bag.
         resamples: of the bootstrap.
 
     Returns:
-        None where the runs do not have the view, or no clip counts.
+        None where the runs do not have the level, or no clip counts.
     """
-    if not runs or any(view not in run.views for run in runs):
+    if not runs or any(level not in run.levels for run in runs):
         return None
     scale = 100.0 if metric.startswith(PERCENT) else 1.0
-    of_run = [_statistic(metric, run, view, resamples) for run in runs]
+    of_run = [_statistic(metric, run, level, resamples) for run in runs]
     if of_run[0].clips == 0:
         return None
     values = scale * np.array([statistic.value for statistic in of_run])
@@ -85,20 +85,20 @@ def _bootstrap(artists: tuple[str, ...], resamples: int) -> ArtistBootstrap:
     return ArtistBootstrap(np.array(artists), resamples)
 
 
-def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Statistic:
+def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _Statistic:
     kind, _, of = metric.partition(" ")
-    scores, label = run.views[view], run.label
+    scores, label = run.levels[level], run.label
 
     def bootstrap() -> ArtistBootstrap:
         return _bootstrap(tuple(run.artists.tolist()), resamples)
 
-    per_clip = _per_clip(kind, of, run, view)
+    per_clip = _per_clip(kind, of, run, level)
     if per_clip is not None:
         right, counted = per_clip
         mean = float(right[counted].mean()) if counted.any() else float("nan")
         return _Statistic(mean, int(counted.sum()), lambda: bootstrap().mean(right, counted))
     if kind == "micro_ap":
-        value = metrics.genre_metrics(label, scores)["micro_ap"]
+        value = metrics.micro_ap(label, scores)
         return _Statistic(value, len(run), lambda: bootstrap().micro_ap(label, scores))
     if kind == "bag_micro_ap":
         first = run.offsets[:-1]
@@ -112,9 +112,9 @@ def _statistic(metric: str, run: Predictions, view: str, resamples: int) -> _Sta
         clips = len(run) if of in AVERAGES else int(np.sum(label == run.genres.index(of)))
         return _Statistic(float(clips), clips or len(run))
     if kind in ("precision", "recall", "f1"):
-        return _of_genres(kind, of, run, view, bootstrap)
+        return _of_genres(kind, of, run, level, bootstrap)
     value = float(_of_curve(metric, label, scores))
-    return _Statistic(value, len(run), lambda: _curves(_ById(run), view, resamples)[metric])
+    return _Statistic(value, len(run), lambda: _curves(_ById(run), level, resamples)[metric])
 
 
 def _of_curve(metric: str, label: np.ndarray, scores: np.ndarray) -> float:
@@ -142,29 +142,29 @@ class _ById:
 
 
 @functools.lru_cache(maxsize=32)
-def _curves(key: _ById, view: str, resamples: int) -> dict[str, np.ndarray]:
+def _curves(key: _ById, level: str, resamples: int) -> dict[str, np.ndarray]:
     """All numbers of the curves of the resamples, by metric: one sort serves them all."""
     run = key.run
-    found = _bootstrap(tuple(run.artists.tolist()), resamples).curve_metrics(run.label, run.views[view], RECALLS)
-    at = {f"precision_at {level}": found["precision_at"][:, i] for i, level in enumerate(RECALLS)}
+    found = _bootstrap(tuple(run.artists.tolist()), resamples).curve_metrics(run.label, run.levels[level], RECALLS)
+    at = {f"precision_at {recall}": found["precision_at"][:, i] for i, recall in enumerate(RECALLS)}
     return {name: values for name, values in found.items() if name != "precision_at"} | at
 
 
-def _per_clip(kind: str, of: str, run: Predictions, view: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _per_clip(kind: str, of: str, run: Predictions, level: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns (value of each clip, whether it counts) of a metric that is a mean over clips; None of another one."""
-    right = run.predicted(view) == run.label
+    right = run.predicted(level) == run.label
     everything = np.ones(len(run), bool)
     if kind == "accuracy":
         return right, everything
     if kind == "alone_accuracy":
         return right, np.repeat(run.bag_sizes == 1, run.bag_sizes)
-    if kind == "paper_accuracy":  # a bag, with all its clips, is right if its first clip's genre is named
+    if kind == "paper_accuracy":  # a bag, with all its clips, has its first clip's genre
         first = np.repeat(run.offsets[:-1], run.bag_sizes)
-        return run.predicted(view) == run.label[first], everything
+        return run.predicted(level) == run.label[first], everything
     if kind.startswith("top_"):
         k = int(kind.removeprefix("top_"))
         counted = np.isin(run.label, rare_genres(run, of))
-        return metrics.among_top_k(run.label, run.views[view], k), counted
+        return metrics.among_top_k(run.label, run.levels[level], k), counted
     return None
 
 
@@ -186,20 +186,20 @@ def rare_genres(run: Predictions, name: str) -> tuple[int, ...]:
 
 
 def _of_genres(
-    kind: str, of: str, run: Predictions, view: str, bootstrap: Callable[[], ArtistBootstrap]
+    kind: str, of: str, run: Predictions, level: str, bootstrap: Callable[[], ArtistBootstrap]
 ) -> _Statistic:
     """Precision, recall or F1 of a genre, or their mean over the genres that occur, alike or by their clips."""
-    predicted, genres = run.predicted(view), run.genres
+    predicted, genres = run.predicted(level), run.genres
 
     def rates(counts: np.ndarray, nothing: float = 0.0) -> np.ndarray:
         right = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
-        support, named = counts.sum(axis=-1), counts.sum(axis=-2)
-        below = {"precision": named, "recall": support, "f1": (support + named) / 2}[kind]
+        support, predictions = counts.sum(axis=-1), counts.sum(axis=-2)
+        below = {"precision": predictions, "recall": support, "f1": (support + predictions) / 2}[kind]
         rate = right / np.maximum(below, np.finfo(float).tiny)
         if of not in AVERAGES:  # of a genre that does not occur, a resample says nothing
-            occurs = support > 0 if kind == "recall" else support + named > 0
+            occurs = support > 0 if kind == "recall" else support + predictions > 0
             return np.where(occurs, rate, nothing)[..., genres.index(of)]
-        weight = support if of == "weighted" else support + named > 0
+        weight = support if of == "weighted" else support + predictions > 0
         return (rate * weight).sum(axis=-1) / np.maximum(weight.sum(axis=-1), 1)
 
     value = float(rates(metrics.confusion(run.label, predicted, len(genres))))

@@ -6,8 +6,8 @@ import numpy as np
 
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.papers import published
-from mgc_jax.report.charts import COLOURS, Chart, Dots, Line, dot_chart, line_chart
+from mgc_jax.papers import NOTES, matt_tables
+from mgc_jax.report.charts import COLOURS, Chart, Dots, Line, dot_chart, line_chart, thin_curve
 from mgc_jax.tables.plan import CLASSICAL, CRNN_FAMILIES, MLP_FAMILY
 from mgc_jax.tables.write import Entry
 
@@ -15,7 +15,7 @@ _FAMILIES = {
     "fig4a": ("Precision and recall: features", (*CLASSICAL, *MLP_FAMILY)),
     "fig4b": ("Precision and recall: spectrograms", CRNN_FAMILIES),
 }
-_MARKERS = "os^Dv*"  # tell the systems apart without colour
+_MARKERS = "os^Dv*"  # distinguish the systems without colour
 
 
 def curves(part: str, runs: Mapping[str, Predictions], clips: str, synthetic: bool) -> Chart | None:
@@ -31,14 +31,14 @@ def curves(part: str, runs: Mapping[str, Predictions], clips: str, synthetic: bo
     lines = []
     for number, system in enumerate(system for system in systems if system in runs):
         run, colour, marker = runs[system], COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
-        view = "bag" if "bag" in run.views else "clip"
-        precision, recall = metrics.thin_curve(*metrics.precision_recall(run.label, run.views[view]))
+        level = "bag" if "bag" in run.levels else "clip"
+        precision, recall = thin_curve(*metrics.precision_recall(run.label, run.levels[level]))
         lines.append(Line(system, recall, precision, colour, marker=marker))
-        printed = published.FIG4[system]
+        printed = matt_tables.FIG4[system]
         if not is_invalid(printed.notes):
-            levels = np.array(published.RECALLS)
+            recalls = np.array(matt_tables.RECALLS)
             lines.append(
-                Line(f"{system}, published", levels, np.array(printed.precision_at), colour, dash=2, marker=marker)
+                Line(f"{system}, published", recalls, np.array(printed.precision_at), colour, dash=2, marker=marker)
             )
     if not lines:
         return None
@@ -46,7 +46,7 @@ def curves(part: str, runs: Mapping[str, Predictions], clips: str, synthetic: bo
         "Micro-averaged over all scores of all clips; the scores of bags are copied to their clips. Solid: ours, the "
         f"first seed. Dotted, with the same marker: published, {clips}."
     )
-    if any(is_invalid(published.FIG4[system].notes) for system in systems):
+    if any(is_invalid(matt_tables.FIG4[system].notes) for system in systems):
         caption += " The published curves of LR, KNN, SVM and MLP are invalid and left out."
     if synthetic:
         title += " (SYNTHETIC MUSIC)"
@@ -86,4 +86,4 @@ def dots(title: str, entries: Sequence[Entry], x_label: str, clips: str, synthet
 
 def is_invalid(notes: Sequence[str]) -> bool:
     """Whether published figures with these notes cannot be compared with anything."""
-    return any(published.NOTES[note].startswith("INVALID") for note in notes)
+    return any(NOTES[note].startswith("INVALID") for note in notes)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mgc_jax.papers import published
-from mgc_jax.papers.published import Published
+from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.papers import fma, matt_tables, ubc_tables
+from mgc_jax.papers.system import Published
 
 # What can be made of vectors alone, or of spectrograms alone; the other parts use what there is.
 VECTORS_ONLY = (("matt", "table1"), ("matt", "case_study"))
@@ -25,16 +26,14 @@ TITLES = {
     ("ubc", "fig2"): "Figure 2: classification report of PRCNN",
     ("ubc", "fig3"): "Figure 3: classification report of the attention model",
 }
-BAG_AVERAGE = "bag average"
+CLIP_MEAN = LEVELS["clip_mean"].title
 CLASSICAL = ("LR", "KNN", "SVM", "MLP")
 MLP_FAMILY = ("MLP+MIL", "MLP+MATT")
 HIDDEN = {f"{system}, hidden layer": system for system in MLP_FAMILY}  # ours, after MATT's text, which has an MLP
 CRNN_FAMILIES = ("CRNN", "CRNN+MIL", "CRNN+MATT", "CRNN-TF", "CRNN-TF+MIL", "CRNN-TF+MATT")
 LITERAL = "... and attention, as drawn"
 OVER_TIME = "RNN with attention over time"
-SVC = "SVC on MFCC statistics"
-# The names here of systems that `mgc_jax.papers.system` names otherwise.
-ALIASES = {"MLP": "MLP (scikit-learn)", SVC: "SVM"}
+SVC = fma.system("SVM").other_name
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,18 @@ class Number:
         row: its row.
         column: its column.
         cell: whose scores.
-        view: clip, clip_mean or bag.
+        level: clip, clip_mean or bag.
         metric: one of `mgc_jax.tables.measure`.
         split: test or validation.
         published: the paper's.
-        notes: further keys of `published.NOTES`.
+        notes: further keys of `mgc_jax.papers.NOTES`.
     """
 
     part: str
     row: str
     column: str
     cell: Cell
-    view: str
+    level: str
     metric: str
     split: str
     published: Published | None = None
@@ -110,8 +109,8 @@ def numbers(paper: str, data: Data, parts: Sequence[str]) -> list[Number]:
         ("matt", "fig4"): _fig4,
         ("matt", "case_study"): _case_study,
         ("ubc", "table2"): _ubc_table2,
-        ("ubc", "fig2"): lambda data: _report(data, "fig2", "PRCNN: CNN and RNN", published.UBC_FIG2),
-        ("ubc", "fig3"): lambda data: _report(data, "fig3", LITERAL, published.UBC_FIG3),
+        ("ubc", "fig2"): lambda data: _report(data, "fig2", "PRCNN: CNN and RNN", ubc_tables.FIG2),
+        ("ubc", "fig3"): lambda data: _report(data, "fig3", LITERAL, ubc_tables.FIG3),
     }
     return [number for part in PARTS[paper] if part in parts for number in plans[paper, part](data)]
 
@@ -122,7 +121,7 @@ def cells(wanted: Sequence[Number]) -> list[Cell]:
 
 
 def _table1(data: Data) -> Iterator[Number]:
-    by_features = {row.features: row for row in published.TABLE1}
+    by_features = {row.features: row for row in matt_tables.TABLE1}
     for row, features in data.feature_sets:
         printed = by_features.get(features)
         values: dict[str, Published] = {}
@@ -137,27 +136,27 @@ def _table1(data: Data) -> Iterator[Number]:
                 values["MLP+MATT"] = Published(printed.matt, ("three checkpoints",))
         for system in (*CLASSICAL, *MLP_FAMILY):
             cell = Cell(system, features)
-            for column, view in _views(system):
-                given = values.get(system) if view != "clip_mean" else None
-                metric = "paper_accuracy" if given and view == "bag" else "accuracy"
-                yield Number("table1", row, column, cell, view, metric, data.splits[0], given)
+            for column, level in _levels(system):
+                given = values.get(system) if level != "clip_mean" else None
+                metric = "paper_accuracy" if given and level == "bag" else "accuracy"
+                yield Number("table1", row, column, cell, level, metric, data.splits[0], given)
     for row, features in data.feature_sets:
         for system in HIDDEN:
-            for column, view in _views(system):
-                yield Number("table1_hidden", row, column, Cell(system, features), view, "accuracy", data.splits[0])
+            for column, level in _levels(system):
+                yield Number("table1_hidden", row, column, Cell(system, features), level, "accuracy", data.splits[0])
 
 
 def _table2(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        for row, view in _views(cell.system):
-            for threshold, limit in zip(published.TABLE2_CLIPS, data.tail, strict=True):
+        for row, level in _levels(cell.system):
+            for threshold, limit in zip(matt_tables.TABLE2_CLIPS, data.tail, strict=True):
                 for name, genres in ((f"<{limit}, paper's list", paper_list(limit, data)), (f"<{limit}", f"<{limit}")):
-                    for k in published.TABLE2_K:
+                    for k in matt_tables.TABLE2_K:
                         given = None
-                        if genres == paper_list(limit, data) and view != "clip_mean":
-                            given = published.table2(cell.system, threshold, k)
+                        if genres == paper_list(limit, data) and level != "clip_mean":
+                            given = matt_tables.table2(cell.system, threshold, k)
                         metric = f"top_{k} {genres}"
-                        yield Number("table2", row, f"{name}: K={k}", cell, view, metric, data.splits[0], given)
+                        yield Number("table2", row, f"{name}: K={k}", cell, level, metric, data.splits[0], given)
 
 
 def paper_list(limit: int, data: Data) -> str:
@@ -167,8 +166,8 @@ def paper_list(limit: int, data: Data) -> str:
 
 def _fig4(data: Data) -> Iterator[Number]:
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        curve = published.FIG4.get(cell.system, published.NO_CURVE)
-        for row, view in _views(cell.system):
+        curve = matt_tables.FIG4.get(cell.system, matt_tables.NO_CURVE)
+        for row, level in _levels(cell.system):
             values: dict[str, tuple[str, float | None]] = {
                 "AP": ("micro_ap", curve.ap),
                 "AP of bags": ("bag_micro_ap", curve.bag_ap),
@@ -176,27 +175,27 @@ def _fig4(data: Data) -> Iterator[Number]:
                 "precision there": ("precision_at_max_f1", curve.precision),
                 "recall there": ("recall_at_max_f1", curve.recall),
             }
-            for recall, precision in zip(published.RECALLS, curve.precision_at, strict=True):
+            for recall, precision in zip(matt_tables.RECALLS, curve.precision_at, strict=True):
                 values[f"P at R={recall}"] = (f"precision_at {recall}", precision)
             for column, (metric, value) in values.items():
-                if metric == "bag_micro_ap" and view == "clip":
+                if metric == "bag_micro_ap" and level == "clip":
                     continue  # clips are scored, not bags
-                given = None if value is None or view == "clip_mean" else Published(value, curve.notes)
-                yield Number("fig4", row, column, cell, view, metric, data.splits[0], given)
+                given = None if value is None or level == "clip_mean" else Published(value, curve.notes)
+                yield Number("fig4", row, column, cell, level, metric, data.splits[0], given)
     for cell in (*_feature_systems(data), *_spectrogram_systems(data)):
-        for row, view in _views(cell.system):
-            given = published.FIG4C.get(cell.system) if view != "clip_mean" else None
+        for row, level in _levels(cell.system):
+            given = matt_tables.FIG4C.get(cell.system) if level != "clip_mean" else None
             split = data.splits[0]
-            if view != "bag":
-                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split, given)
+            if level != "bag":
+                yield Number("fig4c", row, "accuracy", cell, level, "accuracy", split, given)
             else:  # the notebooks count bags by their first clip
-                yield Number("fig4c", row, "accuracy", cell, view, "accuracy", split)
-                yield Number("fig4c", row, "as the notebooks count", cell, view, "paper_accuracy", split, given)
+                yield Number("fig4c", row, "accuracy", cell, level, "accuracy", split)
+                yield Number("fig4c", row, "as the notebooks count", cell, level, "paper_accuracy", split, given)
 
 
 def _case_study(data: Data) -> Iterator[Number]:
     split, column = data.splits[0], "accuracy"
-    study = published.CASE_STUDY
+    study = matt_tables.CASE_STUDY
     for _, features in data.feature_sets[-1:]:
         for system in (*reversed(MLP_FAMILY), *reversed(HIDDEN)):
             cell = Cell(system, features)
@@ -210,34 +209,34 @@ def _case_study(data: Data) -> Iterator[Number]:
                 yield Number(
                     "case_study", f"{system}, {row}", column, cell, "clip", metric, split, given.get(key)
                 )  # fmt: skip
-            row = f"{system}, all clips, {BAG_AVERAGE}"
+            row = f"{system}, all clips, {CLIP_MEAN}"
             yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
         cell = Cell("MLP", features)
         given_clips = study["trained on clips"]
         yield Number("case_study", "MLP, trained on clips", column, cell, "clip", "accuracy", split, given_clips)
-        row = f"MLP, trained on clips, {BAG_AVERAGE}"
+        row = f"MLP, trained on clips, {CLIP_MEAN}"
         yield Number("case_study", row, column, cell, "clip_mean", "accuracy", split)
 
 
 def _ubc_table2(data: Data) -> Iterator[Number]:
     splits = tuple(split for split in ("validation", "test") if split in data.splits)
     ours = (OVER_TIME, "PRCNN of Feng et al.")
-    systems = [Cell(system) for system in (*published.UBC_TABLE2, *ours)] if data.spectrograms else []
+    systems = [Cell(system) for system in (*ubc_tables.TABLE2, *ours)] if data.spectrograms else []
     systems += [Cell(SVC, features) for _, features in data.feature_sets]
     for cell in systems:
-        validation, test = published.UBC_TABLE2.get(cell.system, (None, None))
+        validation, test = ubc_tables.TABLE2.get(cell.system, (None, None))
         if cell.system == SVC:
-            test = published.SVC_ON_MFCC
+            test = ubc_tables.SVC_ON_MFCC
         notes = ("no attention",) if cell.system == LITERAL else ()
         for split in splits:
             given = validation if split == "validation" else test
             yield Number("table2", cell.system, f"{split} accuracy", cell, "clip", "accuracy", split, given, notes)
     for cell in systems:  # in columns of their own, so that the paper's table stays as it is
         for split in splits:
-            yield Number("table2", cell.system, f"{split}, {BAG_AVERAGE}", cell, "clip_mean", "accuracy", split)
+            yield Number("table2", cell.system, f"{split}, {CLIP_MEAN}", cell, "clip_mean", "accuracy", split)
 
 
-def _report(data: Data, part: str, system: str, printed: published.Report) -> Iterator[Number]:
+def _report(data: Data, part: str, system: str, printed: ubc_tables.Report) -> Iterator[Number]:
     if not data.spectrograms:
         return
     cell, split = Cell(system), data.splits[0]
@@ -272,7 +271,7 @@ def _spectrogram_systems(data: Data) -> list[Cell]:
     return [Cell(system) for system in CRNN_FAMILIES] if data.spectrograms else []
 
 
-def _views(system: str) -> tuple[tuple[str, str], ...]:
-    """Returns (name in the table, view): as the paper has the system, and its clips averaged over the bag."""
+def _levels(system: str) -> tuple[tuple[str, str], ...]:
+    """Returns (name in the table, level): as the paper has the system, and its clip mean."""
     main = "bag" if "+" in system else "clip"
-    return (system, main), (f"{system}, {BAG_AVERAGE}", "clip_mean")
+    return (system, main), (f"{system}, {CLIP_MEAN}", "clip_mean")

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from mgc_jax import modes
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.config.loading import read_config
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.runtime.terminal import clock
-from mgc_jax.runtime.workdir import OtherCorpusError, read_config
+from mgc_jax.runtime.workdir import OtherCorpusError
 from mgc_jax.tables.plan import Cell
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Settings:
         folder: of the runs.
         seeds: how many.
         folds: of a cross-validation; 0: none.
-        epochs: at most so many per neural system; 0: as many as its configuration has.
+        epochs: limit for neural systems; 0: none.
         test: evaluate on the test split.
     """
 
@@ -83,14 +82,6 @@ class Settings:
     folds: int = 0
     epochs: int = 0
     test: bool = True
-
-
-def use_compilation_cache(folder: Path) -> None:
-    """Keeps compiled programs in a folder, unless one is chosen already: many runs compile the same ones."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def run_cells(
@@ -249,7 +240,7 @@ def _read(folder: Path) -> _Run:
         raise UserError(f"{folder / 'results.json'} cannot be read: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results")
-    return _Run(load(folder / FILE_NAME), results)
+    return _Run(load_predictions(folder / PREDICTIONS_FILE), results)
 
 
 def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
@@ -274,6 +265,6 @@ def _headline(predictions: Predictions, settings: Settings) -> str:
     if split not in predictions.splits:
         return "no clips to evaluate on"
     part: Any = predictions.of_split(split)
-    view = "bag" if "bag" in part.views else "clip"
-    accuracy = (part.predicted(view) == part.label).mean()
-    return f"{split} accuracy {accuracy:.3f} ({view})"
+    level = "bag" if "bag" in part.levels else "clip"
+    accuracy = (part.predicted(level) == part.label).mean()
+    return f"{split} accuracy {accuracy:.3f} ({level})"

@@ -1,7 +1,6 @@
 """How a cell becomes a configuration: the paper's systems on prepared FMA or the demo, or on any other corpus."""
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, keys, options
+from mgc_jax.config.loading import run_config_file
+from mgc_jax.config.overrides import override
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.papers import published
-from mgc_jax.papers.system import SYSTEMS, System
-from mgc_jax.tables.plan import ALIASES, HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
+from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables
+from mgc_jax.papers.system import System
+from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
 
-_SPECTROGRAMS = {"matt": "mel_1360x96", "ubc": "mel_640x128"}
 _VECTORS = "features_518"
 
 
@@ -62,26 +62,28 @@ class Prepared:
         """Returns what the corpus has, and sentences on what it lacks for some parts of the paper."""
         wanted = {(self.paper, part) for part in parts}
         wants_vectors, wants_spectrograms = bool(wanted - {*SPECTROGRAMS_ONLY}), bool(wanted - {*VECTORS_ONLY})
-        vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(_SPECTROGRAMS[self.paper])
+        vectors, spectrograms = self._is_prepared(_VECTORS), self._is_prepared(PAPERS[self.paper].representation)
         # Only what is wanted is opened: the demo is made when it is.
-        representation = _VECTORS if vectors and (wants_vectors or not spectrograms) else _SPECTROGRAMS[self.paper]
+        representation = (
+            _VECTORS if vectors and (wants_vectors or not spectrograms) else PAPERS[self.paper].representation
+        )
         try:
             corpus = open_corpus(self._data(representation, folds))
         except UserError as error:  # says how to prepare it
             raise UserError(str(error).replace("--config.data.data_dir", "--data_dir")) from error
         self._train_clips = len(corpus.indices("train"))
-        sets = tuple((row.name, row.features) for row in published.TABLE1)
+        sets = tuple((row.name, row.features) for row in matt_tables.TABLE1)
         if self.paper == "ubc":
             sets = tuple(row for row in sets if row[1] == "mfcc")
         lacks = []
         for there, is_wanted, representation, what in (
             (vectors, wants_vectors, _VECTORS, "on FMA's features"),
-            (spectrograms, wants_spectrograms, _SPECTROGRAMS[self.paper], "on spectrograms"),
+            (spectrograms, wants_spectrograms, PAPERS[self.paper].representation, "on spectrograms"),
         ):
             if is_wanted and not there:
                 lacks.append(
                     f"Left out: all systems {what}, since {representation} of {self.name} is not prepared in "
-                    f"{self.data_dir} (python -m tfds_fma.prepare --help tells how)."
+                    f"{self.data_dir} (see python -m tfds_fma.prepare --help)."
                 )
         return _data(corpus, sets if vectors else (), spectrograms, folds, split, tail), lacks
 
@@ -96,7 +98,7 @@ class Prepared:
         if config.baseline.name == "knn" and self.name == "demo":
             config.baseline.n_neighbors = neighbours(self._train_clips)
         if self.name == "demo":
-            config = keys.resolve_demo(config, {})
+            config = keys.resolve_demo(config)
         return config
 
     def _data(self, representation: str, folds: int) -> ConfigDict:
@@ -104,7 +106,7 @@ class Prepared:
         config.data.representation = representation
         config.data.corpus, config.data.data_dir, config.data.folds = self.name, self.data_dir, folds
         if self.name == "demo":
-            config = keys.resolve_demo(config, {})
+            config = keys.resolve_demo(config)
         return config.data
 
     def _is_prepared(self, representation: str) -> bool:
@@ -180,25 +182,15 @@ class FromFile:
 
     def _load(self, encoder: str, pooling: str) -> ConfigDict:
         argument = f"{encoder}+{pooling}"
-        spec = importlib.util.spec_from_file_location("tables_config", self.file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         wanted = f"its argument must be encoder and pooling, such as {argument!r}, as in configs/fma_small_mels.py"
         try:
-            config = module.get_config(argument)
-            got = config.model.encoder.get("name"), config.model.pooling.get("name")
-        except UserError:
-            raise
-        except Exception as error:  # a configuration file is code: it can raise anything
-            raise UserError(f"--config {self.file}: get_config({argument!r}) fails ({error}); {wanted}") from error
+            config = run_config_file(self.file, argument)
+        except UserError as error:
+            raise UserError(f"{error}; {wanted}") from error
+        got = config.model.encoder.get("name"), config.model.pooling.get("name")
         if got != (encoder, pooling):
             raise UserError(f"--config {self.file}: {wanted}")
-        try:
-            config.update_from_flattened_dict(dict(self.overrides))
-        except KeyError as error:
-            raise UserError(f"unknown config key: {error.args[0]}") from error
+        config = override(config, self.overrides).unlock()
         checks.validate(config)
         if config.data.corpus != "arrays":
             raise UserError(
@@ -208,23 +200,22 @@ class FromFile:
         return config
 
 
-_SYSTEM = {system.name: system for system in SYSTEMS}
+_SYSTEM = {name: system for system in SYSTEMS for name in (system.name, system.other_name)}
 
 
 def _system(cell: Cell) -> System:
-    name = HIDDEN.get(cell.system, cell.system)
-    return _SYSTEM[ALIASES.get(name, name)]
+    return _SYSTEM[HIDDEN.get(cell.system, cell.system)]
 
 
 def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:
     """Returns the paper's corpus if it is prepared, else the demo, and a sentence that says which and why."""
-    corpus = published.CORPUS[paper]
-    for representation in (_SPECTROGRAMS[paper], _VECTORS):
+    corpus = PAPERS[paper].corpus
+    for representation in (PAPERS[paper].representation, _VECTORS):
         if _find(corpus, data_dir, representation):
             return corpus, f"corpus {corpus}, as prepared in {data_dir}"
     return "demo", (
         f"corpus demo: SYNTHETIC MUSIC, since {corpus} is not prepared in {Path(data_dir).resolve()}; `python -m "
-        "tfds_fma.prepare --help` tells how to prepare it"
+        "tfds_fma.prepare --help` says how to prepare it"
     )
 
 

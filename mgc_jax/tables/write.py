@@ -8,9 +8,9 @@ import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgc_jax.papers.published import NOTES
+from mgc_jax.papers import NOTES
 from mgc_jax.report.charts import Chart, standalone
-from mgc_jax.report.html import render
+from mgc_jax.report.html import render_page
 from mgc_jax.runtime.files import write_text
 from mgc_jax.tables.measure import PERCENT, Measured
 from mgc_jax.tables.plan import Number
@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         number: what belongs there.
         measured: ours; None: there is none.
-        error: why, or what is wrong with some of its seeds; empty: the view or the clips do not exist, or all is well.
+        error: why there is none, or not of all seeds; empty where the level or the clips do not exist, or all is well.
         comparable: whether the published number is of the same clips.
         per_clip: ours per clip, where bags are counted as in the paper; None: ours is per clip.
     """
@@ -79,7 +79,7 @@ class Section:
         title: above it.
         entries: its places; rows come in the order in which they first appear.
         facts: sentences below it.
-        warnings: what to beware of.
+        warnings: sentences below the facts.
         charts: (file name without extension, chart).
     """
 
@@ -210,7 +210,7 @@ def markdown(document: Document) -> str:
         lines.append("")
         lines += [f"* {_md(fact)}" for fact in section.facts]
         lines += [f"* <sup>{mark}</sup> {_md(note)}" for note, mark in section.notes.items()]
-        lines += [f"* Beware: {_md(warning)}" for warning in section.warnings]
+        lines += [f"* Warning: {_md(warning)}" for warning in section.warnings]
         lines += [f"\n![{_md(chart.caption)}]({name}.svg)" for name, chart in section.charts]
     if document.warnings:
         lines += ["", "## Genres carried by few artists", ""]
@@ -219,7 +219,7 @@ def markdown(document: Document) -> str:
 
 
 _CSV_COLUMNS = (
-    "corpus_is_synthetic", "paper", "table", "row", "column", "view", "metric", "split", "ours", "deviation", "seeds",
+    "corpus_is_synthetic", "paper", "table", "row", "column", "level", "metric", "split", "ours", "deviation", "seeds",
     "low", "high", "clips", "ours_per_clip", "published", "difference", "same_clips", "note",
 )  # fmt: skip
 
@@ -235,7 +235,7 @@ def comma_separated(document: Document) -> str:
             line: dict[str, object] = {
                 "corpus_is_synthetic": "SYNTHETIC" if document.synthetic else "",
                 "paper": document.paper, "table": number.part, "row": number.row, "column": number.column,
-                "view": number.view, "metric": number.metric, "split": number.split,
+                "level": number.level, "metric": number.metric, "split": number.split,
                 "published": number.published.value if number.published else None,
                 "difference": entry.difference,
                 "same_clips": ("yes" if entry.comparable else "no") if number.published else "",
@@ -253,7 +253,7 @@ def comma_separated(document: Document) -> str:
 
 def page(document: Document) -> str:
     """Returns the tables as a page that needs no other file."""
-    return render("tables.html", document=document)
+    return render_page("tables.html", document=document)
 
 
 def _md(text: str) -> str:
@@ -279,7 +279,7 @@ def _marks() -> Iterator[str]:
 
 
 def _printed(value: float, digits: int) -> str:
-    """Writes a published number with as many decimals as it was printed with, as far as that can be told."""
+    """Writes a published number with as many decimals as it was printed with, as far as that is known."""
     if digits == 0:
         return f"{value:.0f}"
     if digits == 1:

@@ -6,14 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mgc_jax.data.placement import with_rows
-
 
 def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Callable[..., Any]:
     """Returns `jax.value_and_grad(loss, has_aux=True)` computed over micro-batches, of which one is held at a time.
 
     The loss is a sum over bags divided by a constant, so that the gradients of the micro-batches add up to those of
-    the batch. Only what a micro-batch has of its own differs: its draws (dropout, augmentation), and the statistics
+    the batch. What differs between micro-batches and the batch: the draws (dropout, augmentation), and the statistics
     of batch norm, whose moving averages move once per micro-batch.
 
     Args:
@@ -31,10 +29,10 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
 
     def compute(params, batch_stats, batch, clips, partners, key):
         def one(batch_stats, micro):
-            rows, index, partner_index, key = micro
-            placed = None if partners is None else with_rows(partners, partner_index)
+            rows, clip_rows, partner_rows, key = micro
+            mixed_with = None if partners is None else partners.with_per_row(partner_rows)
             (value, (new_stats, sums)), gradients = gradient(
-                params, batch_stats, rows, with_rows(clips, index), placed, key
+                params, batch_stats, rows, clips.with_per_row(clip_rows), mixed_with, key
             )
             # One without clips has no statistics.
             new_stats = jax.tree.map(lambda new, old: jnp.where(sums["clips"] > 0, new, old), new_stats, batch_stats)
@@ -44,16 +42,16 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
             batch_stats, part = one(carry[0], micro)
             return (batch_stats, jax.tree.map(jnp.add, carry[1], part)), None
 
-        partner_rows = None if partners is None else cut(partners[-1])
-        micros = (jax.tree.map(cut, batch), cut(clips[-1]), partner_rows, jax.random.split(key, number))
+        cut_partners = None if partners is None else cut(partners.per_row)
+        micros = (jax.tree.map(cut, batch), cut(clips.per_row), cut_partners, jax.random.split(key, number))
         micro_of = [jax.tree.map(lambda values, i=i: values[i], micros) for i in range(number if unroll else 1)]
         nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, batch_stats, micro_of[0])[1])
         carry = batch_stats, nothing
         if unroll:
-            for batch_part, index, partner_index, draw in micro_of:
-                index = _once_there(carry[1][2], index)
-                partner_index = None if partners is None else _once_there(carry[1][2], partner_index)
-                carry, _ = step(carry, (batch_part, index, partner_index, draw))
+            for rows, clip_rows, partner_rows, draw in micro_of:
+                clip_rows = _after(carry[1][2], clip_rows)
+                partner_rows = None if partners is None else _after(carry[1][2], partner_rows)
+                carry, _ = step(carry, (rows, clip_rows, partner_rows, draw))
         else:
             carry, _ = jax.lax.scan(step, carry, micros)
         batch_stats, totals = carry
@@ -63,11 +61,11 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
     return compute
 
 
-def _once_there(gradients: Any, rows: jax.Array) -> jax.Array:
-    """Returns `rows` in a way that XLA has them only once the gradients are computed.
+def _after(gradients: Any, rows: jax.Array) -> jax.Array:
+    """Returns `rows` with a data dependency on the gradients: 0 * g is added.
 
-    Its CPU backend ignores `optimization_barrier` where it puts operations in order, and would begin all
-    micro-batches at once. That a float times zero is zero, it does not assume: it might not be a number.
+    XLA's CPU backend ignores `optimization_barrier` when it schedules operations, and would begin all micro-batches
+    at once. It cannot drop the term: 0 * g is not 0 where g is infinite or NaN.
     """
     some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(gradients))
     return rows + (0 * some).astype(jnp.int32).astype(rows.dtype)

@@ -1,11 +1,12 @@
 """Orbax checkpoints of a workdir: the last ones, and the best on validation.
 
-A checkpoint holds checksums of itself, so that damage shows, whatever file it is in. Training goes on from the last
-one that is whole, and makes those after it again. The best one cannot be made again without training anew: if it is
-damaged, evaluation says so and stops.
+A checkpoint holds checksums of itself, so that damage to any of its files is found. Training resumes at the last
+checkpoint that is whole, and saves those after it again. The best one cannot be recomputed without training from the
+start: if it is damaged, evaluation stops with an error.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from mgc_jax.errors import UserError
+from mgc_jax.inference import CheckpointMeta
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import cannot_write
 from mgc_jax.training.state import TrainState
@@ -46,23 +48,22 @@ class _Manager(ocp.CheckpointManager):
     def metrics(self, step: int) -> Any:
         try:
             metrics = super().metrics(step)
-        except Exception:  # it is told when it matters: Checkpoints.last_whole and best_step look themselves
+        except Exception:  # last_whole() and best_step() report it
             return None
         return metrics if isinstance(metrics, dict) else None
 
 
-# Reading that failed for another reason than a damaged file; the next time may be better.
-_NOT_ITS_FAULT = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+# I/O errors that do not mean corruption; a retry may succeed.
+_TRANSIENT = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 class Checkpoints:
     """The checkpoints in `<workdir>/checkpoints`.
 
-    Each holds the training state and `meta`, a JSON dict that says what it belongs to (configuration, labels,
-    corpus, standardization, time spent), and, where validation ran, its metrics.
+    Each holds the training state, a `CheckpointMeta`, and, where validation ran, its metrics.
     """
 
-    def __init__(self, workdir: Path, select: str, keep: int = 1):
+    def __init__(self, workdir: Path, select: str, keep: int = 1, *, read_only: bool = False):
         """Opens or creates the folder.
 
         Args:
@@ -70,6 +71,7 @@ class Checkpoints:
             select: the validation metric that the best checkpoint has highest, among those of the last phase
                 of training that there are.
             keep: how many of the latest checkpoints to keep, beside the best.
+            read_only: nothing is written or removed; another process may be training there.
         """
         self.directory = (workdir / "checkpoints").absolute()
 
@@ -87,14 +89,16 @@ class Checkpoints:
                     checkpoint_managers.BestN(get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False),
                 ]
             ),
-            cleanup_tmp_directories=True,  # of a save that was interrupted
+            cleanup_tmp_directories=not read_only,  # of a save that was interrupted
+            create=not read_only,
+            read_only=read_only,
         )
         try:
             self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
         except OSError as error:
             raise UserError(f"the checkpoint folder {self.directory} cannot be used: {error}") from error
 
-    def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
+    def save(self, state: TrainState, meta: CheckpointMeta, metrics: dict[str, float] | None) -> None:
         """Writes a checkpoint in the background; it appears under its step number when it is complete.
 
         Raises:
@@ -102,10 +106,11 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
-        meta = meta | {"best_step": self._best_with(step, metrics)}
-        meta |= {"checksums": {"state": _checksum(state), "metrics": _checksum_json(metrics)}}
-        meta["checksums"]["meta"] = _checksum_json(meta)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        checksums = {"state": _checksum(state), "metrics": _checksum_json(metrics)}
+        best = self._best_with(step, metrics)
+        saved = dataclasses.replace(meta, step=step, best_step=best, checksums=checksums).to_json()
+        saved["checksums"]["meta"] = _checksum_json(saved)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(saved))
         with self._writing():
             self._manager.save(step, args=args, metrics=metrics)
 
@@ -117,14 +122,14 @@ class Checkpoints:
         """The checkpoint with the highest validation metric; the last one where none was validated.
 
         Raises:
-            DamagedError: the last checkpoint does not tell which one it is, or that one is damaged.
+            DamagedError: the last checkpoint cannot be read, or the best one is damaged.
         """
         self.wait()
         latest, best = self.latest_step(), self._manager.best_step()
         if latest is None:
             return None
         self._check_metrics(latest)
-        recorded = self.meta(latest).get("best_step")  # early versions did not record it
+        recorded = self.meta(latest).best_step  # early versions did not record it
         if recorded is not None and (self.directory / str(recorded)).exists():
             self._check_metrics(recorded)
             return recorded
@@ -135,19 +140,21 @@ class Checkpoints:
             self._check_metrics(best)
         return latest if best is None else best
 
-    def meta(self, step: int) -> dict[str, Any]:
-        """Returns the `meta` of a checkpoint.
+    def meta(self, step: int) -> CheckpointMeta:
+        """Returns what a checkpoint says of itself.
 
         Raises:
             DamagedError: it cannot be read.
         """
-        meta = self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if not isinstance(meta, dict):
-            raise self._damaged(step, "its meta is no JSON object")
-        checksums = meta.get("checksums", {})
-        rest = {name: checksum for name, checksum in checksums.items() if name != "meta"}
-        if checksums and checksums.get("meta") != _checksum_json(meta | {"checksums": rest}):
-            raise self._damaged(step, "the checksum of its meta is another")
+        saved = self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        try:
+            meta = CheckpointMeta.from_json(saved)
+        except (ValueError, TypeError) as error:
+            raise self._damaged(step, f"its meta: {error}") from error
+        rest = {name: checksum for name, checksum in meta.checksums.items() if name != "meta"}
+        # Of what was saved, which another version of the program may have written with other fields.
+        if meta.checksums and meta.checksums.get("meta") != _checksum_json({**saved, "checksums": rest}):
+            raise self._damaged(step, "its meta does not have the checksum that was saved")
         return meta
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -158,25 +165,25 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state = self._restore(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
-        expected = self.meta(step).get("checksums", {}).get("state")  # early versions had none
+        expected = self.meta(step).checksums.get("state")  # early versions had none
         if expected is not None and expected != _checksum(state):
-            raise self._damaged(step, "the checksum of its weights is another")
+            raise self._damaged(step, "its weights do not have the checksum that was saved")
         return state
 
     def last_whole(
-        self, like: TrainState, check: Callable[[dict[str, Any]], None]
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns state and `meta` of the last checkpoint that is whole; None if there is no checkpoint at all.
+        self, like: TrainState, check: Callable[[CheckpointMeta], None]
+    ) -> tuple[TrainState, CheckpointMeta] | None:
+        """Returns state and meta of the last checkpoint that is whole; None if there is no checkpoint at all.
 
         Damaged ones after it are set aside: their folders get the name damaged-<step>, and training makes these
         checkpoints again.
 
         Args:
             like: as in `restore`.
-            check: raises `UserError` if a checkpoint's `meta` is that of another run.
+            check: raises `UserError` if a checkpoint's meta is that of another run.
 
         Raises:
-            UserError: none is whole, one is of another run, or the best does not tell its metrics any more.
+            UserError: none is whole, one is of another run, or the metrics of the best can no longer be read.
         """
         damaged: dict[int, DamagedError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -189,9 +196,10 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             processes.require_same("last whole checkpoint", {"step": step})
-            best = meta.get("best_step")
-            if best is not None and (self.directory / str(best)).exists():
-                self._check_metrics(best)  # without its metrics it would be taken for an old one, and deleted
+            if meta.best_step is not None and (self.directory / str(meta.best_step)).exists():
+                self._check_metrics(
+                    meta.best_step
+                )  # without its metrics it would be taken for an old one, and deleted
             for other, reason in damaged.items():
                 self._set_aside(other, reason, step)
             return found
@@ -227,7 +235,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
             if (
                 isinstance(error, MemoryError)
-                or getattr(error, "errno", None) in _NOT_ITS_FAULT
+                or getattr(error, "errno", None) in _TRANSIENT
                 or ("RESOURCE_EXHAUSTED" in str(error))
             ):
                 raise UserError(f"checkpoint {self.directory / str(step)} cannot be read: {_short(error)}") from error
@@ -249,9 +257,9 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._damaged(step, f"its metrics: {_short(error)}") from error
         try:
-            checksums = self.meta(step).get("checksums", {})
+            checksums = self.meta(step).checksums
         except DamagedError:
-            if metrics is None:  # nobody knows whether it had any
+            if metrics is None:  # it may have had some
                 raise
             return
         if checksums and checksums["metrics"] != _checksum_json(metrics):
@@ -311,13 +319,13 @@ def _checksum_json(value: Any) -> int:
 
 
 @contextlib.contextmanager
-def open_checkpoints(workdir: Path, select: str, keep: int = 1) -> Iterator[Checkpoints]:
+def open_checkpoints(workdir: Path, select: str, keep: int = 1, *, read_only: bool = False) -> Iterator[Checkpoints]:
     """Opens a workdir's checkpoints and waits for unfinished saves at the end, also after an error."""
-    checkpoints = Checkpoints(workdir, select, keep)
+    checkpoints = Checkpoints(workdir, select, keep, read_only=read_only)
     try:
         yield checkpoints
     except BaseException:
-        with contextlib.suppress(UserError):  # what came first is what is told
+        with contextlib.suppress(UserError):  # the first error is the one to report
             checkpoints.close()
         raise
     checkpoints.close()

@@ -1,11 +1,10 @@
 """How train steps reach the devices: compiled ahead, several per dispatch, and with no transfer but the batches.
 
-A step of a small model takes a GPU less time than Python takes to ask for it. Where the corpus is on the devices a
-dispatch is therefore a loop over several steps, which runs there alone. It ends where the run has something to do:
-log, evaluate, save. XLA compiles such a loop for one number of steps, and compiling takes long; so there are two
-programs, one of as many steps as serve a run best, and one of a single step for what is left over. (One program for
-any number, a loop whose end is an argument, makes a GPU ask the host after every step whether to go on; padding with
-steps that are masked computes them for nothing.) XLA's CPU backend runs convolutions inside a loop many times
+For small models, Python dispatch takes longer than the GPU step. Where the corpus is on the devices a dispatch is
+therefore a loop over several steps. It ends where the run has something to do: log, evaluate, save. XLA compiles such
+a loop for one number of steps, and compiling takes long. So there are two programs: one of as many steps as serve a
+run best, and one of a single step for the rest. (A while loop with a dynamic bound would synchronize with the host at
+every step; masked steps would be computed for nothing.) XLA's CPU backend runs convolutions inside a loop many times
 slower: there it is one step per dispatch.
 """
 
@@ -20,9 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from mgc_jax.data.feed import Placed
-from mgc_jax.data.placement import Clips, DeviceClips, with_rows
+from mgc_jax.data.placement import ClipStore, DeviceClips
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.devices import on_cpu, replicate
+from mgc_jax.training.progress import report
 from mgc_jax.training.state import TrainState
 from mgc_jax.training.timetable import Timetable
 
@@ -35,8 +35,8 @@ _MOST_STEPS = 64  # per dispatch, where it is chosen here; more gains nothing, a
 _GIB = 2**30
 
 
-def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, mesh: Mesh) -> int:
-    """Returns how many steps a dispatch has: `config.train.steps_per_dispatch`, or what is best where that is 0."""
+def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: ClipStore, mesh: Mesh) -> int:
+    """Returns the steps of a dispatch: `config.train.steps_per_dispatch`, or the best number where that is 0."""
     asked = config.train.steps_per_dispatch
     if not isinstance(clips, DeviceClips):
         if asked > 1:
@@ -53,8 +53,8 @@ def steps_per_dispatch(config: ConfigDict, timetable: Timetable, clips: Clips, m
 class Dispatcher:
     """Runs train steps, one or several per call.
 
-    Its programs are compiled before they first run, and what they need is known then. Inside a call nothing moves
-    between host and devices: what would do so unnoticed, such as a NumPy array among the arguments, is an error.
+    Its programs are compiled before they first run, and their memory is known then. Inside a call nothing moves
+    between host and devices: an implicit transfer, such as a NumPy array among the arguments, is an error.
     """
 
     def __init__(self, train_step: Callable[..., Any], key: jax.Array, mesh: Mesh):
@@ -69,16 +69,17 @@ class Dispatcher:
         self._key = replicate(key, mesh)
         self._programs: dict[int, Callable[..., Any]] = {}
 
-    def needs(self, placed: Placed) -> bool:
-        """Whether the program for so many steps is yet to be compiled."""
-        return placed.steps not in self._programs
+    def is_compiled(self, steps: int) -> bool:
+        """Whether there is a program for this number of steps."""
+        return steps in self._programs
 
-    def prepare(self, state: TrainState, placed: Placed) -> "Prepared":
-        """Compiles the program for so many steps; returns what is known of it then.
+    def compile(self, state: TrainState, placed: Placed) -> "CompiledSteps":
+        """Compiles the program for the steps of a dispatch.
 
         Raises:
             UserError: it needs more memory than a device has.
         """
+        report(f"compiling {_steps(placed.steps)} ...")
         start = time.perf_counter()
         try:
             lowered = self._lower(state, placed)
@@ -89,17 +90,17 @@ class Dispatcher:
                 raise
             raise UserError(f"the train step needs more memory than the device has ({error}). {_REMEDY}") from error
         compiled = time.perf_counter()
-        memory, room = memory_of(program), room_of(self._mesh)
+        memory, limit = memory_of(program), device_memory_limit(self._mesh)
         log.info(
             "compiled %s in %.1f s; memory per device: %s", _steps(placed.steps), compiled - start,
-            memory.describe(room),
+            memory.describe(limit),
         )  # fmt: skip
-        if room is not None and memory.total > room:
+        if limit is not None and memory.total > limit:
             raise UserError(
-                f"the train step needs {memory.describe(room)} on each device, more than there is. {_REMEDY}"
+                f"the train step needs {memory.describe(limit)} on each device, more than there is. {_REMEDY}"
             )
         self._programs[placed.steps] = program
-        return Prepared(program, memory, traced - start, compiled - traced)
+        return CompiledSteps(program, memory, traced - start, compiled - traced)
 
     def _lower(self, state: TrainState, placed: Placed) -> jax.stages.Lowered:
         function = self._train_step if placed.steps == 1 else several(self._train_step)
@@ -115,15 +116,15 @@ class Dispatcher:
 
 
 def several(train_step: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function of several steps: what differs from step to step has an axis for them, and so the sums."""
+    """Returns the function of several steps: what differs between them, and the sums, have a leading axis [step]."""
 
     def steps(state, batch, clips, partners, key):
         def body(state, each):
-            batch, index, partner_index = each
-            partner = None if partners is None else with_rows(partners, partner_index)
-            return train_step(state, batch, with_rows(clips, index), partner, key)
+            batch, clip_rows, partner_rows = each
+            mixed_with = None if partners is None else partners.with_per_row(partner_rows)
+            return train_step(state, batch, clips.with_per_row(clip_rows), mixed_with, key)
 
-        return jax.lax.scan(body, state, (batch, clips[-1], None if partners is None else partners[-1]))
+        return jax.lax.scan(body, state, (batch, clips.per_row, None if partners is None else partners.per_row))
 
     return steps
 
@@ -149,9 +150,9 @@ class Memory:
         """All of it."""
         return self.arguments + self.temporaries + self.output + self.code
 
-    def describe(self, room: int | None) -> str:
+    def describe(self, limit: int | None) -> str:
         """Formats it, beside what the device has (None: unknown)."""
-        of = "" if room is None else f" of {room / _GIB:.2f}"
+        of = "" if limit is None else f" of {limit / _GIB:.2f}"
         return (
             f"{self.total / _GIB:.2f}{of} GiB (state, batch and corpus {self.arguments / _GIB:.2f}, activations and "
             f"other temporaries {self.temporaries / _GIB:.2f})"
@@ -159,14 +160,14 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What is known of a program before it first runs.
+class CompiledSteps:
+    """A program of one or several train steps.
 
     Attributes:
-        program: as XLA has it.
+        program: the executable.
         memory: what it needs.
-        trace_seconds: to make what is given to XLA.
-        compile_seconds: of XLA.
+        trace_seconds: time to trace and lower it.
+        compile_seconds: time that XLA took.
     """
 
     program: jax.stages.Compiled
@@ -183,9 +184,9 @@ _REMEDY = (
 
 
 def memory_of(program: jax.stages.Compiled) -> Memory:
-    """Returns what XLA says that a program needs."""
+    """Returns XLA's estimate of the memory of a program."""
     found = program.memory_analysis()
-    if found is None:  # not every backend says
+    if found is None:  # not every backend gives one
         return Memory(0, 0, 0, 0)
     return Memory(
         arguments=found.argument_size_in_bytes,
@@ -195,7 +196,7 @@ def memory_of(program: jax.stages.Compiled) -> Memory:
     )
 
 
-def room_of(mesh: Mesh) -> int | None:
+def device_memory_limit(mesh: Mesh) -> int | None:
     """Returns the bytes that JAX may use on a device; None where that is unknown, as on a CPU."""
     return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
 

@@ -61,11 +61,11 @@ class MetricsWriter:
             self._events.flush()
 
     def close(self) -> None:
-        """Closes both; all is written already."""
+        """Closes the files; all is written already."""
         if not self._writes:
             return
         for file in (self._lines, self._events):
-            with contextlib.suppress(OSError):  # told when it was written
+            with contextlib.suppress(OSError):  # reported when it was written
                 file.close()
 
 

@@ -51,8 +51,11 @@ class Optimizer:
         return dataclasses.replace(state, plateau=plateau)
 
 
-def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer:
+def make_optimizer(options: Any, epochs: int = 1, steps_per_epoch: int = 10**6) -> Optimizer:
     """Builds the optimizer of `config.optimizer`.
+
+    The length of training shapes the schedule alone. The default is a placeholder, to check options or to restore a
+    state.
 
     `weight_decay` is decoupled for the optimizers of optax that have it (adamw, lion, lamb ...); for others it is L2
     added to the gradient, as PyTorch's optimizers have it.
@@ -90,21 +93,12 @@ def make_optimizer(options: Any, epochs: int, steps_per_epoch: int) -> Optimizer
     return Optimizer(rule, plateau, options.ema)
 
 
-def untimed_optimizer(options: Any) -> Optimizer:
-    """Builds the optimizer where it does not matter how long training is: to check the options, or to restore a state.
-
-    Raises:
-        UserError: as `make_optimizer`.
-    """
-    return make_optimizer(options, epochs=1, steps_per_epoch=10**6)
-
-
 def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate over steps: a linear warm-up, then what `options.schedule` names.
 
-    That is constant, cosine (to zero at the last step), or a schedule of optax that has an `init_value`
-    (exponential_decay, polynomial_schedule, ...), with `options.schedule_options`; its `decay_steps` or
-    `transition_steps` are those up to the last step unless given.
+    That is one of `SCHEDULES`, or a schedule of optax that has an `init_value` (exponential_decay,
+    polynomial_schedule, ...), with `options.schedule_options`; its `decay_steps` or `transition_steps` are those up
+    to the last step unless given.
 
     Raises:
         UserError: optax has no such schedule, or it has no such option.
@@ -112,15 +106,13 @@ def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Sche
     total = epochs * steps_per_epoch
     warmup = min(int(options.warmup_epochs * steps_per_epoch), total - 1)
     after: Any
-    if options.schedule in ("constant", "cosine") and options.schedule_options:
+    if options.schedule in SCHEDULES and options.schedule_options:
         raise UserError(
             f"config.optimizer.schedule={options.schedule} takes no schedule_options; of optax's own schedules, "
             "cosine_decay_schedule, for one, does"
         )
-    if options.schedule == "constant":
-        after = optax.constant_schedule(options.learning_rate)
-    elif options.schedule == "cosine":
-        after = optax.cosine_decay_schedule(options.learning_rate, total - warmup)
+    if options.schedule in SCHEDULES:
+        after = SCHEDULES[options.schedule](options.learning_rate, total - warmup)
     else:
         function = _from_optax("optimizer.schedule", options.schedule, "init_value")
         arguments = options.schedule_options.to_dict()
@@ -133,6 +125,13 @@ def make_schedule(options: Any, epochs: int, steps_per_epoch: int) -> optax.Sche
         except (TypeError, ValueError) as error:
             raise UserError(f"config.optimizer.schedule_options do not fit {options.schedule}: {error}") from error
     return optax.join_schedules([optax.linear_schedule(0.0, options.learning_rate, warmup), after], [warmup])
+
+
+# Schedules beside those of optax, after the warm-up: (learning rate, steps to the last one) -> schedule.
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda learning_rate, steps: optax.constant_schedule(learning_rate),
+    "cosine": optax.cosine_decay_schedule,  # to zero at the last step
+}
 
 
 # They need more than gradients: the value of the loss, or a line search.
@@ -149,7 +148,7 @@ def _from_optax(key: str, name: str, parameter: str) -> Callable[..., Any]:
         if parameter in inspect.signature(function).parameters
     }
     if name not in found:
-        choices = sorted({*found, "constant", "cosine"}) if parameter == "init_value" else sorted(found)
+        choices = sorted({*found, *SCHEDULES}) if parameter == "init_value" else sorted(found)
         raise UserError(f"config.{key}={name!r}: choose one of {', '.join(choices)}")
     return found[name]
 

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Profile:
-    """Writes what host and devices do in the steps from `first` to `last` to `<workdir>/profile`."""
+    """Traces host and devices in the steps from `first` to `last`, to `<workdir>/profile`; a context manager."""
 
     def __init__(self, workdir: Path, first: int, last: int, done: int = 0):
         """Starts nothing yet.
@@ -27,6 +27,12 @@ class Profile:
         self._running = False
         if 0 < first <= done:
             log.warning("no profile: the run has done step %d, where it was to begin (config.profile.first)", first)
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def before(self, step: int, state: Any) -> None:
         """To be called before a step: begins where it is the first one, once the devices have done all before."""

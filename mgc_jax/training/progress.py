@@ -18,8 +18,17 @@ from mgc_jax.runtime.terminal import clock, say
 log = logging.getLogger(__name__)
 
 
+def report(text: str) -> None:
+    """Logs a line; where the caller set no logging up, as in a notebook, it goes where the progress line goes."""
+    log.info(text)
+    if not log.isEnabledFor(logging.INFO) and processes.is_first():
+        say(f"{text}\n", sys.stderr)
+
+
 class Progress:
     """A live line on the terminal: step, rate, time left, and the share of time per part.
+
+    Elsewhere (a file, a notebook) it is a line at most every ten seconds.
 
     Attributes:
         seconds: time spent in each part, of this run and those before it.
@@ -44,7 +53,7 @@ class Progress:
             self.seconds[part] = self.seconds.get(part, 0) + time.perf_counter() - start
 
     def show(self, step: int, clips_per_second: float, loss: float) -> None:
-        """Redraws the line; where the output is not a terminal, writes one at most every ten seconds."""
+        """Shows the line."""
         now = time.perf_counter()
         if not processes.is_first() or (not self._live and now - self._shown < 10):
             return
@@ -70,10 +79,6 @@ class MetricWindow:
     def __init__(self, sums: Sequence[dict[str, float]] = ()) -> None:
         """Starts with the sums of steps before, of a run that was stopped between log lines."""
         self._sums: list[Any] = list(sums)
-        self._start = time.perf_counter()
-
-    def restart(self) -> None:
-        """Starts the clock anew, so that evaluation does not count as training."""
         self._start = time.perf_counter()
 
     @contextlib.contextmanager
@@ -106,8 +111,7 @@ class MetricWindow:
         steps = self.sums(step)
         total = {name: float(np.sum(np.array([s[name] for s in steps], np.float32))) for name in steps[0]}
         seconds = time.perf_counter() - self._start
-        self._sums = []
-        self.restart()
+        self._sums, self._start = [], time.perf_counter()
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
             "train/accuracy": total["correct"] / max(total["weight"], 1e-9),

@@ -18,7 +18,7 @@ class TrainState:
         opt_state: the optimizer's state.
         ema: `average`, a moving average of the weights, which is what is evaluated (with the batch statistics of the
             weights themselves), and `count`, the steps in it; None where it is off.
-        plateau: how far the learning rate has been lowered, and why; None where it does not depend on validation.
+        plateau: state of `optax.contrib.reduce_on_plateau`; None where it is off.
     """
 
     step: jax.Array

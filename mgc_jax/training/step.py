@@ -30,6 +30,8 @@ def make_loss(
 ) -> Callable[..., Any]:
     """Returns loss(params, batch_stats, batch, clips, partners, key) -> (loss, (batch_stats, sums)).
 
+    `clips` and `partners` (None without mixup) are `PlacedClips`.
+
     The loss is the weighted sum of the bags' losses over `weight_per_step`, a constant: over an epoch every bag
     counts as its weight says, however the bags fell into batches.
 
@@ -48,7 +50,7 @@ def make_loss(
     def loss(params, batch_stats, batch, clips, partners, key):
         model = nnx.merge(graph, params, batch_stats)
         input_key, dropout_key = jax.random.split(key)
-        x = inputs.training(batch, clips, partners, input_key)
+        x = inputs.training(batch, clips.take(), None if partners is None else partners.take(), input_key)
         target = Target(batch.label, batch.subgenre)
         rngs = nnx.Rngs(dropout=dropout_key)
         if classifier_only:
@@ -113,7 +115,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # Young averages follow faster, so that the random start is forgotten.
+            # EMA warm-up: decay starts low so that the initial weights are forgotten.
             decay = jnp.minimum(optimizer.ema, (1.0 + ema["count"]) / (10.0 + ema["count"]))
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema["average"], params)
             ema = {"average": average, "count": ema["count"] + 1}

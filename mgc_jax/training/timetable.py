@@ -17,11 +17,12 @@ class Timetable:
 
     Attributes:
         model_steps: those of the whole model.
-        total_steps: and those of the classifier alone.
+        total_steps: those and the ones of the classifier alone.
         log_every: steps between log lines.
         eval_every: steps between evaluations.
         save_every: steps between further checkpoints; 0: none.
         profile: the first and the last step of a profile; 0: none.
+        steps_per_epoch: to say how many epochs some steps are.
     """
 
     model_steps: int
@@ -30,6 +31,7 @@ class Timetable:
     eval_every: int
     save_every: int = 0
     profile: tuple[int, int] = (0, 0)
+    steps_per_epoch: int = 1
 
     def evaluates(self, step: int) -> bool:
         """Whether the model is evaluated after a step."""
@@ -88,4 +90,5 @@ def make_timetable(config: ConfigDict, steps_per_epoch: int) -> Timetable:
         eval_every=train.eval_every_epochs * steps_per_epoch,
         save_every=train.checkpoint_every_steps,
         profile=(profile.first, profile.last),
+        steps_per_epoch=steps_per_epoch,
     )

@@ -1,7 +1,9 @@
 import dataclasses
 import gc
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,6 @@ from mgc_jax.bench.table import format_bench
 from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.placement import take_clips
 from mgc_jax.errors import UserError
 from mgc_jax.papers.fma import baseline
 from mgc_jax.runtime.devices import data_mesh
@@ -52,7 +53,8 @@ def measured(config, folder):
     return result
 
 
-def test_every_variant_of_every_setting_is_a_row(tmp_path, config, capsys):
+def test_every_variant_of_every_setting_is_a_row(tmp_path, config, capsys, caplog):
+    caplog.set_level(logging.INFO, "mgc_jax")
     config.bench.update(devices=(1, 2), dtypes=("bfloat16",), scaling="weak", steps=1)
     result = measured(config, tmp_path / "bench")
     settings = [(facts["rows"], facts["dtype"], facts["devices"]) for facts in result["settings"]]
@@ -88,6 +90,10 @@ def test_every_variant_of_every_setting_is_a_row(tmp_path, config, capsys):
         ("clips/s, train to reused batch", 1, "train"),
         *(("efficiency, 2 devices to 1", 1, variant) for variant in ("eval", "reused batch", "train")),
     ]
+    logged = caplog.text  # no long silence
+    assert "setting 2 of 2 (rows 4, clips_per_row 8, dtype bfloat16, placement auto, devices 2): building" in logged
+    assert logged.count("first run: ") == len(rows)
+    assert re.search(r"repeat 2 of 5, about \d+s left", logged)
     assert {"command", "date", "environment", "config", "corpus"} <= result.keys()
     assert result["environment"]["jax"] == jax.__version__
     assert result["corpus"]["clips"] == 60
@@ -105,7 +111,7 @@ def out_of_memory(*_):
 
 def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, capsys):
     config.bench.update(placements=("device", "host"), repeats=2, steps=1)
-    monkeypatch.setattr(setting_module.Cell, "_evaluate", out_of_memory)
+    monkeypatch.setattr(setting_module.Benchmark, "_evaluate", out_of_memory)
     place = setting_module.Experiment.__init__
 
     def init(self, config, *args, **kwargs):
@@ -126,7 +132,7 @@ def test_what_has_not_enough_memory_is_a_row(tmp_path, config, monkeypatch, caps
 
 
 def test_a_step_that_needs_more_memory_than_there_is_is_a_row(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(dispatch, "room_of", lambda mesh: 1000)
+    monkeypatch.setattr(dispatch, "device_memory_limit", lambda mesh: 1000)
     config.bench.update(repeats=1, variants=("train",))
     (row,) = measured(config, tmp_path / "bench")["rows"]
     assert row["status"] == "out of memory"
@@ -159,17 +165,19 @@ def test_the_clips_of_all_steps_are_counted(tmp_path, config, length):
     clips = SharedClips(config, ["device"], tmp_path)
     corpus, placed = clips.corpora["device"], clips.placed("device", 1)
     (setting,) = settings_of(config, 1)
-    cell = setting_module.Cell(config, corpus, placed, dataclasses.replace(setting, placement="device"), tmp_path)
-    batches = cell._phase.batches
-    blocks = [cell.measure("train", 2), cell.measure("data only", 2)]
+    benchmark = setting_module.Benchmark(
+        config, corpus, placed, dataclasses.replace(setting, placement="device"), tmp_path
+    )
+    batches = benchmark._phase.batches
+    blocks = [benchmark.measure("train", 2), benchmark.measure("data only", 2)]
     for first, block in zip((length, 4 * length), blocks, strict=True):  # after one dispatch each that does not count
         assert (len(block.seconds), block.steps) == (2, length)
         each = [np.sum(batches(step).segment < 8) for step in range(first, first + 2 * length)]
         assert block.clips == sum(each)
-    facts = cell.facts
+    facts = benchmark.facts
     one = config.copy_and_resolve_references()
     one.train.steps_per_dispatch = 1
-    other = setting_module.Cell(one, corpus, placed, setting, tmp_path).facts
+    other = setting_module.Benchmark(one, corpus, placed, setting, tmp_path).facts
     assert (facts["flops_per_step"], facts["bytes_per_step"]) == (other["flops_per_step"], other["bytes_per_step"])
 
 
@@ -186,24 +194,24 @@ def test_the_clips_are_on_the_devices_once(tmp_path, config):
     for placement, devices in [("device", 1), ("device", 2), ("auto", 4), ("host", 2), ("device", 1)]:
         placed = clips.placed(placement, devices)
         assert there() == [*before, *([] if placement == "host" else [devices])]
-        np.testing.assert_array_equal(take_clips(placed(index)), corpus.clips[index])
+        np.testing.assert_array_equal(placed(index).take(), corpus.clips[index])
         assert found.setdefault((placement, devices), placed) is placed
     clips.free()
     assert there() == before
 
 
 def test_building_takes_nothing_from_the_cache_and_the_ceilings_have_the_devices_alone(tmp_path, config, monkeypatch):
-    cached, measure = [], setting_module.Cell.measure
+    cached, measure = [], setting_module.Benchmark.measure
 
     def noted(*arguments):
         cached.append(jax.config.jax_enable_compilation_cache)
         return measure(*arguments)
 
     def ceilings(*_):
-        assert not any(type(thing) is setting_module.Cell for thing in gc.get_objects())
+        assert not any(type(thing) is setting_module.Benchmark for thing in gc.get_objects())
         return {"matmul_flops_per_second": 1e9, "copy_bytes_per_second": 1e8}
 
-    monkeypatch.setattr(setting_module.Cell, "measure", noted)
+    monkeypatch.setattr(setting_module.Benchmark, "measure", noted)
     monkeypatch.setattr(run, "_ceilings", ceilings)
     config.bench.update(variants=("train", "eval"), devices=(1, 2), repeats=1, steps=1)
     before = jax.config.jax_enable_compilation_cache
@@ -220,7 +228,7 @@ def test_other_failures_are_not_hidden(tmp_path, config, monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: what is this?")
 
     config.bench.variants = ("train",)
-    monkeypatch.setattr(setting_module.Cell, "_train", broken)
+    monkeypatch.setattr(setting_module.Benchmark, "_train", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         measured(config, tmp_path / "bench")
 

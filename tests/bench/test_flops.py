@@ -9,12 +9,17 @@ from mgc_jax.bench.flops import count
 from mgc_jax.config.options import encoder_options, pooling_options
 from mgc_jax.models import layers
 from mgc_jax.models.classifier import build_model, split_model
-from mgc_jax.models.kernels import conv_pool
 from mgc_jax.models.recurrent import ParallelGRU
 
 
 def spec(*shape, dtype="float32"):
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def plain(module):
+    """The module in XLA's own operations."""
+    module.set_attributes(platform_kernels=False)
+    return module
 
 
 def flops_of_gradient(module, x):
@@ -39,14 +44,19 @@ def test_a_dense_layer_and_its_gradient():
 def test_a_convolution_and_both_its_gradients_whatever_the_platforms_form(cpu, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1 if cpu else 8)
     one = 2 * (4 * 10 * 12) * (3 * 3 * 6) * 8
-    x, kernel = spec(4, 10, 12, 6), spec(3, 3, 6, 8)
-    assert count(lambda x, kernel: conv_pool.conv2d(x, kernel), x, kernel).flops == one
+    graph, params, stats = nnx.split(plain(layers.ConvBlock(6, 8, (2, 2), rngs=nnx.Rngs(0))), nnx.Param, ...)
+    x = spec(4, 10, 12, 6)
 
-    def gradient(x, kernel):
-        return jax.grad(lambda x, kernel: jnp.sum(conv_pool.conv2d(x, kernel) ** 2), argnums=(0, 1))(x, kernel)
+    def forward(params, x):
+        return nnx.merge(graph, params, stats)(x, jnp.ones(4), False)
 
-    assert count(gradient, x, kernel).flops == 3 * one
-    assert count(lambda x, kernel: gradient(x, kernel)[1], x, kernel).flops == 2 * one
+    assert count(forward, params, x).flops == one
+
+    def gradient(params, x):
+        return jax.grad(lambda params, x: jnp.sum(forward(params, x) ** 2), argnums=(0, 1))(params, x)
+
+    assert count(gradient, params, x).flops == 3 * one
+    assert count(lambda params, x: gradient(params, x)[0], params, x).flops == 2 * one
 
 
 def test_the_gradient_of_a_strided_and_of_a_grouped_convolution():
@@ -69,7 +79,7 @@ def test_the_gradient_of_a_strided_and_of_a_grouped_convolution():
 
 @pytest.mark.parametrize("reset_after", [False, True])
 def test_a_recurrent_layer_counts_all_its_steps(reset_after):
-    gru = ParallelGRU(2, 6, 5, reset_after=reset_after, rngs=nnx.Rngs(0))
+    gru = plain(ParallelGRU(2, 6, 5, reset_after=reset_after, rngs=nnx.Rngs(0)))
     n, steps = 3, 11
     projection = 2 * (2 * n * steps * 6) * (3 * 5)
     recurrence = 2 * (2 * n * steps * 5) * (3 * 5)
@@ -93,7 +103,7 @@ def test_prcnn_by_hand():
     n, genres = 3, 8
     model = build_model(
         type("Options", (), {"encoder": encoder_options("prcnn"), "pooling": pooling_options("none"),
-                             "head_dropout": 0.0}), (640, 128), genres, seed=0,
+                             "head_dropout": 0.0, "kernels": "plain"}), (640, 128), genres, seed=0,
     )  # fmt: skip
     graph, params, stats = split_model(model)
 

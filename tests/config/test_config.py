@@ -1,29 +1,50 @@
-import importlib.util
+import ast
+import functools
 from pathlib import Path
 
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.config.loading import run_config_file
+from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
+from mgc_jax.models.classifier import build_model, count_parameters
+from mgc_jax.models.encoders import ENCODERS
+from tfds_fma.representations.registry import get_representation
 
+ANY = Path(__file__).parents[2] / "configs" / "any.py"
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
-    module = load(path)
-    assert f"--config configs/{path.name}" in module.__doc__
-    config = module.get_config()
+    assert f"--config configs/{path.name}" in ast.get_docstring(ast.parse(path.read_text()))
+    config = run_config_file(path)
     checks.validate(config)
-    checks.validate(keys.resolve_demo(config, {}))
+    checks.validate(keys.resolve_demo(config))
+
+
+@pytest.mark.parametrize("pooling", ["none", "matt"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_any_encoder_with_any_pooling(encoder, pooling):
+    config = run_config_file(ANY, f"{encoder}+{pooling}")
+    checks.validate(config)
+    demo = keys.resolve_demo(config)
+    checks.validate(demo)
+    shape = get_representation(demo.data.representation).shape
+    config = override(config, {"data.corpus": "arrays", "data.arrays.clips": "mels.npz"})
+    checks.validate(config)
+    build = functools.partial(build_model, demo.model, shape, 3, seed=0)
+    assert count_parameters(nnx.eval_shape(build)) > 0
+
+
+@pytest.mark.parametrize("file", ["fma_small_mels", "echonest", "vggish"])
+def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
+    config = run_config_file(ANY.with_name(f"{file}.py"), "matt")
+    assert (config.model.pooling.name, config.train.select) == ("matt", "bag/micro_ap")
+    checks.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +55,7 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
         ("batch.rows", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("model.kernels", "cudnn", "choose one of auto, plain"),
         ("model.frontend", "mel_1360x96", "has no audio"),
         ("data.representation", "audio_12000", "needs the spectrogram to compute from audio"),
         ("data.folds", 1, "0 or at least 2"),
@@ -45,7 +67,6 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
         ("optimizer.ema", 1.0, "below 1"),
         ("optimizer.plateau_factor", 0.0, "above 0"),
         ("model.head_dropout", 1.0, "below 1"),
-        ("train.select", "bag/f1", "write <view>/<metric>"),
     ],
 )
 def test_an_impossible_value_is_named(key, value, message):
@@ -78,9 +99,10 @@ def test_flags_win_over_the_demo_settings():
     config = keys.default()
     config.demo.train = ConfigDict({"epochs": 3})
     config.demo.batch = ConfigDict({"rows": 2})
-    config.train.epochs = 50
-    resolved = keys.resolve_demo(config, {"train.epochs": 50})
+    resolved = keys.resolve_demo(override(config, {"train.epochs": 50}))
     assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
+    resolved.batch.rows = 4
+    assert keys.resolve_demo(resolved) == resolved  # once and for all
     assert config.batch.rows == 1
 
 
@@ -88,7 +110,7 @@ def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():
     config = keys.default()
     config.data.representation, config.model.frontend = "audio_12000", "mel_1360x96"
     checks.validate(config)
-    resolved = keys.resolve_demo(config, {})
+    resolved = keys.resolve_demo(config)
     assert resolved.data.representation == "audio_12000_short"
     assert resolved.model.frontend == "mel_256x96"
     checks.validate(resolved)
@@ -114,4 +136,13 @@ def test_to_name_the_column_of_subsets_does_not_alter_a_run():
     config = keys.default()
     before = keys.to_json(config)
     config.data.arrays.columns.subset = "subset"
+    assert identity.differences(config, before, moved=False) == []
+
+
+def test_a_run_may_go_on_with_other_kernels_which_alter_roundings_alone():
+    config = keys.default()
+    before = keys.to_json(config)
+    config.model.kernels = "plain"
+    assert identity.differences(config, before, moved=False) == []
+    del before["model"]["kernels"]  # of a run from before there was this key
     assert identity.differences(config, before, moved=False) == []

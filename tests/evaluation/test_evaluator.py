@@ -37,14 +37,16 @@ def test_every_bag_is_scored_as_if_alone(parts):
     assert scores.bag_sizes.max() > 20
     for b in [0, 1, 2, int(scores.bag_sizes.argmax()), len(scores.bag_sizes) - 1]:
         rows = bags.clips[offsets[b] : offsets[b + 1]]
-        clips = inputs.evaluation((jnp.asarray(corpus.clips[rows]),))
+        clips = inputs.evaluation(jnp.asarray(corpus.clips[rows]))
         together, aux = model(clips[None], jnp.zeros((1, len(rows)), int))
         alone, _ = model(clips[:, None], jnp.zeros((len(rows), 1), int))
         np.testing.assert_allclose(
             scores.bag_scores[offsets[b] : offsets[b + 1]], np.broadcast_to(together[0, 0], (len(rows), 3)), atol=1e-5
         )
         np.testing.assert_allclose(scores.clip_scores[offsets[b] : offsets[b + 1]], alone[:, 0], atol=1e-5)
-        attention = aux["attention"][0, 0, int(together[0, 0].argmax())]  # MATT: in the view of the genre it names
+        attention = aux["attention"][
+            0, 0, int(together[0, 0].argmax())
+        ]  # MATT: under the query of the predicted genre
         np.testing.assert_allclose(scores.attention[offsets[b] : offsets[b + 1]], attention, atol=1e-5)
 
 

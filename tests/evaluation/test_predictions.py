@@ -10,8 +10,8 @@ from mgc_jax.data.bags import bags_of
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.metrics import mean_log_scores
 from mgc_jax.evaluation.predictions import Predictions, concatenate, of_corpus
-from mgc_jax.evaluation.predictions_file import load, save
-from mgc_jax.evaluation.results import summaries, view_metrics
+from mgc_jax.evaluation.predictions_file import load_predictions, save_predictions
+from mgc_jax.evaluation.results import level_metrics, summaries
 
 GENRES = ("Old-Time / Historic", "Jazz", "Rock")
 
@@ -44,9 +44,9 @@ def assert_same(one, other):
         if isinstance(mine, np.ndarray):
             np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
             assert mine.dtype.kind == theirs.dtype.kind
-        elif field.name == "named":
+        elif field.name == "predicted_genres":
             assert mine.keys() == theirs.keys()
-            assert all(np.array_equal(mine[view], theirs[view]) for view in mine)
+            assert all(np.array_equal(mine[level], theirs[level]) for level in mine)
         else:
             assert mine == theirs, field.name
 
@@ -57,20 +57,20 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         train_clips=np.bincount(train.label, minlength=3).astype(float),
         train_clips_outside_small=np.array([1.0, 2, 3]),
     )
-    named = {"clip": (both.clip_scores.argmax(axis=1) + (np.arange(60) == 7)) % 3}  # differs in one clip
-    both = both.replace(named=named, fold=np.arange(60, dtype=np.int32) % 5)
-    save(both, tmp_path / "p.parquet")
-    assert_same(load(tmp_path / "p.parquet"), both)
-    save(both, tmp_path / "p.csv")  # which has no room for what is known of the whole
+    predicted = {"clip": (both.clip_scores.argmax(axis=1) + (np.arange(60) == 7)) % 3}  # differs in one clip
+    both = both.replace(predicted_genres=predicted, fold=np.arange(60, dtype=np.int32) % 5)
+    save_predictions(both, tmp_path / "p.parquet")
+    assert_same(load_predictions(tmp_path / "p.parquet"), both)
+    save_predictions(both, tmp_path / "p.csv")  # which has no room for what is known of the whole
     known = {"info": {}, "train_clips_outside_small": None}
-    assert_same(load(tmp_path / "p.csv"), both.replace(**known))
+    assert_same(load_predictions(tmp_path / "p.csv"), both.replace(**known))
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_parts_are_joined_whichever_of_them_name_other_genres(tmp_path):
     """A file lists the genres that a model names only where they are not those of the highest scores."""
     alike, other = make_predictions(seed=1), make_predictions("test", seed=2)
-    other = other.replace(named={"clip": (other.clip_scores.argmax(axis=1) + 1) % 3})
+    other = other.replace(predicted_genres={"clip": (other.clip_scores.argmax(axis=1) + 1) % 3})
     for parts in ((alike, other), (other, alike)):
         joined = concatenate(parts)
         np.testing.assert_array_equal(joined.predicted("clip"), np.concatenate([p.predicted("clip") for p in parts]))
@@ -83,11 +83,11 @@ def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):
     both = both.replace(train_clips=np.array([5.0, 10, 150]), train_clips_outside_small=np.array([5.0, 10, 15]))
     results = summaries(both)
     for name in ("p.parquet", "p.csv"):
-        save(both, tmp_path / name)
-    assert summaries(load(tmp_path / "p.parquet")) == results
-    from_csv = summaries(load(tmp_path / "p.csv"))
-    for view in ("clip", "clip_mean", "bag"):
-        assert from_csv["validation"][view] == results["validation"][view]
+        save_predictions(both, tmp_path / name)
+    assert summaries(load_predictions(tmp_path / "p.parquet")) == results
+    from_csv = summaries(load_predictions(tmp_path / "p.csv"))
+    for level in ("clip", "clip_mean", "bag"):
+        assert from_csv["validation"][level] == results["validation"][level]
     assert results["validation"]["top_k"]["bag"]["<100"]["genres"] == list(GENRES[:2])
     assert results["validation"]["top_k"]["bag"]["<100 (paper)"]["genres"] == list(GENRES)
 
@@ -105,7 +105,7 @@ def test_selected_rows_keep_their_bags():
     np.testing.assert_array_equal(part.bag, [0, 1, 1, 2])
     np.testing.assert_array_equal(part.offsets, [0, 1, 3, 4])
     alone = part.take(np.array([0]))
-    np.testing.assert_allclose(alone.views["clip_mean"], alone.clip_scores, atol=1e-6)
+    np.testing.assert_allclose(alone.levels["clip_mean"], alone.clip_scores, atol=1e-6)
     assert len(make_predictions().of_split("test")) == 0
 
 
@@ -124,7 +124,7 @@ CSV = """track_id,split,genre,artist,album,clip/Jazz,clip/Rock
 def test_predictions_of_other_software(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text(CSV)
-    predictions = load(path)
+    predictions = load_predictions(path)
     assert predictions.genres == ("Jazz", "Rock")
     np.testing.assert_array_equal(predictions.track_id, [5, 7, 9, 8])  # clips of one artist and album form a bag
     np.testing.assert_array_equal(predictions.bag_sizes, [2, 1, 1])
@@ -141,7 +141,7 @@ def test_logits_and_bags_by_name(tmp_path):
     path.write_text(
         "track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,b,3,-2\n2,val,Rock,a,1,4\n3,val,Rock,b,3,-2\n"
     )
-    predictions = load(path)
+    predictions = load_predictions(path)
     np.testing.assert_array_equal(predictions.track_id, [1, 3, 2])
     np.testing.assert_allclose(predictions.bag_scores, log_softmax(np.array([[3.0, -2], [3, -2], [1, 4]]), axis=1))
     assert summaries(predictions)["validation"]["bag"]["paper_accuracy"] == 1.0
@@ -154,7 +154,7 @@ def test_how_scores_are_read(tmp_path):
     def scores(*rows):
         lines = [f"{i},validation,Jazz,{row[0]},{row[1]}" for i, row in enumerate(rows)]
         path.write_text(head + "\n".join(lines) + "\n")
-        return load(path).clip_scores
+        return load_predictions(path).clip_scores
 
     np.testing.assert_allclose(np.exp(scores((0.25, 0.75), (1.0002, 0))), [[0.25, 0.75], [1, 0]], atol=1e-12)
     np.testing.assert_allclose(scores((-1, -2), (-3, "-inf")), [[-1, -2], [-3, np.log(np.finfo(float).tiny)]])
@@ -168,10 +168,10 @@ def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
     path.write_text(
         "track_id,split,genre,bag,clip/Jazz,clip/Rock\n1,val,Jazz,,1,0\n2,val,Rock,,1,0\n3,val,Rock,7,1,0\n"
     )
-    assert load(path).bag_sizes.tolist() == [1, 1, 1]
+    assert load_predictions(path).bag_sizes.tolist() == [1, 1, 1]
     path.write_text("track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,7,0.6,0.4\n2,val,Rock,7,0.5,0.5\n")
     with pytest.raises(UserError, match=r"tracks 1 and 2 are in one bag, but their columns bag/<genre> differ"):
-        load(path)
+        load_predictions(path)
 
 
 def test_the_bags_and_counts_of_the_corpus(tmp_path):
@@ -182,11 +182,13 @@ def test_the_bags_and_counts_of_the_corpus(tmp_path):
     path = tmp_path / "p.csv"
     lines = [f"{t},{','.join(map(str, row))}" for t, row in zip(whole.track_id, scores[:, ::-1].tolist(), strict=True)]
     path.write_text("\n".join(["track_id," + ",".join(f"clip/{g}" for g in corpus.genres[::-1]), *lines]))
-    read = load(path, corpus, bag_key="pair", pseudo_album_gap=5)
+    read = load_predictions(path, corpus, bag_key="pair", pseudo_album_gap=5)
     np.testing.assert_array_equal(np.sort(read.bag_sizes), np.sort(whole.bag_sizes))
-    assert view_metrics(read)["clip_mean"] == pytest.approx(view_metrics(whole)["clip_mean"])
-    save(whole.replace(genres=corpus.genres[::-1]), tmp_path / "p.parquet")  # its genres stand in another order
-    other = load(tmp_path / "p.parquet", corpus)
+    assert level_metrics(read)["clip_mean"] == pytest.approx(level_metrics(whole)["clip_mean"])
+    save_predictions(
+        whole.replace(genres=corpus.genres[::-1]), tmp_path / "p.parquet"
+    )  # its genres stand in another order
+    other = load_predictions(tmp_path / "p.parquet", corpus)
     assert dict(zip(other.genres, other.train_clips, strict=True)) == dict(
         zip(corpus.genres, whole.train_clips, strict=True)
     )
@@ -200,11 +202,11 @@ def test_the_corpus_gives_what_the_file_lacks(tmp_path):
     lines = [f"{track},{','.join(map(str, row))}" for track, row in zip(whole.track_id, scores.tolist(), strict=True)]
     path = tmp_path / "theirs.csv"
     path.write_text("\n".join(["track_id," + ",".join(f"clip/{g}" for g in corpus.genres), *lines]))
-    predictions = load(path, corpus)
+    predictions = load_predictions(path, corpus)
     assert predictions.genres == corpus.genres
     assert summaries(predictions) == summaries(whole)
     with pytest.raises(UserError, match=r"no column split\. Add it, or name the corpus"):
-        load(path)
+        load_predictions(path)
 
 
 @pytest.mark.parametrize(
@@ -227,21 +229,21 @@ def test_bad_files_are_explained(tmp_path, before, after, message):
     path = tmp_path / "theirs.csv"
     path.write_text(CSV.replace(before, after))
     with pytest.raises(UserError, match=message):
-        load(path)
+        load_predictions(path)
 
 
 def test_missing_damaged_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="there is no predictions file"):
-        load(tmp_path / "gone.parquet")
+        load_predictions(tmp_path / "gone.parquet")
     path = tmp_path / "p.parquet"
-    save(make_predictions(), path)
+    save_predictions(make_predictions(), path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot be read as Parquet"):
-        load(path)
-    save(make_predictions(), path)
+        load_predictions(path)
+    save_predictions(make_predictions(), path)
     with pytest.raises(UserError, match="track 1000 and 29 others are not in corpus arrays"):
-        load(path, dataclasses.replace(make_corpus(), track_id=np.arange(120)))
+        load_predictions(path, dataclasses.replace(make_corpus(), track_id=np.arange(120)))
     table = pyarrow.parquet.read_table(path)
     pyarrow.parquet.write_table(table.drop_columns(["clip/Rock"]), path)
     with pytest.raises(UserError, match="'clip/Rock' is missing; the genres are Old-Time"):
-        load(path)
+        load_predictions(path)

@@ -6,35 +6,35 @@ from test_predictions import make_predictions
 
 from mgc_jax.evaluation.metrics import genre_metrics
 from mgc_jax.evaluation.predictions import concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, load
-from mgc_jax.evaluation.results import finish, format_table, rare_limits, rare_lists, summaries, summary, view_metrics
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.results import finish, format_table, level_metrics, rare_limits, rare_lists, summaries, summary
 
 COUNTS = {"train_clips": np.array([50.0, 150, 5000]), "train_clips_outside_small": np.array([50.0, 90, 4200])}
 METRICS = {"accuracy": 0.5, "macro_f1": 0.5, "micro_ap": 0.5}
 ABOUT = {"model": "M", "fingerprint": "f", "best_step": 3}
 
 
-def test_every_view_has_its_metrics():
+def test_every_level_has_its_metrics():
     predictions = make_predictions(**COUNTS)
     result = summary(predictions)
-    for view in ("clip", "clip_mean", "bag"):
-        expected = genre_metrics(predictions.label, predictions.views[view])
-        assert {name: result[view][name] for name in expected} == expected
+    for level in ("clip", "clip_mean", "bag"):
+        expected = genre_metrics(predictions.label, predictions.levels[level])
+        assert {name: result[level][name] for name in expected} == expected
         for name in ("accuracy", "macro_f1", "micro_ap"):
-            low, high = result["intervals"][view][name]
-            assert low < result[view][name] < high
+            low, high = result["intervals"][level][name]
+            assert low < result[level][name] < high
     assert (result["clips"], result["bags"], result["artists"]) == (30, 10, 5 + 3)
     assert result["majority_accuracy"] == np.mean(predictions.label == 2)
-    assert view_metrics(predictions).items() <= result.items()
+    assert level_metrics(predictions).items() <= result.items()
     json.dumps(result, allow_nan=False)
 
 
 def test_named_genres_count_for_accuracy_and_scores_for_average_precision():
     predictions = make_predictions()
-    named = predictions.replace(named={"clip": predictions.label})
-    assert summary(named)["clip"]["accuracy"] == 1.0
-    assert summary(named)["clip"]["micro_ap"] == summary(predictions)["clip"]["micro_ap"]
-    assert summary(named)["clip_mean"] == summary(predictions)["clip_mean"]
+    predicted = predictions.replace(predicted_genres={"clip": predictions.label})
+    assert summary(predicted)["clip"]["accuracy"] == 1.0
+    assert summary(predicted)["clip"]["micro_ap"] == summary(predictions)["clip"]["micro_ap"]
+    assert summary(predicted)["clip_mean"] == summary(predictions)["clip_mean"]
 
 
 def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label():
@@ -45,7 +45,7 @@ def test_paper_accuracy_weighs_bags_by_size_and_trusts_the_first_label():
         for b in range(len(offsets) - 1)
         if predictions.bag_scores[offsets[b]].argmax() == predictions.label[offsets[b]]
     )
-    assert view_metrics(predictions)["bag"]["paper_accuracy"] == pytest.approx(right / 30)
+    assert level_metrics(predictions)["bag"]["paper_accuracy"] == pytest.approx(right / 30)
 
 
 def test_clips_that_are_alone_in_their_bag():
@@ -87,13 +87,13 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     third = finish(validation, ABOUT, tmp_path, "a model")
     assert third["test_evaluations"] == 1
     assert third["splits"] == second["splits"]
-    assert load(tmp_path / FILE_NAME).splits == ["validation", "test"]
+    assert load_predictions(tmp_path / PREDICTIONS_FILE).splits == ["validation", "test"]
     assert json.loads((tmp_path / "results.json").read_text()) == third
-    (tmp_path / FILE_NAME).write_bytes(b"PAR1")  # damaged: the results stay, without scores
+    (tmp_path / PREDICTIONS_FILE).write_bytes(b"PAR1")  # damaged: the results stay, without scores
     without = finish(validation, ABOUT, tmp_path, "a model")
     assert without["splits"] == second["splits"]
     assert without["test_evaluations"] == 1
-    assert load(tmp_path / FILE_NAME).splits == ["validation"]
+    assert load_predictions(tmp_path / PREDICTIONS_FILE).splits == ["validation"]
     for changed in ({"best_step": 9}, {"fingerprint": "other"}, {"logit_adjustment": 1.0}):  # not the same scores
         again = finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
         other = finish(validation, ABOUT | changed, tmp_path, "a model")
@@ -102,7 +102,7 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     assert other["test_evaluations"] == 4
     finish(test, ABOUT, tmp_path, "a model")
     assert set(finish(validation, ABOUT, tmp_path, "a model", keep_test=False)["splits"]) == {"validation"}
-    assert "clip, bag average" in capsys.readouterr().out
+    assert "clip mean" in capsys.readouterr().out
 
 
 def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):
@@ -117,7 +117,7 @@ def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):
 
 def test_intervals_and_parts_are_of_the_genres_that_the_model_names():
     predictions = make_predictions(**COUNTS)
-    right = summary(predictions.replace(named={"clip": predictions.label}))
+    right = summary(predictions.replace(predicted_genres={"clip": predictions.label}))
     assert right["intervals"]["clip"]["accuracy"] == [1.0, 1.0]
     assert right["frequency"]["clip"]["head"]["accuracy"] == 1.0
     assert summary(predictions)["frequency"]["clip"]["head"]["accuracy"] < 1
@@ -126,6 +126,6 @@ def test_intervals_and_parts_are_of_the_genres_that_the_model_names():
 def test_the_table_warns_of_genres_that_one_artist_carries():
     one = make_predictions(artist=np.full(30, "X"))
     table = format_table(summaries(one))
-    assert "beware, validation: Old-Time / Historic: 8 clips by 1 artist" in table
+    assert "warning, validation: Old-Time / Historic: 8 clips by 1 artist" in table
     assert "(2 more such genres: results.json)" in table
-    assert "beware" not in format_table({"train": view_metrics(one)})
+    assert "warning" not in format_table({"train": level_metrics(one)})

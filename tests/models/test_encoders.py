@@ -7,8 +7,10 @@ from test_recurrent import keras_states, randomized
 
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
-from mgc_jax.models.classifier import build_model, count_parameters
+from mgc_jax.models.classifier import build_model, count_parameters, split_model
 from mgc_jax.models.encoders import ENCODERS, Crnn, CrnnTf, Fcn4, Mlp
+from mgc_jax.models.pooling import Target
+from mgc_jax.runtime import platform
 
 
 def build(encoder, clip_shape, num_genres=3, pooling="none", **options):
@@ -120,6 +122,48 @@ def test_every_encoder_takes_clips_of_every_size(name, shape):
     out = nnx.eval_shape(lambda encoder, clips: encoder(clips, jnp.ones(2, bool), False, None), encoder, clips)
     assert out.shape == (2, encoder.features)
     assert encoder.features > 0
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_plain_trains_every_encoder_as_auto_does(name, monkeypatch):
+    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: True)  # so that auto uses its kernels
+    config = default()
+    config.model.encoder.update(name=name, **SMALL.get(name, {}))
+    config.model.head_dropout = 0.0
+    clips = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 16, 8)), jnp.float32)
+    segment, target = jnp.zeros((3, 2), jnp.int32), Target(jnp.array([[0, 0], [1, 0], [2, 0]]), jnp.zeros((3, 2), int))
+
+    def train(kernels, steps):
+        config.model.kernels = kernels
+        graph, params, stats = split_model(build_model(config.model, (16, 8), 3, seed=0))
+
+        def loss(params):
+            model, rngs = nnx.merge(graph, params, stats), nnx.Rngs(dropout=0)
+            scores, _ = model(clips, segment, target, train=True, rngs=rngs)
+            return -jnp.mean(jnp.take_along_axis(scores[:, 0], target.label[:, :1], axis=-1))
+
+        step, losses, gradients = jax.jit(jax.value_and_grad(loss)), [], []
+        for _ in range(steps):
+            value, gradient = step(params)
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+            losses.append(float(value))
+            gradients.append(gradient)
+        return losses, gradients[0]
+
+    (expected,), auto = train("auto", 1)
+    losses, plain = train("plain", 3)
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+    assert losses[0] > losses[1] > losses[2]
+    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(auto))
+    # The gradient of a bias before a batch norm is zero, but for rounding in the plain form.
+    jax.tree.map(lambda a, p: np.testing.assert_allclose(p, a, rtol=1e-4, atol=1e-4 * largest), auto, plain)
+
+
+def test_an_unknown_choice_of_kernels_is_named():
+    model = default().model
+    model.encoder.name, model.kernels = "mlp", "cudnn"
+    with pytest.raises(UserError, match=r"config\.model\.kernels='cudnn': choose one of auto, plain"):
+        build_model(model, (6,), 3, seed=0)
 
 
 def test_fcn4_leaves_one_position_of_a_clip_of_the_published_size(caplog):

@@ -21,7 +21,7 @@ DB_PER_LN = 10 / np.log(10)
 
 @pytest.fixture(params=["cpu form", "batch form"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(platform, "use_cpu_form", lambda: request.param == "cpu form")
+    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: request.param == "cpu form")
 
 
 def _clips(module, seconds_more=0.5):

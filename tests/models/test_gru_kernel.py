@@ -10,7 +10,6 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from test_recurrent import randomized
 
-from mgc_jax.errors import UserError
 from mgc_jax.models.kernels import gru as gru_kernel
 from mgc_jax.models.kernels.gru import KernelForm, choose
 from mgc_jax.models.recurrent import ParallelGRU
@@ -25,9 +24,15 @@ def _inputs(n, num_grus=2, steps=7):
     return jnp.asarray(np.random.default_rng(1).normal(size=(num_grus, n, steps, 3)), jnp.float32)
 
 
+def _use(monkeypatch, form, reset_after):
+    """Has GRUs run as a scan, or by the kernel, which is interpreted here."""
+    kernel = KernelForm(reset_after, interpret=True)
+    monkeypatch.setattr(gru_kernel, "choose", lambda *_: kernel if form == "kernel" else None)
+
+
 def _values_and_gradients(gru, x, all_steps, monkeypatch, form):
     """Values, and gradients of a random weighting of them by the weights and by x."""
-    monkeypatch.setenv(gru_kernel.VARIABLE, form)
+    _use(monkeypatch, form, gru.recurrent_bias is not None)
     graph, params = nnx.split(gru)
 
     def weighted(params, x):
@@ -76,7 +81,7 @@ def test_kernel_keeps_bfloat16_and_float32_gradients(monkeypatch, reset_after):
 @pytest.mark.parametrize("mesh_is_known", [False, True])
 def test_devices_run_the_kernel_on_their_own_rows(monkeypatch, mesh_is_known):
     gru, x = _gru(True), _inputs(24)
-    monkeypatch.setenv(gru_kernel.VARIABLE, "kernel")
+    _use(monkeypatch, "kernel", True)
     graph, params = nnx.split(gru)
 
     def loss(params, x):
@@ -121,17 +126,21 @@ def test_the_scan_is_for_cpus_and_large_grus(monkeypatch):
     assert choose(129, jnp.float32, True) is None
 
 
-def test_the_environment_chooses(monkeypatch):
-    monkeypatch.setenv(gru_kernel.VARIABLE, "kernel")
-    assert choose(32, jnp.float32, True) == KernelForm(True, interpret=True)
+def test_large_recurrent_kernels_do_not_stay_in_shared_memory(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gru_kernel, "_deviation", lambda *_: 0.0)
+    gru_kernel._tried.cache_clear()
     assert choose(64, jnp.float32, True) == KernelForm(True)
     assert choose(65, jnp.float32, True) == KernelForm(True, resident=False)  # in 128, too many to stay
-    monkeypatch.setenv(gru_kernel.VARIABLE, "scan")
-    assert choose(32, jnp.float32, True) is None
-    monkeypatch.setenv(gru_kernel.VARIABLE, "cudnn")
-    with pytest.raises(UserError, match="MGC_JAX_GRU=cudnn: choose auto, scan or kernel"):
-        choose(32, jnp.float32, True)
+    gru_kernel._tried.cache_clear()
+
+
+def test_plain_asks_for_no_kernel(monkeypatch):
+    gru, x = _gru(True), _inputs(3)
+    expected = gru(x)
+    monkeypatch.setattr(gru_kernel, "choose", lambda *_: pytest.fail("asked"))
+    gru.platform_kernels = False
+    np.testing.assert_allclose(gru(x), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
@@ -155,9 +164,9 @@ def test_a_kernel_that_does_not_compile_leaves_the_scan(monkeypatch, fake_gpu, c
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: shared memory\nand much more")
 
     gru, x = _gru(True), _inputs(3)
-    monkeypatch.setenv(gru_kernel.VARIABLE, "scan")
-    expected = gru(x)
-    monkeypatch.setenv(gru_kernel.VARIABLE, "auto")
+    with monkeypatch.context() as on_a_cpu:
+        _use(on_a_cpu, "scan", True)
+        expected = gru(x)
     monkeypatch.setattr(gru_kernel, "_on_blocks", broken)
     for _ in range(2):
         np.testing.assert_array_equal(_apply(gru, x), expected)

@@ -43,7 +43,7 @@ def _value_and_gradients(function, *args):
 
 @pytest.fixture(params=["cpu form", "library form"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(platform, "use_cpu_form", lambda: request.param == "cpu form")
+    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: request.param == "cpu form")
 
 
 @pytest.mark.usefixtures("form")

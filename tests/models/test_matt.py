@@ -9,6 +9,7 @@ from flax import nnx
 from mgc_jax.config.keys import default
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.placement import PlacedClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.models.classifier import build_model, count_parameters, split_model
 from mgc_jax.models.pooling import Target
@@ -167,7 +168,7 @@ def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
         subgenre=rng.integers(0, GENRES, (2, 6)).astype(np.int32),
         weight=np.tile(np.array([1, 1, 0, 0, 0, 0], np.float32), (2, 1)),
     )
-    clips = (jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32),)
+    clips = PlacedClips(jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32))
     inputs = Inputs(config, (3,), None, Standardization(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32)))
     ones = np.ones(GENRES, np.float32)
     step = make_train_step(make_loss(graph, inputs, config.loss, 4.0, ones, 0 * ones), optimizer)

@@ -1,7 +1,6 @@
 """What every pooling promises; each against plain NumPy loops over bags."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from flax import nnx
 from pooling_reference import PARENTS, REFERENCES, log_softmax, softmax, weights_of
 
 from mgc_jax.config.keys import default
-from mgc_jax.config.options import pooling_options
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, describe_model
 from mgc_jax.models.pooling import POOLINGS, Target
@@ -253,13 +251,6 @@ def test_head_dropout_is_for_training_alone(embeddings, target):
 def test_an_impossible_pooling_is_named(pooling, message):
     with pytest.raises(UserError, match=message):
         build_model(model_config(**pooling).model, (5,), 3, seed=0)
-
-
-@pytest.mark.parametrize("name", POOLINGS)
-def test_the_options_in_the_configs_are_all_and_the_defaults(name):
-    parameters = inspect.signature(POOLINGS[name].__init__).parameters
-    defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    assert pooling_options(name).to_dict() == {"name": name, **defaults}
 
 
 def test_systems_are_named_by_encoder_pooling_and_what_is_not_the_default():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mgc_jax.config.checks import validate
-from mgc_jax.training.loop import train_and_evaluate
+from mgc_jax.modes import train as train_and_evaluate
 from tfds_fma.clips.decode import decode
 from tfds_fma.preparation import prepare
 from tfds_fma.reading import class_names, read_split

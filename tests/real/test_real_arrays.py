@@ -9,7 +9,7 @@ import pytest
 from mgc_jax.config.checks import validate
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.open import open_corpus
-from mgc_jax.training.loop import train_and_evaluate
+from mgc_jax.modes import train as train_and_evaluate
 from tfds_fma.labels import genres_of
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.source.arrays import ArrayFiles

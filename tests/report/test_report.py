@@ -16,14 +16,14 @@ from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, mcnemar, paired
 from mgc_jax.evaluation.mistakes import load_examples, save_examples
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.evaluation.predictions_file import load, save
+from mgc_jax.evaluation.predictions_file import load_predictions, save_predictions
 from mgc_jax.evaluation.results import finish
-from mgc_jax.report import charts
 from mgc_jax.report.__main__ import main
-from mgc_jax.report.comparison import comparable_views, paired_differences, scores_of, write_comparison
+from mgc_jax.report.attention import attention_of, bag_weights, preferred_and_others
+from mgc_jax.report.comparison import comparable_levels, paired_differences, scores_of, write_comparison
 from mgc_jax.report.finished_run import read_run
 from mgc_jax.report.html import decimals, limits, p_value, shade, signed
-from mgc_jax.report.run_page import attention_of, bag_weights, changed_options, preferred_and_others, write_report
+from mgc_jax.report.run_page import changed_options, write_report
 
 GENRES = ("Rock", "<script>alert(1)</script>", "Jazz")
 VOID = {"meta", "link", "br", "img"}
@@ -161,10 +161,10 @@ def test_page_has_the_numbers_of_the_results(run, page):
     results = json.loads((run / "results.json").read_text())
     shown = outline.sections["results"]
     for split in ("train", "validation", "test"):
-        for view in ("clip", "clip_mean", "bag"):
+        for level in ("clip", "clip_mean", "bag"):
             for metric in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "micro_ap", "ece"):
-                value = f"{results['splits'][split][view][metric]:.3f}"
-                assert re.search(rf"\b{value}\b", shown), (split, view, metric)
+                value = f"{results['splits'][split][level][metric]:.3f}"
+                assert re.search(rf"\b{value}\b", shown), (split, level, metric)
     low, high = results["splits"]["test"]["intervals"]["bag"]["micro_ap"]
     assert f"{low:.3f} to {high:.3f}" in shown
     # What is looked at in detail is the test split, since it was evaluated; all can be seen from the head.
@@ -174,7 +174,7 @@ def test_page_has_the_numbers_of_the_results(run, page):
     assert f"{row['precision']:.3f} {row['recall']:.3f} {row['f1']:.3f}" in outline.sections["genres"]
     assert "rare, <100" in outline.sections["genres"]
     assert "rare, <200" in outline.sections["genres"]
-    scored = load(run / "predictions.parquet").of_split("test")
+    scored = load_predictions(run / "predictions.parquet").of_split("test")
     counts = metrics.confusion(scored.label, scored.predicted("bag"), 3)[[0, 2, 1]][:, [0, 2, 1]]  # by training clips
     for genre, numbers in zip(("Rock", "Jazz", "<script>alert(1)</script>"), counts, strict=True):
         cells = " ".join(str(number) for number in numbers if number)
@@ -194,8 +194,8 @@ def test_the_split_of_the_details(run, tmp_path):
     """Without predictions on test, the details are of validation."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    predictions = load(folder / "predictions.parquet")
-    save(predictions.take(predictions.split != "test"), folder / "predictions.parquet")
+    predictions = load_predictions(folder / "predictions.parquet")
+    save_predictions(predictions.take(predictions.split != "test"), folder / "predictions.parquet")
     assert "Genres on the validation split" in write_report(folder).read_text()
     assert "Genres on the test split" in write_report(run).read_text()
 
@@ -260,7 +260,7 @@ def test_spectrograms(tmp_path):
     assert "the run has not kept any" in check_page(write_report(folder).read_text()).sections["confused"]
     predictions = make_predictions()
     predictions = dataclasses.replace(predictions, track_id=corpus.track_id[: len(predictions)])
-    save(predictions, folder / "predictions.parquet")
+    save_predictions(predictions, folder / "predictions.parquet")
     save_examples(predictions, corpus, folder)
     outline = check_page(write_report(folder).read_text())
     shown = re.findall(r"track (\d+)", outline.sections["confused"])
@@ -273,7 +273,7 @@ def test_spectrograms(tmp_path):
 
 
 def test_most_confused_come_first(page, run):
-    scored = load(run / "predictions.parquet").of_split("test")
+    scored = load_predictions(run / "predictions.parquet").of_split("test")
     wrong = scored.clip_scores.argmax(axis=1) != scored.label
     surest = np.flatnonzero(wrong)[scored.clip_scores[wrong].max(axis=1).argmax()]
     tracks = re.findall(r"track (\d+)", Outline(page).sections["confused"])
@@ -305,22 +305,22 @@ def test_attention():
 def test_paired_difference_is_that_of_the_functions(tmp_path):
     """On the clips that both scored, with the scores of whole bags."""
     first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1)
-    predictions = load(second / "predictions.parquet")
+    predictions = load_predictions(second / "predictions.parquet")
     kept = np.arange(len(predictions)) % 3 > 0  # cuts through bags
-    save(predictions.take(kept), second / "predictions.parquet")
+    save_predictions(predictions.take(kept), second / "predictions.parquet")
     page = write_comparison([first, second], tmp_path / "both.html").read_text()
     shown = check_page(page).sections["differences"]
 
-    a, b = (load(folder / "predictions.parquet").of_split("validation") for folder in (first, second))
+    a, b = (load_predictions(folder / "predictions.parquet").of_split("validation") for folder in (first, second))
     rows = np.searchsorted(a.track_id, b.track_id)
     samples = []
     for scored, chosen in ((a, rows), (b, slice(None))):
-        scores = scored.views["clip_mean"][chosen]
+        scores = scored.levels["clip_mean"][chosen]
         samples.append(ArtistBootstrap(b.artists).metrics(b.label, scores, scores.argmax(axis=1)))
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap"):
         low, high, p = paired(samples[1][metric], samples[0][metric])
         assert f"{limits((low, high))} {p_value(p)}" in shown
-    right = [x.views["clip_mean"][r].argmax(axis=1) == b.label for x, r in ((b, slice(None)), (a, rows))]
+    right = [x.levels["clip_mean"][r].argmax(axis=1) == b.label for x, r in ((b, slice(None)), (a, rows))]
     assert f"{signed(right[0].mean() - right[1].mean())} " in shown
     assert p_value(mcnemar(*right)) in shown
     assert f"{len(b)} clips" in shown
@@ -332,11 +332,11 @@ def test_sign_of_a_difference():
     label = np.array([0, 1, 2] * 10)
     good, bad = np.log(np.full((30, 3), 0.1)), np.zeros((30, 3))
     good[np.arange(30), label] = np.log(0.8)
-    named = label, np.zeros(30, int)
+    wrong = np.zeros(30, int)
     (row,) = paired_differences(
-        label, np.arange(30).astype(str), {"clip": (bad, named[1])}, {"bag": (good, named[0])}, [("bag", "clip")]
+        label, np.arange(30).astype(str), {"clip": (bad, wrong)}, {"bag": (good, label)}, [("bag", "clip")]
     )
-    assert row["views"] == ("bag", "clip")
+    assert row["levels"] == ("bag", "clip")
     assert row["metrics"]["accuracy"]["difference"] == pytest.approx(2 / 3)
     assert row["metrics"]["accuracy"]["interval"][0] > 0.3
     assert row["mcnemar"] == pytest.approx(2 * 0.5**20)
@@ -345,9 +345,9 @@ def test_sign_of_a_difference():
 def test_a_bag_model_is_compared_with_averaged_clips():
     pooled, plain = make_predictions(), make_predictions(pooling=False)
     same = [("clip", "clip"), ("clip_mean", "clip_mean")]
-    assert comparable_views(pooled, pooled) == [*same, ("bag", "bag")]
-    assert comparable_views(plain, pooled) == [*same, ("bag", "clip_mean")]
-    assert comparable_views(pooled, plain) == [*same, ("clip_mean", "bag")]
+    assert comparable_levels(pooled, pooled) == [*same, ("bag", "bag")]
+    assert comparable_levels(plain, pooled) == [*same, ("bag", "clip_mean")]
+    assert comparable_levels(pooled, plain) == [*same, ("clip_mean", "bag")]
     assert scores_of(plain).keys() == {"clip", "clip_mean"}
 
 
@@ -438,39 +438,6 @@ def test_changed_options():
     assert changed_options(keys.to_json(saved)) == [("model.encoder.name", "crnn", None), ("train.epochs", 7, 60)]
 
 
-def test_charts():
-    """Text stays text and is escaped; long lines are thinned; the same chart is the same text."""
-    x = np.linspace(0, 1, 20_000)
-    line = charts.Line("a & b", x, x**2, charts.COLOURS[0])
-    chart, again = (
-        charts.line_chart("A <title>", [line], x_label="x", y_label="y", caption='so "it" is') for _ in range(2)
-    )
-    assert chart == again
-    assert len(chart.svg) < 40_000
-    assert "A &lt;title&gt;" in chart.svg
-    assert "a &amp; b" in chart.svg
-    assert "so &#34;it&#34; is" in chart.svg
-    kept = charts.thinned(20_000)
-    assert (kept[0], kept[-1]) == (0, 19_999)
-    assert len(kept) <= 300
-    np.testing.assert_array_equal(charts.thinned(5), np.arange(5))
-
-
-def test_names_in_charts_are_only_names():
-    """Dollar signs are no formula, and a name that begins with _ is in the legend."""
-    names = ["$HOME", "cost $5 and $6", "_hidden", "a$"]
-    x = np.linspace(0, 1, 5)
-    lines = [charts.Line(name, x, x, charts.COLOURS[0]) for name in names]
-    drawn = charts.line_chart("$x", lines, x_label="$", y_label="y", caption="", mark=(0.5, "_$"))
-    for name in [*names, "_$", "$x"]:
-        assert f">{name}<" in drawn.svg
-    series = [charts.Dots(name, {"$a $b": 1.0, "_c": 2.0}, {}, charts.COLOURS[0]) for name in names]
-    drawn = charts.dot_chart("dots", ["$a $b", "_c"], series, x_label="x", caption="")
-    for name in [*names, "$a $b", "_c"]:
-        assert f">{name}<" in drawn.svg
-    assert '<rect width="100%" height="100%" fill="#fff"/>' in charts.standalone(drawn)
-
-
 def test_date_is_that_of_the_results(tmp_path):
     folder = make_run(tmp_path / "run")
     results = json.loads((folder / "results.json").read_text())
@@ -510,3 +477,37 @@ def test_numbers():
     assert p_value(1e-9) == "p <0.001"
     assert shade(0) == "background:rgb(255,255,255);color:#1b1f24"
     assert shade(1) == "background:rgb(0,82,140);color:#fff"
+
+
+def test_advice_on_the_test_split_is_given_only_where_there_is_one(tmp_path):
+    """The predictions say which splits the corpus has; those of early versions do not."""
+    folder = make_run(tmp_path / "run")
+    predictions = load_predictions(folder / "predictions.parquet")
+    heads = []
+    for info in ({"corpus_splits": ["train", "validation", "test"]}, {"corpus_splits": ["train", "validation"]}, {}):
+        save_predictions(predictions.replace(info=info), folder / "predictions.parquet")
+        heads.append(check_page(write_report(folder).read_text()).sections["head"])
+    assert "--test" in heads[0]
+    assert "test split" not in heads[1]
+    assert "No test split has been evaluated." in heads[2]
+    assert "--test" not in heads[2]
+
+
+def test_what_does_not_apply_is_left_out(tmp_path):
+    """A baseline has no steps and no attention; genres without counts and artists have no such columns."""
+    folder = make_run(tmp_path / "run", steps=False, pooling=False)
+    results = json.loads((folder / "results.json").read_text())
+    del results["best_step"]
+    result = results["splits"]["validation"]
+    for row in result["top_k"]["clip"].values():
+        row["clips"] = 0
+    (folder / "results.json").write_text(json.dumps(results))
+    predictions = load_predictions(folder / "predictions.parquet")
+    save_predictions(predictions.of_split("validation").replace(train_clips=None), folder / "predictions.parquet")
+    page = write_report(folder).read_text()
+    outline = check_page(page)
+    assert not {"training", "attention"} & outline.sections.keys()
+    assert "Top-K" not in page
+    head = outline.sections["genres"].split("number beside it.")[1].split("Rock")[0]
+    assert "artists" in head
+    assert "training clips" not in head

@@ -6,15 +6,14 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
 
-from mgc_jax.data.feed import placed_batches
+from mgc_jax import modes
 from mgc_jax.data.placement import HostClips
 from mgc_jax.experiment import Experiment
 from mgc_jax.runtime.devices import data_mesh, gather, replicate, shard
-from mgc_jax.training import loop
 from mgc_jax.training.checkpoint import open_checkpoints
-from mgc_jax.training.loop import initial_state, make_phase
+from mgc_jax.training.phases import initial_state, make_phase
 
 AUGMENTED = {
     "augment.mixup": 0.5, "augment.noise": 0.1, "augment.crop_frames": 36, "augment.time_masks": 1,
@@ -110,7 +109,7 @@ def test_collectives_in_loops_are_found():
 
 def test_a_checkpoint_of_eight_devices_restores_on_fewer(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    loop.train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     states = []
     for number in (8, 4, 2, 1):
         run = Experiment(config, tmp_path / "run", devices=jax.devices()[:number])
@@ -137,7 +136,7 @@ def test_one_two_four_and_eight_devices_give_the_same_curve(tmp_path, corpus):
         for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 6):
             state, sums = phase.train_step(state, batch, clips, partners, jax.random.key(0))
             losses.append(float(sums["loss"]))
-        scores = run.predict("validation", state.evaluated, state.batch_stats).views["bag"]
+        scores = run.predict("validation", state.evaluated, state.batch_stats).levels["bag"]
         curves.append((np.array(losses), scores))
     for losses, scores in curves[1:]:
         # Sums in another order; Adam's steps have the size of the rate also where a gradient is nearly nothing.
@@ -149,7 +148,7 @@ def test_rows_are_dealt_and_gathered_in_order(corpus):
     mesh = data_mesh()
     assert [device.id for device in mesh.devices.flat] == sorted(device.id for device in jax.devices())
     index = np.random.default_rng(0).integers(0, len(corpus), (16, 3))
-    (clips,) = HostClips(corpus.clips, mesh)(index)
+    clips = HostClips(corpus.clips, mesh)(index).take()
     assert len(clips.sharding.device_set) == 8
     np.testing.assert_array_equal(gather(clips), corpus.clips[index])
     stacked = shard(np.stack([index, index + 1]), mesh, axis=1)

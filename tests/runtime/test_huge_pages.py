@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mgc_jax.runtime.huge_pages import restart_with_huge_pages
+from mgc_jax.runtime.huge_pages import computes_on_cpu, restart_with_huge_pages
 
 
 class RestartedError(Exception):
@@ -20,6 +20,7 @@ def restarts(monkeypatch):
         raise RestartedError
 
     monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mgc_jax.main", "--mode", "eval"])
     return calls
 
@@ -38,3 +39,24 @@ def test_the_users_own_choice_stands(restarts, monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     restart_with_huge_pages()
     assert restarts == []
+
+
+def test_a_program_for_gpus_and_an_interactive_session_are_left_alone(restarts, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    restart_with_huge_pages()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    restart_with_huge_pages()
+    assert restarts == []
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_the_platform_is_found_without_jax(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    (tmp_path / "nvidiactl").touch()  # the driver alone
+    assert computes_on_cpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert not computes_on_cpu(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "CPU")
+    assert computes_on_cpu(tmp_path)

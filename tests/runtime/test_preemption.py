@@ -14,10 +14,10 @@ from helpers import make_corpus, small_config
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
+from mgc_jax.modes import train as train_and_evaluate
 from mgc_jax.runtime.preemption import EXIT_STATUS, Preempted, notice
 from mgc_jax.runtime.terminal import run_command
 from mgc_jax.training import loop
-from mgc_jax.training.loop import train_and_evaluate
 from mgc_jax.training.progress import MetricWindow
 
 ROOT = Path(__file__).parents[2]

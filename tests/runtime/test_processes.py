@@ -1,4 +1,4 @@
-"""Several processes: how they are told of each other, and, over the loopback network, what becomes of a run."""
+"""Several processes: how they find each other, and, over the loopback network, what becomes of a run."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from helpers import make_corpus, save_arrays
 
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
+from mgc_jax.runtime.launch import launch_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -42,11 +43,11 @@ def no_launcher(monkeypatch):
 
 
 def test_one_process_needs_nothing(monkeypatch):
-    assert processes._settings(None, None, None) is None
-    assert processes._settings("here:1", 1, None) is None
+    assert launch_settings(None, None, None) is None
+    assert launch_settings("here:1", 1, None) is None
     for name, value in {"JOB_ID": 7, "STEP_NODELIST": "a", "NTASKS": 1, "PROCID": 0, "LOCALID": 0}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert processes._settings(None, None, None) is None
+    assert launch_settings(None, None, None) is None
     processes.start()
     with processes.joined():
         assert processes.from_first(lambda: {"a": (1, 2)}) == {"a": (1, 2)}
@@ -54,21 +55,21 @@ def test_one_process_needs_nothing(monkeypatch):
     assert processes.is_first()
 
 
-def test_flags_environment_and_launchers_tell_of_the_others(monkeypatch):
-    assert processes._settings("node1:12345", 4, 3) == ("node1:12345", 4, 3)
+def test_flags_environment_and_launchers_describe_the_others(monkeypatch):
+    assert launch_settings("node1:12345", 4, 3) == ("node1:12345", 4, 3)
     for name, value in {"COORDINATOR_ADDRESS": "node1:12345", "NUM_PROCESSES": 4, "PROCESS_ID": 2}.items():
         monkeypatch.setenv(f"JAX_{name}", str(value))
-    assert processes._settings(None, None, None) == ("node1:12345", 4, 2)
-    assert processes._settings(None, None, 1) == ("node1:12345", 4, 1)  # a flag wins
+    assert launch_settings(None, None, None) == ("node1:12345", 4, 2)
+    assert launch_settings(None, None, 1) == ("node1:12345", 4, 1)  # a flag wins
     for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(f"JAX_{name}")
     for name, value in {"JOB_ID": 7, "STEP_NODELIST": "a", "NTASKS": 3, "PROCID": 1, "LOCALID": 0}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert processes._settings(None, None, None) == ("", 3, 1)
+    assert launch_settings(None, None, None) == ("", 3, 1)
     monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1:34911")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "5")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "4")
-    assert processes._settings(None, None, None) == ("", 5, 4)
+    assert launch_settings(None, None, None) == ("", 5, 4)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from mgc_jax.config import keys
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.predictions import Predictions, concatenate
-from mgc_jax.evaluation.predictions_file import FILE_NAME, save
-from mgc_jax.papers import published
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, save_predictions
+from mgc_jax.papers import NOTES, PAPERS, matt_tables, ubc_tables
+from mgc_jax.papers.system import Published
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import OtherCorpusError
 from mgc_jax.tables import runs, sources
@@ -48,7 +49,7 @@ MEDIUM = {
     "Classical": (495, 495, 62), "Spoken": (94, 94, 12), "Easy Listening": (13, 13, 6),
 }  # fmt: skip
 GENRES = tuple(MEDIUM)
-SETS = tuple((row.name, row.features) for row in published.TABLE1)
+SETS = tuple((row.name, row.features) for row in matt_tables.TABLE1)
 DATA = Data(SETS, True, GENRES, ("test", "validation"), (100, 200))
 UBC_DATA = dataclasses.replace(DATA, feature_sets=(("3 MFCC", "mfcc"),))
 
@@ -62,17 +63,17 @@ def is_count(percent: float, clips: int, digits: int = 2) -> bool:
 
 
 def test_accuracies_are_whole_numbers_of_clips():
-    for row in published.TABLE1:
+    for row in matt_tables.TABLE1:
         for value in (*row.baselines, row.matt):
             assert is_count(value, 2573), (row.name, value)
         assert is_count(row.mil, 2573) == (row.name != "1 Chroma")  # as a note says
-    for value in (published.CASE_STUDY["bags"], published.FIG4C["MLP+MATT"], published.FIG4C["MLP+MIL"]):
+    for value in (matt_tables.CASE_STUDY["bags"], matt_tables.FIG4C["MLP+MATT"], matt_tables.FIG4C["MLP+MIL"]):
         assert is_count(value.value, 2573)
     for system in ("CRNN+MIL", "CRNN-TF+MIL", "CRNN+MATT", "CRNN-TF+MATT"):
-        assert is_count(published.FIG4C[system].value, 2572, digits=3)
-    for pair in published.UBC_TABLE2.values():
+        assert is_count(matt_tables.FIG4C[system].value, 2572, digits=3)
+    for pair in ubc_tables.TABLE2.values():
         assert all(is_count(value.value, 800, digits=4) for value in pair)
-    assert is_count(published.SVC_ON_MFCC.value, 800)
+    assert is_count(ubc_tables.SVC_ON_MFCC.value, 800)
 
 
 def test_fmas_results_round_to_those_of_table_1():
@@ -80,7 +81,7 @@ def test_fmas_results_round_to_those_of_table_1():
         (44, 44, 48, 49), (40, 37, 42, 41), (58, 55, 61, 53), (42, 45, 46, 48), (41, 45, 44, 45), (51, 50, 54, 53),
         (42, 46, 48, 48), (37, 39, 39, 39), (42, 45, 45, 46), (60, 55, 63, 54), (60, 55, 63, 53), (61, 52, 63, 58),
     ]  # fmt: skip
-    for row, values in zip(published.TABLE1, printed, strict=True):
+    for row, values in zip(matt_tables.TABLE1, printed, strict=True):
         assert tuple(int(value + 0.5) for value in row.baselines) == values
         assert row.features in FEATURE_SETS
 
@@ -99,16 +100,16 @@ def test_table_2_is_the_hits_of_the_notebook():
     }
     for system, rows in printed.items():
         for threshold, values in zip(("<100", "<200"), rows, strict=True):
-            for k, value in zip(published.TABLE2_K, values, strict=True):
-                given = published.table2(system, threshold, k)
+            for k, value in zip(matt_tables.TABLE2_K, values, strict=True):
+                given = matt_tables.table2(system, threshold, k)
                 if value is None:
                     assert given.value < 5
                     assert "below 5" in given.notes
                 else:
                     assert given.value == pytest.approx(value, abs=0.0101)
-    assert published.table2("MLP+MIL", "<100", 2) is None
+    assert matt_tables.table2("MLP+MIL", "<100", 2) is None
     assert not is_count(71.21, 188)  # the number that the paper prints and that cannot be
-    assert "shifted" in published.table2("CRNN-TF+MATT", "<200", 5).notes
+    assert "shifted" in matt_tables.table2("CRNN-TF+MATT", "<200", 5).notes
 
 
 def test_the_papers_list_of_rare_genres_is_found_from_the_counts():
@@ -118,13 +119,13 @@ def test_the_papers_list_of_rare_genres_is_found_from_the_counts():
     for threshold, limit, clips, rare in (("<100", 100, 170, 68), ("<200", 200, 188, 86)):
         genres = rare_genres(run, f"<{limit} (paper, 100)")
         assert {GENRES[genre] for genre in genres} == {*listed, *(["Country"] if limit == 200 else [])}
-        assert test[list(genres)].sum() == clips == published.TABLE2_CLIPS[threshold]
+        assert test[list(genres)].sum() == clips == matt_tables.TABLE2_CLIPS[threshold]
         assert test[list(rare_genres(run, f"<{limit}"))].sum() == rare
     assert rare_genres(run.replace(train_clips_outside_small=None), "<100 (paper, 100)") == ()
 
 
 def test_reports_agree_with_themselves():
-    for report in (published.UBC_FIG2, published.UBC_FIG3):
+    for report in (ubc_tables.FIG2, ubc_tables.FIG3):
         rates = np.array(list(report.genres.values()))
         np.testing.assert_allclose(rates.mean(axis=0), report.macro, atol=0.011)
         assert report.weighted == report.macro  # 100 clips of each genre
@@ -134,10 +135,10 @@ def test_reports_agree_with_themselves():
 
 
 def test_curves_agree_with_themselves():
-    for curve in published.FIG4.values():
+    for curve in matt_tables.FIG4.values():
         f1 = 2 * curve.precision * curve.recall / (curve.precision + curve.recall)
         assert f1 == pytest.approx(curve.max_f1, abs=0.002)
-    assert set(published.FIG4) == set(published.FIG4C)
+    assert set(matt_tables.FIG4) == set(matt_tables.FIG4C)
 
 
 # What is planned.
@@ -151,7 +152,7 @@ def test_every_place_has_one_number_and_every_note_is_known(paper):
     assert {number.part for number in plan} == {part for name, part in TITLES if name == paper}
     for number in plan:
         given = number.published.notes if number.published else ()
-        assert set((*given, *number.notes)) <= set(published.NOTES)
+        assert set((*given, *number.notes)) <= set(NOTES)
     names = [cell.name for cell in cells(plan)]
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"[a-z0-9_+-]+", name) for name in names), names
@@ -167,9 +168,9 @@ def test_the_plan_has_the_papers_places():
     assert len(with_published["table2"]) == 9 * 6
     assert len(with_published["fig4"]) == 12 * 13 + 6  # the AP of bags only where there are any
     assert len(with_published["fig4c"]) == 12
-    assert all(number.view != "clip_mean" for part in with_published.values() for number in part)
-    bag_rows = {number.row for number in plan if number.view == "clip_mean" and number.part == "table2"}
-    assert {"LR, bag average", "MLP+MATT, bag average", "CRNN-TF+MATT, bag average"} <= bag_rows
+    assert all(number.level != "clip_mean" for part in with_published.values() for number in part)
+    bag_rows = {number.row for number in plan if number.level == "clip_mean" and number.part == "table2"}
+    assert {"LR, clip mean", "MLP+MATT, clip mean", "CRNN-TF+MATT, clip mean"} <= bag_rows
     ubc = numbers("ubc", UBC_DATA, PARTS["ubc"])
     assert sum(number.published is not None for number in ubc if number.part == "table2") == 13
 
@@ -278,7 +279,7 @@ def fake_runs(monkeypatch):
         write_json(workdir / "config.json", keys.to_json(config))
         pooled = config.model.pooling.name != "none" and not config.baseline.name
         given = predictions(seed=config.seed, pooled=pooled, split="test" if test else "validation")
-        save(given, workdir / FILE_NAME)
+        save_predictions(given, workdir / PREDICTIONS_FILE)
         splits = {"validation": {}} | ({"test": {}} if test else {})
         results = {"fingerprint": "f00d", "splits": splits, "selected_by": "validation/bag/micro_ap"}
         write_json(workdir / "results.json", results)
@@ -399,7 +400,7 @@ def test_an_interruption_ends_the_command(fake_runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda run: (run / FILE_NAME).write_bytes(b"PAR1 cut"),
+        lambda run: (run / PREDICTIONS_FILE).write_bytes(b"PAR1 cut"),
         lambda run: (run / "results.json").write_text("[]"),
         lambda run: (run / "results.json").write_text('{"splits": 3}'),
     ],
@@ -500,7 +501,7 @@ def test_only_what_is_wanted_of_the_demo_is_made(tmp_path, monkeypatch):
 
 
 def test_a_resample_without_a_genre_says_nothing_about_it():
-    """Folk has one artist, who is not drawn in about a third of the resamples; and is always named right."""
+    """Folk has one artist, who is not drawn in about a third of the resamples; and is always predicted right."""
     rare = np.arange(60) < 3
     label = np.where(rare, 1, 0).astype(np.int32)
     artist = np.where(rare, "folk", np.arange(60).astype(str))
@@ -525,15 +526,15 @@ def test_every_number_of_a_curve_has_an_interval():
 def test_numbers_are_those_of_scikit_learn():
     run = predictions(clips=200)
     label, one_hot = run.label, np.eye(3)[run.label]
-    for view, scores in run.views.items():
-        named = scores.argmax(axis=1)
+    for level, scores in run.levels.items():
+        predicted = scores.argmax(axis=1)
 
-        def ours(metric, view=view):
-            return measure(metric, [run], view, resamples=20).mean
+        def ours(metric, level=level):
+            return measure(metric, [run], level, resamples=20).mean
 
-        assert ours("accuracy") == pytest.approx(100 * accuracy_score(label, named))
+        assert ours("accuracy") == pytest.approx(100 * accuracy_score(label, predicted))
         assert ours("micro_ap") == pytest.approx(average_precision_score(one_hot.ravel(), scores.ravel()))
-        rates = precision_recall_fscore_support(label, named, zero_division=0)
+        rates = precision_recall_fscore_support(label, predicted, zero_division=0)
         for metric, values in zip(("precision", "recall", "f1"), rates, strict=False):
             assert ours(f"{metric} Folk") == pytest.approx(values[1])
             assert ours(f"{metric} macro") == pytest.approx(values.mean())
@@ -543,7 +544,7 @@ def test_numbers_are_those_of_scikit_learn():
         rare = np.isin(label, [1, 2])
         top = top_k_accuracy_score(label[rare], scores[rare], k=2, labels=range(3))
         assert ours("top_2 <30") == pytest.approx(100 * top)  # fewer than 30 training clips: Folk, Jazz
-        assert measure("top_2 <30", [run], view).clips == rare.sum()
+        assert measure("top_2 <30", [run], level).clips == rare.sum()
     alone = np.repeat(run.bag_sizes == 1, run.bag_sizes)
     right = run.predicted("clip") == label
     assert measure("alone_accuracy", [run], "clip").mean == pytest.approx(100 * right[alone].mean())
@@ -605,10 +606,10 @@ def test_bags_are_counted_as_the_paper_counts_them_beside_its_figure(tmp_path):
 
 
 def document(row="MLP+MATT", genres=("Rock", "Folk", "Jazz")):
-    given = published.Published(40.0, ("three checkpoints",))
-    number = Number("table1", row, "MLP, bag average", Cell("MLP+MATT"), "bag", "accuracy", "test", given)
+    given = Published(40.0, ("three checkpoints",))
+    number = Number("table1", row, "MLP, clip mean", Cell("MLP+MATT"), "bag", "accuracy", "test", given)
     curve = dataclasses.replace(number, column="AP", metric="micro_ap", published=None)
-    lost = dataclasses.replace(number, column="lost", published=published.Published(36.64, ("unscaled",)))
+    lost = dataclasses.replace(number, column="lost", published=Published(36.64, ("unscaled",)))
     other = dataclasses.replace(number, column="of other clips")
     several = [predictions(seed=seed, genres=genres) for seed in range(2)]
     entries = [
@@ -624,7 +625,7 @@ def document(row="MLP+MATT", genres=("Rock", "Folk", "Jazz")):
 def test_markdown_csv_and_html_agree():
     made = document()
     rows = list(csv.DictReader(io.StringIO(comma_separated(made))))
-    assert [row["column"] for row in rows] == ["MLP, bag average", "AP", "lost", "of other clips"]
+    assert [row["column"] for row in rows] == ["MLP, clip mean", "AP", "lost", "of other clips"]
     accuracy, ap, lost, other = rows
     several = [predictions(seed=seed) for seed in range(2)]
     expected = np.mean([100 * accuracy_score(run.label, run.predicted("bag")) for run in several])
@@ -634,7 +635,7 @@ def test_markdown_csv_and_html_agree():
     assert other["difference"] == accuracy["difference"]
     assert (accuracy["same_clips"], other["same_clips"], ap["same_clips"]) == ("yes", "no", "")
     assert lost["difference"] == ""  # nothing is compared with an invalid figure
-    assert accuracy["note"] == published.NOTES["three checkpoints"]
+    assert accuracy["note"] == NOTES["three checkpoints"]
     assert all(row["corpus_is_synthetic"] == "SYNTHETIC" for row in rows)
 
     text, code = markdown(made), page(made)
@@ -649,7 +650,7 @@ def test_markdown_csv_and_html_agree():
         assert f"<td>{float(value['ours']):.{digits}f} ± " in code
     for written in (text, html.unescape(code)):
         assert written.count("SYNTHETIC MUSIC") >= 2
-        assert published.NOTES["unscaled"] in written.replace("\\", "")
+        assert NOTES["unscaled"] in written.replace("\\", "")
     assert "src=" not in code  # the page loads nothing
     assert 'href="http' not in code
 
@@ -680,15 +681,13 @@ def test_all_parts_are_described(tmp_path):
             pooled = [run if "+" in cell.system else dataclasses.replace(run, bag_scores=None) for run in both]
             joined = dataclasses.replace(pooled[1], track_id=pooled[1].track_id + 5000)
             outcomes[cell] = Outcome((concatenate([pooled[0], joined]),), selected_by="validation/bag/micro_ap")
-        made = describe(Request(paper, tmp_path, resamples=20), published.CORPUS[paper], data, plan, outcomes, [])
+        made = describe(Request(paper, tmp_path, resamples=20), PAPERS[paper].corpus, data, plan, outcomes, [])
         for section in made.sections:
             empty = [entry.number for entry in section.entries if entry.measured is None]
             assert not empty, empty[:3]
             compared = [entry for entry in section.entries if entry.difference is not None]
             assert bool(compared) == (section.name != "table1_hidden")
-            assert not any(
-                published.NOTES[n].startswith("INVALID") for e in compared for n in e.number.published.notes
-            )
+            assert not any(NOTES[n].startswith("INVALID") for e in compared for n in e.number.published.notes)
         charts = [name for section in made.sections for name, _ in section.charts]
         assert charts == (["fig4a", "fig4b", "fig4c"] if paper == "matt" else ["fig2", "fig3"])
         assert not made.synthetic
@@ -740,6 +739,7 @@ def command(folder, *arguments, timeout=60):
         (["ubc", "--tail=ten"], ["--tail ten"]),
         (["matt", "--corpus=fma_medium"], ["fma_medium", "not prepared", "python -m tfds_fma.prepare"]),
         (["matt", "--config=gone.py"], ["gone.py"]),
+        (["matt", "--config.train.epochs=2"], ["give --config FILE"]),
         (["matt", "--config=small.py", "--config.data.arays.table=x"], ["arays"]),
         (["matt", "--config=small.py", "--corpus=demo"], ["--config and --corpus"]),
         (["matt", "--config=small.py:mlp+matt"], ["takes no argument here"]),

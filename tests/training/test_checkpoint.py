@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -11,10 +12,18 @@ import numpy as np
 import pytest
 
 from mgc_jax.errors import UserError
+from mgc_jax.inference import CheckpointMeta
 from mgc_jax.training.checkpoint import DamagedError, open_checkpoints
 from mgc_jax.training.state import TrainState
 
 SELECT = "bag/accuracy"
+
+
+META = CheckpointMeta(
+    config={"seed": 0}, corpus="arrays", fingerprint="a", genres=("Rock", "Jazz"), subgenres=("Rock", "Jazz"),
+    subgenre_parents=(0, 1), stored_shape=(6,), clip_shape=(6,), adjustment=(0.0, -0.5),
+    standardization={"mean": [0.0], "std": [1.0]}, seconds={"train": 1.5},
+)  # fmt: skip
 
 
 def state(step):
@@ -27,7 +36,7 @@ def workdir(tmp_path):
     """Checkpoints of steps 2, 4 and 6; the best on validation is 2."""
     with open_checkpoints(tmp_path, SELECT, 2) as checkpoints:
         for step, metric in ((2, 0.9), (4, 0.8), (6, 0.7)):
-            checkpoints.save(state(step), {"seconds": {"train": 1.5}, "run": "a"}, {SELECT: metric})
+            checkpoints.save(state(step), META, {SELECT: metric})
     return tmp_path
 
 
@@ -48,11 +57,11 @@ def last_whole(workdir, check=lambda meta: None):
         return checkpoints.last_whole(state(0), check)
 
 
-def assert_is(found, step):
+def assert_is(found, step, best=2):
     expected = state(step)
     assert int(found[0].step) == step
     jax.tree.map(np.testing.assert_array_equal, found[0], expected)
-    assert found[1]["seconds"] == {"train": 1.5}
+    assert found[1] == dataclasses.replace(META, step=step, best_step=best, checksums=found[1].checksums)
 
 
 def cut(file):
@@ -99,7 +108,7 @@ def test_a_part_that_is_missing(workdir, part, caplog):
     assert f"checkpoint {folder(workdir, 6)} is damaged" in caplog.text
     assert "training goes on from the checkpoint of step 4" in caplog.text
     with opened(workdir) as checkpoints:
-        checkpoints.save(state(6), {"seconds": {"train": 1.5}, "run": "a"}, {SELECT: 0.7})  # it is made again
+        checkpoints.save(state(6), META, {SELECT: 0.7})  # it is made again
     assert_is(last_whole(workdir), 6)
     cut(folder(workdir, 6) / "meta" / "metadata")
     last_whole(workdir)
@@ -120,7 +129,7 @@ def test_no_checkpoint_is_no_damage(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_an_error_whatever_lies_before_it(workdir):
     def check(meta):
-        raise UserError(f"this is run {meta['run']}")
+        raise UserError(f"this is run {meta.fingerprint}")
 
     with pytest.raises(UserError, match="this is run a"):
         last_whole(workdir, check)
@@ -160,9 +169,11 @@ def test_the_best_whose_weights_are_damaged(workdir):
 def test_checkpoints_of_early_versions_have_no_checksums(workdir):
     file = folder(workdir, 6) / "meta" / "metadata"
     meta = json.loads(file.read_text())
-    del meta["checksums"], meta["best_step"]
-    file.write_text(json.dumps(meta))
-    assert_is(last_whole(workdir), 6)
+    del meta["checksums"], meta["best_step"], meta["step"], meta["init_from"], meta["window"]
+    file.write_text(json.dumps(meta | {"of another version": 1}))
+    found = last_whole(workdir)
+    jax.tree.map(np.testing.assert_array_equal, found[0], state(6))
+    assert found[1] == META
     with opened(workdir) as checkpoints:
         assert checkpoints.best_step() == 2
 
@@ -180,13 +191,13 @@ def no_room():
 
 def save_without_room(workdir, ends):
     with opened(workdir) as checkpoints, no_room():
-        checkpoints.save(state(8), {}, {SELECT: 0.95})
+        checkpoints.save(state(8), META, {SELECT: 0.95})
         ends(checkpoints)
         checkpoints.close()
 
 
 def save_another(checkpoints):
-    checkpoints.save(state(10), {}, {SELECT: 0.96})
+    checkpoints.save(state(10), META, {SELECT: 0.96})
     raise AssertionError
 
 
@@ -199,10 +210,33 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(wo
     assert step in (6, 8)  # 8: a thread that was still writing, once there was room again, made it whole
     jax.tree.map(np.testing.assert_array_equal, found, state(step))
     with opened(workdir) as checkpoints:
-        checkpoints.save(state(12), {"seconds": {"train": 1.5}}, {SELECT: 0.95})
-    assert_is(last_whole(workdir), 12)
+        checkpoints.save(state(12), META, {SELECT: 0.95})
+    assert_is(last_whole(workdir), 12, best=12)
 
 
 def test_an_error_in_training_is_not_hidden_by_one_in_saving(workdir):
     with pytest.raises(ZeroDivisionError):
         save_without_room(workdir, lambda checkpoints: 1 / 0)
+
+
+def test_a_meta_comes_back_as_it_was_and_one_that_says_too_little_is_named(workdir):
+    full = dataclasses.replace(META, init_from={"path": "runs/a", "reset": ["head"]}, window=({"loss": 0.5},))
+    assert CheckpointMeta.from_json(json.loads(json.dumps(full.to_json()))) == full
+    with opened(workdir) as checkpoints:
+        file = folder(workdir, 6) / "meta" / "metadata"
+        meta = json.loads(file.read_text())
+        del meta["genres"]
+        file.write_text(json.dumps(meta))
+        with pytest.raises(
+            DamagedError, match=r"of another version of the program \(its meta: it does not say genres"
+        ):
+            checkpoints.meta(6)
+
+
+def test_reading_alone_touches_nothing(workdir):
+    unfinished = workdir / "checkpoints" / "8.orbax-checkpoint-tmp-0"
+    unfinished.mkdir()
+    with open_checkpoints(workdir, SELECT, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 2
+        assert int(checkpoints.restore(2, state(0)).step) == 2
+    assert unfinished.is_dir()

@@ -1,8 +1,12 @@
+import dataclasses
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,12 +14,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, placed_batches, small_config
+from ml_collections import ConfigDict
 
+from mgc_jax import modes
 from mgc_jax.config import keys
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad_rows
-from mgc_jax.data.feed import placed_batches
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.placement import DeviceClips, HostClips
 from mgc_jax.data.standardization import standardization
@@ -25,8 +30,8 @@ from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.devices import data_mesh, replicate, shard
 from mgc_jax.runtime.workdir import claim
 from mgc_jax.training.checkpoint import Checkpoints, open_checkpoints
-from mgc_jax.training.loop import evaluate_workdir, initial_state, make_phase, train_and_evaluate
 from mgc_jax.training.optimizer import make_optimizer
+from mgc_jax.training.phases import initial_state, make_phase
 from mgc_jax.training.step import make_loss, make_train_step
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +57,7 @@ AUGMENTED = {
 }  # fmt: skip
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize(
     ("changes", "source"),
     [({"model.pooling.name": "mean"}, DeviceClips), ({}, HostClips), (AUGMENTED, DeviceClips)],
@@ -76,7 +82,7 @@ def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, sour
 def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     config = small_config(tmp_path, make_corpus(num_clips=400), **{"train.epochs": 12})
     workdir = tmp_path / "run"
-    results = train_and_evaluate(config, workdir, test=True)
+    results = modes.train(config, workdir, test=True)
     majority = results["splits"]["validation"]["majority_accuracy"]
     assert results["splits"]["validation"]["bag"]["accuracy"] > majority + 0.2
     assert results["splits"]["train"]["bag"]["accuracy"] > 0.8
@@ -85,8 +91,8 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert set(results["splits"]) == {"train", "validation", "test"}
     assert results["test_evaluations"] == 1
     for split in results["splits"].values():
-        for view in ("clip", "clip_mean", "bag"):
-            assert set(split[view]) >= {"accuracy", "macro_f1", "micro_ap"}
+        for level in ("clip", "clip_mean", "bag"):
+            assert set(split[level]) >= {"accuracy", "macro_f1", "micro_ap"}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = {
         line["step"]: line["validation/bag/micro_ap"] for line in lines if "validation/bag/micro_ap" in line
@@ -95,18 +101,18 @@ def test_training_learns_and_leaves_what_it_promises(tmp_path, capsys):
     assert evaluations[results["best_step"]] == max(evaluations.values())  # the best is kept and used
     assert list((workdir / "tensorboard").glob("events*"))
     table = capsys.readouterr().out
-    assert "clip, bag average" in table
-    assert "bag model" in table
+    assert "clip mean" in table
+    assert " bag " in table
 
-    again = evaluate_workdir(config, workdir)  # the test split's results stay, without another look
+    again = modes.evaluate(config, workdir)  # the test split's results stay, without another look
     assert again["splits"] == results["splits"]
     assert again["test_evaluations"] == 1
-    assert evaluate_workdir(config, workdir, test=True)["test_evaluations"] == 2
+    assert modes.evaluate(config, workdir, test=True)["test_evaluations"] == 2
 
 
 def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"model.pooling.name": "none", "train.select": "clip/accuracy"})
-    validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
+    validation = modes.train(config, tmp_path / "run")["splits"]["validation"]
     assert "bag" not in validation
     assert {"clip", "clip_mean"} <= set(validation)
 
@@ -114,7 +120,7 @@ def test_a_clip_level_model_has_no_bag_scores_but_the_average(tmp_path, corpus):
 def test_a_corpus_without_validation_split_trains_to_the_last_step(tmp_path, corpus):
     split = np.where(corpus.split == "validation", "test", corpus.split)
     config = small_config(tmp_path, corpus.__class__(**{**vars(corpus), "split": split}))
-    results = train_and_evaluate(config, tmp_path / "run")
+    results = modes.train(config, tmp_path / "run")
     assert results["best_step"] == results["last_step"]
     assert results["selected_by"] == "last step"
 
@@ -132,8 +138,8 @@ def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 40, "train.checkpoint_every_steps": 2})
     (tmp_path / "config.json").write_text(json.dumps(keys.to_json(config)))
     program = (
-        "import json, sys, pathlib; from ml_collections import ConfigDict; from mgc_jax.training.loop import *\n"
-        "train_and_evaluate(ConfigDict(json.load(open(sys.argv[1]))), pathlib.Path(sys.argv[2]))"
+        "import json, sys, pathlib; from ml_collections import ConfigDict; from mgc_jax import modes\n"
+        "modes.train(ConfigDict(json.load(open(sys.argv[1]))), pathlib.Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "config.json")]
     interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
@@ -167,20 +173,20 @@ def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, corpus):
 
 def test_a_finished_run_is_not_trained_again(tmp_path, corpus):
     config = small_config(tmp_path, corpus)
-    first = train_and_evaluate(config, tmp_path / "run")
+    first = modes.train(config, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert train_and_evaluate(config, tmp_path / "run")["splits"] == first["splits"]
+    assert modes.train(config, tmp_path / "run")["splits"] == first["splits"]
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
 
 
 def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 2})
-    short = train_and_evaluate(config, tmp_path / "run")
+    short = modes.train(config, tmp_path / "run")
     config.train.epochs = 4
-    assert train_and_evaluate(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
+    assert modes.train(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
     config.train.epochs = 3
     with pytest.raises(UserError, match=r"more than the .* of config\.train\.epochs=3"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +195,10 @@ def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
 )
 def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     before = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     config.update_from_flattened_dict({key: value})
-    for job in (train_and_evaluate, evaluate_workdir):
+    for job in (modes.train, modes.evaluate):
         with pytest.raises(UserError, match=rf"another configuration \({key}"):
             job(config, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == before
@@ -202,34 +208,34 @@ def test_a_run_that_never_began_does_not_bind_its_workdir(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
     config.model.encoder.pools = ((2, 4), (0, 4))
     with pytest.raises(UserError, match="write two sizes per block"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
     config.model.encoder.pools = ((2, 4), (2, 4))
-    train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("content", ["", "{", "null"])
 def test_a_damaged_config_json_is_named_and_can_be_deleted(tmp_path, corpus, content):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    first = train_and_evaluate(config, tmp_path / "run")
+    first = modes.train(config, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
-    assert train_and_evaluate(config, tmp_path / "run")["splits"] == first["splits"]
+    assert modes.train(config, tmp_path / "run")["splits"] == first["splits"]
     (tmp_path / "run" / "config.json").unlink()
     config.seed = 5  # the checkpoints know it too
     with pytest.raises(UserError, match="seed: 0 there, 5 now"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
 
 
 def test_a_workdir_of_another_corpus_is_refused(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     small_config(tmp_path, make_corpus(seed=9))  # overwrites the files
     before = (tmp_path / "run" / "config.json").read_text()
     config.eval.batch_clips = 8
     with pytest.raises(UserError, match="fingerprint"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
@@ -238,7 +244,7 @@ def test_divergence_stops_the_run_and_no_checkpoint_is_poisoned(tmp_path, corpus
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": rate, "train.checkpoint_every_steps": 1}
     config = small_config(tmp_path, corpus, **changes)
     with pytest.raises(UserError, match="training diverged: loss or weights are no longer finite at step"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
     for step in (int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("*") if p.name.isdigit()):
         state = final_state(config, tmp_path / "run", step)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
@@ -250,13 +256,14 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         claim(tmp_path / "run", config, create=True),
         pytest.raises(UserError, match="another process works in"),
     ):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
 
 
+@pytest.mark.devices(8)
 def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"batch.rows": 1, "batch.clips_per_row": 64, "train.epochs": 2})
     assert len(jax.devices()) == 8
-    results = train_and_evaluate(config, tmp_path / "run")
+    results = modes.train(config, tmp_path / "run")
     assert results["last_step"] == 4
     batch = TrainBatches(bags_of(corpus, "train", "pair"), 3, 32, seed=0)(0)
     padded = pad_rows(batch, 8)
@@ -298,7 +305,7 @@ EVERYTHING = {
 def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
     corpus = make_corpus(num_clips=300)
     config = small_config(tmp_path, corpus, **{**EVERYTHING, "train.epochs": 8, "train.classifier_epochs": 3})
-    whole = train_and_evaluate(config, tmp_path / "whole")
+    whole = modes.train(config, tmp_path / "whole")
     validation = whole["splits"]["validation"]
     assert validation["clip_mean"]["accuracy"] > validation["majority_accuracy"] + 0.15
 
@@ -317,8 +324,8 @@ def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "save", save_and_stop)
             with pytest.raises(Stop):
-                train_and_evaluate(config, tmp_path / "interrupted")
-    again = train_and_evaluate(config, tmp_path / "interrupted")
+                modes.train(config, tmp_path / "interrupted")
+    again = modes.train(config, tmp_path / "interrupted")
     assert again["splits"] == whole["splits"]
     assert again["best_step"] == whole["best_step"] > 8 * steps  # of the last phase
     one, two = (final_state(config, tmp_path / name) for name in ("whole", "interrupted"))
@@ -329,7 +336,7 @@ def test_training_the_classifier_again_leaves_the_rest_alone(tmp_path, corpus):
     changes = {"train.epochs": 2, "train.classifier_epochs": 2, "train.keep_checkpoints": 9}
     changes |= {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
     config = small_config(tmp_path, corpus, **changes)
-    results = train_and_evaluate(config, tmp_path / "run")
+    results = modes.train(config, tmp_path / "run")
     per_epoch = results["last_step"] // 4
     with open_checkpoints(tmp_path / "run", config.train.select, 9) as checkpoints:
         assert checkpoints.best_step() > 2 * per_epoch
@@ -345,7 +352,7 @@ def test_training_the_classifier_again_leaves_the_rest_alone(tmp_path, corpus):
 
 def test_bfloat16_keeps_weights_and_statistics_in_float32(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"model.dtype": "bfloat16", "train.epochs": 1})
-    train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     state = final_state(config, tmp_path / "run")
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {np.dtype("float32")}
 
@@ -359,19 +366,19 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
         state = initial_state(run, make_optimizer(config.optimizer, 1, 10))
         scores.append(run.predict("validation", state.evaluated, state.batch_stats))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
-    for view in ("clip", "bag"):
-        expected = np.exp(scores[0].views[view]) / prior
+    for level in ("clip", "bag"):
+        expected = np.exp(scores[0].levels[level]) / prior
         expected /= expected.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(np.exp(scores[1].views[view]), expected, rtol=1e-4)
+        np.testing.assert_allclose(np.exp(scores[1].levels[level]), expected, rtol=1e-4)
 
 
 def test_evaluation_may_be_adjusted_after_training(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    train_and_evaluate(config, tmp_path / "run")
+    modes.train(config, tmp_path / "run")
     config.eval.logit_adjustment = 1.0
-    evaluate_workdir(config, tmp_path / "run")
+    modes.evaluate(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"another configuration \(eval\.logit_adjustment"):
-        train_and_evaluate(config, tmp_path / "run")  # which checkpoint is best depends on it
+        modes.train(config, tmp_path / "run")  # which checkpoint is best depends on it
 
 
 def test_a_plateau_needs_a_validation_split(tmp_path, corpus):
@@ -389,7 +396,7 @@ def test_a_mistyped_name_shows_before_the_corpus_is_read(tmp_path, corpus, key, 
     config = small_config(tmp_path, corpus, **{key: value})
     (tmp_path / "clips.npz").unlink()
     with pytest.raises(UserError, match=f"{value}.*choose one of"):
-        train_and_evaluate(config, tmp_path / "run")
+        modes.train(config, tmp_path / "run")
 
 
 def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
@@ -400,7 +407,7 @@ def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
     assert inputs.clip_shape == (30, 12)
     statistics = standardization(corpus, True)
     expected = (corpus.clips[:5, 5:35].astype(np.float32) - statistics.mean) / statistics.std
-    np.testing.assert_allclose(inputs.evaluation((corpus.clips[:5],)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(inputs.evaluation(corpus.clips[:5]), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -428,9 +435,9 @@ def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
     inputs, mesh = make_inputs(config, corpus), data_mesh()
     batch = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=0.5)(0)
     clips = DeviceClips(corpus.clips, mesh)
-    mixed = inputs.training(batch, clips(batch.clip), clips(batch.mix.clip), jax.random.key(0))
+    mixed = inputs.training(batch, clips(batch.clip).take(), clips(batch.mix.clip).take(), jax.random.key(0))
     one, other = (
-        inputs.evaluation((corpus.clips[i.ravel()],)).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
+        inputs.evaluation(corpus.clips[i.ravel()]).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
     )
     for row, slot in zip(*np.nonzero(batch.segment < 6), strict=True):
         share = batch.mix.share[row, batch.segment[row, slot]]
@@ -438,3 +445,177 @@ def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
         np.testing.assert_allclose(
             mixed[row, slot], share * one[row, slot] + (1 - share) * other[row, slot], rtol=1e-4, atol=1e-5
         )
+
+
+MLP = ConfigDict({"name": "mlp", "hidden": (8,)})
+
+
+def mlp_config(folder, corpus, **changes):
+    """A configuration that trains in a second or two."""
+    config = small_config(folder, corpus, **{"data.arrays.axes": "clip feature"})
+    config.model.encoder = MLP.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture
+def vectors():
+    return make_corpus(clip_shape=(6,))
+
+
+def test_more_epochs_stretch_a_schedule_that_depends_on_the_length(tmp_path, vectors, caplog):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 2, "optimizer.schedule": "cosine"})
+    short = modes.train(config, tmp_path / "run")
+    assert "rescaled" not in caplog.text
+    config.train.epochs = 4
+    assert modes.train(config, tmp_path / "run")["last_step"] == 2 * short["last_step"]
+    assert (
+        f"config.train.epochs was 2 and is now 4: the schedule cosine is rescaled, the learning rate at step "
+        f"{short['last_step']} is 0.005 instead of 0" in caplog.text
+    )
+    caplog.clear()
+    modes.train(config, tmp_path / "run")
+    assert "rescaled" not in caplog.text  # said once
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["epochs"] == 4
+
+
+def test_a_longer_run_with_a_constant_rate_is_that_of_the_length(tmp_path, vectors, caplog):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 3})
+    modes.train(config, tmp_path / "whole")
+    config.train.epochs = 1
+    modes.train(config, tmp_path / "run")
+    config.train.epochs = 3
+    modes.train(config, tmp_path / "run")
+    assert "rescaled" not in caplog.text
+    one, two = (mlp_state(config, tmp_path / name) for name in ("run", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_classifier_that_was_trained_again_is_not_taken_back(tmp_path, vectors):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 1, "train.classifier_epochs": 1})
+    modes.train(config, tmp_path / "run")
+    config.train.epochs = 2
+    with pytest.raises(UserError, match=r"another configuration \(train\.epochs: 1 there, 2 now\)"):
+        modes.train(config, tmp_path / "run")
+
+
+def mlp_state(config, workdir, step=None):
+    _, params, stats = split_model(build_model(config.model, (6,), 3, seed=config.seed))
+    state = make_optimizer(config.optimizer).initial_state(params, stats)
+    with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+        return jax.device_get(checkpoints.restore(step or checkpoints.latest_step(), state))
+
+
+def meta_of(config, workdir):
+    with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
+        return checkpoints.meta(checkpoints.latest_step())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The configuration, the workdir and the export of a short run on feature vectors."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = mlp_config(folder, make_corpus(clip_shape=(6,)), **{"train.epochs": 2, "optimizer.ema": 0.5})
+    modes.train(config, folder / "run")
+    return config, folder / "run", modes.export(config, folder / "run")
+
+
+@pytest.mark.parametrize("source", [1, 2], ids=["workdir", "export"])
+def test_a_run_starts_from_the_best_weights_of_another(tmp_path, vectors, trained, source):
+    changes = {"train.init_from": str(trained[source]), "optimizer.learning_rate": 1e-30, "train.epochs": 1}
+    config = mlp_config(tmp_path, vectors, **changes, **{"model.head_dropout": 0.2, "seed": 3})
+    results = modes.train(config, tmp_path / "run")
+    with open_checkpoints(trained[1], config.train.select) as checkpoints:
+        best = checkpoints.best_step()
+    theirs = mlp_state(trained[0], trained[1], best)
+    jax.tree.map(np.testing.assert_array_equal, mlp_state(config, tmp_path / "run").params, theirs.evaluated)
+    origin = meta_of(config, tmp_path / "run").init_from
+    assert origin == {
+        "path": str(trained[source]), "step": best, "corpus": "arrays", "fingerprint": results["fingerprint"],
+        "reset": [],
+    }  # fmt: skip
+    config.train.epochs = 2  # resumes; the source is not needed any more
+    shutil.move(trained[source], tmp_path / "gone")
+    try:
+        assert modes.train(config, tmp_path / "run")["last_step"] == 2 * results["last_step"]
+    finally:
+        shutil.move(tmp_path / "gone", trained[source])
+    assert meta_of(config, tmp_path / "run").init_from == origin
+    config.train.init_from = ""
+    with pytest.raises(UserError, match=r"another configuration \(train\.init_from"):
+        modes.train(config, tmp_path / "run")
+
+
+def test_other_genres_start_with_a_new_head(tmp_path, vectors, trained, caplog):
+    caplog.set_level(logging.INFO)
+    others = dataclasses.replace(vectors, genres=("Rock", "Folk", "Blues"))
+    config = mlp_config(tmp_path, others, **{"train.init_from": str(trained[1]), "optimizer.learning_rate": 1e-30})
+    config.train.epochs = 1
+    modes.train(config, tmp_path / "run")
+    assert "the head is reset: other genres" in caplog.text
+    state = mlp_state(config, tmp_path / "run")
+    with open_checkpoints(trained[1], config.train.select) as checkpoints:
+        theirs = mlp_state(trained[0], trained[1], checkpoints.best_step())
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], theirs.evaluated["encoder"])
+    _, fresh, _ = split_model(build_model(config.model, (6,), 3, seed=config.seed))
+    np.testing.assert_array_equal(state.params["head"]["kernel"], fresh["head"]["kernel"])
+    assert meta_of(config, tmp_path / "run").init_from["reset"][-1] == "head"
+
+
+def test_another_pooling_keeps_encoder_and_head(tmp_path, vectors, trained, caplog):
+    caplog.set_level(logging.INFO)
+    config = mlp_config(tmp_path, vectors, **{"train.init_from": str(trained[1]), "train.epochs": 1})
+    config.model.pooling = ConfigDict({"name": "gated_attention"})
+    modes.train(config, tmp_path / "run")
+    assert "the pooling is reset" in caplog.text
+    assert meta_of(config, tmp_path / "run").init_from["reset"] == ["pooling"]
+
+
+def test_another_encoder_cannot_start_from_these_weights(tmp_path, vectors, trained):
+    config = mlp_config(tmp_path, vectors, **{"train.init_from": str(trained[1])})
+    config.model.encoder.hidden = (9,)
+    with pytest.raises(
+        UserError, match=r"has another encoder \(mlp\) than this run \(mlp\): .* there, .* here\. Give"
+    ):
+        modes.train(config, tmp_path / "run")
+    config.train.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere is neither the folder of a run nor that of an export"):
+        modes.train(config, tmp_path / "run")
+
+
+def test_two_trainings_in_one_process_leave_it_as_it_was(tmp_path, vectors, capsys):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 1})
+    loggers = [logging.getLogger(name) for name in ("", "mgc_jax", "tfds_fma")]
+
+    def process():
+        return (
+            signal.getsignal(signal.SIGTERM), dict(os.environ), dict(jax.config.values), sys.excepthook,
+            [(logger.level, [*logger.handlers], logger.propagate) for logger in loggers], threading.active_count(),
+        )  # fmt: skip
+
+    modes.train(config, tmp_path / "first")  # libraries start threads of their own
+    before = process()
+    results = [modes.train(config, str(tmp_path / name)) for name in ("run", "other", "run")]
+    assert results[0]["splits"] == results[1]["splits"] == results[2]["splits"]
+    assert process() == before
+    shown = capsys.readouterr().err  # nobody has set logging up, as in a notebook
+    for line in ("compiling the train step ...", "epoch 1/1: loss", "evaluating the checkpoint of step"):
+        assert line in shown
+    thread = threading.Thread(target=lambda: results.append(modes.train(config, tmp_path / "elsewhere")))
+    thread.start()
+    thread.join()
+    assert results[3]["splits"] == results[0]["splits"]
+
+
+def test_a_run_that_fails_leaves_no_threads(tmp_path, vectors):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 1})
+    modes.train(config, tmp_path / "first")
+    before = threading.active_count()
+    config.optimizer.update(name="sgd", learning_rate=1e38)
+    with pytest.raises(UserError, match="training diverged") as kept:  # a notebook keeps the traceback
+        modes.train(config, tmp_path / "run")
+    assert kept.traceback
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before

@@ -1,14 +1,14 @@
-"""Encoders: one clip in, one embedding out.
+"""Encoders: from one clip to one embedding.
 
 Every encoder is called as `encoder(clips, mask, train, rngs)`: clips are [n, time, mel] or [n, feature], already
 standardized; mask [n] is False for padding clips, which batch statistics leave out; rngs has a stream `dropout` in
-training. It has an attribute `features`, the width of its embedding.
+training. The attribute `features` is the width of the embedding.
 
 Clips are float32 or bfloat16. Weights are float32; they are cast to the dtype of the clips, which is the dtype of the
 computation and of the embedding.
 
 An encoder is built as `Encoder(clip_shape, *, option=..., rngs)`; its options are the keys of `config.model.encoder`.
-To add one, write a module beside these and name it in `ENCODERS`.
+To add one, write a module beside these and add it to `ENCODERS`.
 """
 
 from collections.abc import Callable
@@ -31,3 +31,4 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     "prcnn_attention": PrcnnAttention,
     "prcnn_attention_literal": PrcnnAttentionLiteral,
 }
+"""Name in `config.model.encoder.name` -> class: `mgc_jax.ENCODERS["mlp"]((518,), rngs=nnx.Rngs(0))`."""

@@ -1,4 +1,4 @@
-"""What the encoders share: the checks of their options, and stacks of convolution blocks."""
+"""Shared by the encoders: checks of options, and stacks of convolution blocks."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -66,10 +66,10 @@ def check_blocks(filters: Sequence[int], pools: Sequence[Sequence[int]]) -> None
 
 
 def fit_pool(name: str, pool: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the pool, made no larger than the map that it meets, so that the map does not vanish.
+    """Returns the pool, shrunk to the map where it is larger, so that the map does not vanish.
 
     Args:
-        name: what to call the pool in the log where it has to shrink.
+        name: name of the pool in the log, where it is shrunk.
         pool: pool size along both axes of the map.
         size: size of the map.
     """

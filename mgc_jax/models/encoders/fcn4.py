@@ -30,7 +30,7 @@ class Fcn4(nnx.Module):
         Args:
             clip_shape: (time, mel) of a clip.
             filters: output channels of each convolution block.
-            pools: pool size (mel, time) of each block, leaving out what fills no pool.
+            pools: pool size (mel, time) of each block, rounding down.
             batch_norm_momentum: momentum of the moving averages.
             rngs: source of the initial weights.
         """

@@ -21,8 +21,8 @@ from mgc_jax.models.encoders.common import (
     check_spectrogram,
     fit_pool,
 )
-from mgc_jax.models.kernels.conv_pool import max_pool
 from mgc_jax.models.layers import Dense, TimeConvBlock
+from mgc_jax.models.operations import max_pool
 from mgc_jax.models.recurrent import BidirectionalGRU
 
 _FILTERS = (16, 32, 64, 64, 64)
@@ -54,7 +54,7 @@ class Cnn(nnx.Module):
         Args:
             clip_shape: (time, mel) of a clip.
             filters: output channels of each convolution.
-            pools: pool size (time, mel) of each convolution, leaving out what fills no pool. A pool is never larger
+            pools: pool size (time, mel) of each convolution, rounding down. A pool is never larger
                 than its map, and a map of fewer than three steps is padded for the convolution.
             rngs: source of the initial weights.
         """

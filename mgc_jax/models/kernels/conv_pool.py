@@ -1,52 +1,65 @@
-"""Convolution and max pooling in forms that are fast on a CPU, with their gradients."""
+"""Convolution, batch norm and max pooling in one, with gradients that are faster than XLA's.
+
+`conv_norm_pool` is what the layers use. It pools before it normalizes: the batch norm is monotone in each channel, so
+it may follow the pooling once the sign of its scale is in the kernel. In training the convolution's bias cancels in
+the output (its gradient is exactly zero) and appears only in the moving mean.
+
+On one CPU device 3 x 3 convolutions are computed clip by clip in Winograd form, and those of one-channel float32 maps
+without storing the convolution. Elsewhere the convolution is XLA's, and the max pooling has its own gradient.
+"""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from mgc_jax.models import operations
 from mgc_jax.models.kernels.winograd import clips_at_once, conv3x3, conv3x3_gradients
+from mgc_jax.models.operations import moments, weight_fraction
 from mgc_jax.runtime import platform
 
 _BLOCK_POSITIONS = 4096  # of a one-channel map at a time; between 2048 and 8192, both measured faster than 32768
 
 
-def library_conv(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:
-    """XLA's own convolution of maps [n, h, w, cin] with a kernel [kh, kw, cin, cout]."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+class BatchNormValues(NamedTuple):
+    """What a batch norm holds.
+
+    Attributes:
+      scale: [channel].
+      offset: [channel].
+      epsilon: Added to the variance.
+      moving: Moving mean and variance, [channel] each, to normalize by; None: by the batch's own, as in training.
+    """
+
+    scale: jax.Array
+    offset: jax.Array
+    epsilon: float
+    moving: tuple[jax.Array, jax.Array] | None
 
 
 def _patches(x: jax.Array, kh: int, kw: int) -> jax.Array:
-    """Gives the kh x kw neighbourhoods within a map: [h + kh - 1, w + kw - 1, c] to [h, w, kh * kw * c]."""
+    """The kh x kw neighbourhoods within a map: [h + kh - 1, w + kw - 1, c] to [h, w, kh * kw * c]."""
     h, w = x.shape[0] - kh + 1, x.shape[1] - kw + 1
     return jnp.concatenate([x[i : i + h, j : j + w] for i in range(kh) for j in range(kw)], -1)
 
 
 def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
-    return library_conv(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    return operations.conv2d(g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "n h w cout"]:
-    """Convolves with stride 1 and "SAME" zero padding.
-
-    Args:
-      x: Input maps.
-      kernel: Convolution kernel (cross-correlation, as in TensorFlow and Flax).
-
-    Returns:
-      The maps, of the same height and width as the input.
-    """
-    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and platform.use_cpu_form():
+    """`operations.conv2d` with "SAME" padding, on one CPU device in Winograd form."""
+    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and platform.on_one_cpu_device():
         return conv3x3(x, kernel)
-    return library_conv(x, kernel)
+    return operations.conv2d(x, kernel)
 
 
 def _padding(shape: tuple[int, ...], window: tuple[int, int], padding: str) -> list[tuple[int, int]]:
-    """What makes height and width whole windows: TensorFlow's "SAME" padding, or a crop (below 0) for "VALID"."""
+    """Padding to whole windows: TensorFlow's "SAME", or a crop (negative padding) for "VALID"."""
     if padding == "VALID":
         return [(0, -(size % pool)) for size, pool in zip(shape[1:3], window, strict=True)]
     totals = [-size % pool for size, pool in zip(shape[1:3], window, strict=True)]
@@ -54,13 +67,13 @@ def _padding(shape: tuple[int, ...], window: tuple[int, int], padding: str) -> l
 
 
 def _pad(x: jax.Array, value: float, padding: list[tuple[int, int]]) -> jax.Array:
-    """Pads height and width; crops where the padding is below 0."""
+    """Pads height and width; negative padding crops."""
     config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
     return lax.pad(x, jnp.asarray(value, x.dtype), config)
 
 
-def _repeat(y: jax.Array, window: tuple[int, int], padding: list[tuple[int, int]]) -> jax.Array:
-    """Gives every position of the maps before pooling the value of its window; 0 to those in none."""
+def _upsample(y: jax.Array, window: tuple[int, int], padding: list[tuple[int, int]]) -> jax.Array:
+    """Repeats the value of each pooling window at all its positions; 0 at those in no window."""
     n, h, w, c = y.shape
     y = jnp.broadcast_to(y[:, :, None, :, None], (n, h, window[0], w, window[1], c))
     return _pad(y.reshape(n, h * window[0], w * window[1], c), 0.0, [(-low, -high) for low, high in padding])
@@ -68,23 +81,14 @@ def _repeat(y: jax.Array, window: tuple[int, int], padding: list[tuple[int, int]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Float[Array, "n h w c"], window: tuple[int, int], padding: str = "SAME") -> Float[Array, "n h2 w2 c"]:
-    """Max-pools with stride = window.
+    """`operations.max_pool` with a gradient by masks, which is faster than XLA's select-and-scatter.
 
     The gradient goes to the maximum of each window, divided evenly between equal ones.
-
-    Args:
-      x: Input maps.
-      window: Pool size in height and width.
-      padding: "SAME", TensorFlow's, rounds sizes up; "VALID" leaves out the last rows and columns that fill no
-        window.
-
-    Returns:
-      The pooled maps, of size h / window[0] by w / window[1], rounded as said.
     """
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), padding)
+    return operations.max_pool(x, window, padding)
 
 
-def unpool(x: jax.Array, y: jax.Array, g: jax.Array, window: tuple[int, int], padding: str) -> jax.Array:
+def max_pool_gradient(x: jax.Array, y: jax.Array, g: jax.Array, window: tuple[int, int], padding: str) -> jax.Array:
     """Takes the gradient g of y = max_pool(x, window, padding) back to x."""
     (n, h, w, c), (ph, pw) = y.shape, window
     whole = _padding(x.shape, window, padding)
@@ -92,7 +96,7 @@ def unpool(x: jax.Array, y: jax.Array, g: jax.Array, window: tuple[int, int], pa
     # A sum of slices: on a CPU faster than jnp.sum over two axes, and than reduce_window.
     count = sum((cells[:, :, i, :, j] == y).astype(jnp.float32) for i in range(ph) for j in range(pw))
     share = (g / count).astype(g.dtype)
-    return jnp.where(x == _repeat(y, window, whole), _repeat(share, window, whole), 0)
+    return jnp.where(x == _upsample(y, window, whole), _upsample(share, window, whole), 0)
 
 
 def _max_pool_fwd(x, window, padding):
@@ -102,37 +106,23 @@ def _max_pool_fwd(x, window, padding):
 
 def _max_pool_bwd(window, padding, residuals, g):
     x, y = residuals
-    return (unpool(x, y, g, window, padding),)
+    return (max_pool_gradient(x, y, g, window, padding),)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
-def _share(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """What each position of a clip weighs in the moments."""
-    return weight / (jnp.maximum(jnp.sum(weight), 1.0) * (x.shape[1] * x.shape[2]))
-
-
-def moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Weighted mean and biased variance per channel, in float32; weight is per clip."""
-    x = x.astype(jnp.float32)
-    share = _share(weight, x)
-    mean = jnp.einsum("nc,n->c", jnp.sum(x, axis=(1, 2)), share, precision="highest")
-    sums = jnp.sum(jnp.square(x - mean), axis=(1, 2))
-    return mean, jnp.einsum("nc,n->c", sums, share, precision="highest")
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _conv_pool(x, kernel, weight, window, padding):
-    """Gives max_pool(y), and mean and variance of y over the clips by weight, of y = conv(x, kernel).
+    """Computes max_pool(y), and the weighted mean and variance of y over the clips, for y = conv2d(x, kernel).
 
-    Its gradient makes one pass over y. The weight gets no gradient.
+    The gradient makes one pass over y. The weight gets no gradient.
     """
     return _conv_pool_fwd(x, kernel, weight, window, padding)[0]
 
 
 def _conv_pool_fwd(x, kernel, weight, window, padding):
-    y = library_conv(x, kernel)
+    y = operations.conv2d(x, kernel)
     mean, var = moments(y, weight)
     pooled = max_pool(y, window, padding)
     return (pooled, mean, var), (x, kernel, weight, y, pooled, mean)
@@ -141,13 +131,13 @@ def _conv_pool_fwd(x, kernel, weight, window, padding):
 def _conv_output_gradient(y, pooled, mean, share, window, padding, cotangents):
     g_pooled, g_mean, g_var = cotangents
     through_moments = share[:, None, None, None] * ((g_mean - 2 * g_var * mean) + (2 * g_var) * y)
-    return (unpool(y, pooled, g_pooled, window, padding) + through_moments).astype(y.dtype)
+    return (max_pool_gradient(y, pooled, g_pooled, window, padding) + through_moments).astype(y.dtype)
 
 
 def _conv_pool_bwd(window, padding, residuals, cotangents):
     x, kernel, weight, y, pooled, mean = residuals
-    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
-    gx, gk = jax.vjp(library_conv, x, kernel)[1](g)
+    g = _conv_output_gradient(y, pooled, mean, weight_fraction(weight, y), window, padding, cotangents)
+    gx, gk = jax.vjp(operations.conv2d, x, kernel)[1](g)
     return gx, gk, jnp.zeros_like(weight)
 
 
@@ -160,9 +150,9 @@ def _in_groups(x: jax.Array, clips: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _clipwise_conv_pool(x, kernel, weight, window, padding):
-    """The same as _conv_pool for 3 x 3 kernels, a clip (or a few small ones) after the other.
+    """The same as `_conv_pool` for 3 x 3 kernels, one clip (or a few small ones) at a time.
 
-    So a clip's convolution is still in the cache when moments and maxima are taken of it, and so is its gradient.
+    A clip's convolution is then still in the cache when its moments and maxima are computed, and so is its gradient.
     """
     return _clipwise_conv_pool_fwd(x, kernel, weight, window, padding)[0]
 
@@ -193,7 +183,7 @@ def _clipwise_conv_pool_bwd(window, padding, residuals, cotangents):
         gx, gk = conv3x3_gradients(x, kernel, g)
         return total + gk, gx
 
-    groups = [_in_groups(a, clips_at_once(x.shape)) for a in (x, y, pooled, g_pooled, _share(weight, y))]
+    groups = [_in_groups(a, clips_at_once(x.shape)) for a in (x, y, pooled, g_pooled, weight_fraction(weight, y))]
     gk, gx = lax.scan(add_group, jnp.zeros(kernel.shape, jnp.float32), groups)
     return gx.reshape(x.shape), gk.astype(kernel.dtype), jnp.zeros_like(weight)
 
@@ -215,8 +205,8 @@ def _one_channel_windows(
     return _pad(x, 0.0, margins)[..., 0], inside
 
 
-def one_channel_pooled(x, kernel, window, padding):
-    """Gives max_pool(conv(x, kernel)), computed place by place within the pooling windows."""
+def _one_channel_pooled(x, kernel, window, padding):
+    """Computes max_pool(conv2d(x, kernel)), position by position within the pooling windows."""
     maps, inside = _one_channel_windows(x, kernel, window, padding)
     (kh, kw, _, _), (ph, pw) = kernel.shape, window
     h, w = (maps.shape[1] - kh + 1) // ph, (maps.shape[2] - kw + 1) // pw
@@ -235,8 +225,8 @@ def one_channel_pooled(x, kernel, window, padding):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def one_channel_conv_pool(x, kernel, weight, window, padding):
-    """The same as _conv_pool for a one-channel input and an odd kernel, without storing the convolution.
+def _one_channel_conv_pool(x, kernel, weight, window, padding):
+    """The same as `_conv_pool` for a one-channel input and an odd kernel, without storing the convolution.
 
     The moments come from those of the patches (mean . kernel, kernel . covariance . kernel) and the gradient
     computes the convolution again, some rows at a time.
@@ -245,9 +235,9 @@ def one_channel_conv_pool(x, kernel, weight, window, padding):
 
 
 def _patch_moments(x, kernel, weight):
-    """Gives mean [kh * kw] and covariance of the neighbourhoods of one-channel maps."""
+    """Mean [kh * kw] and covariance of the neighbourhoods of one-channel maps."""
     (_, h, w, _), (kh, kw, _, _) = x.shape, kernel.shape
-    maps, share = jnp.pad(x[..., 0], ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2)), _share(weight, x)
+    maps, share = jnp.pad(x[..., 0], ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2)), weight_fraction(weight, x)
     shifted = [maps[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)]
     mean = jnp.stack([share @ jnp.sum(part, (1, 2)) for part in shifted])
     centered = [part - center for part, center in zip(shifted, mean, strict=True)]
@@ -259,13 +249,13 @@ def _patch_moments(x, kernel, weight):
 def _one_channel_conv_pool_fwd(x, kernel, weight, window, padding):
     matrix = kernel.reshape(-1, kernel.shape[-1])
     center, covariance = _patch_moments(x, kernel, weight)
-    pooled = one_channel_pooled(x, kernel, window, padding)
+    pooled = _one_channel_pooled(x, kernel, window, padding)
     mean, var = center @ matrix, jnp.sum(matrix * (covariance @ matrix), axis=0)
     return (pooled, mean, var), (x, kernel, weight, center, covariance)
 
 
 def _one_channel_kernel_gradient(x, kernel, window, padding, g):
-    """Takes the gradient g of one_channel_pooled back to the kernel [kh * kw, cout]."""
+    """Takes the gradient g of _one_channel_pooled back to the kernel [kh * kw, cout]."""
     maps, inside = _one_channel_windows(x, kernel, window, padding)
     (n, h, w, cout), (kh, kw, _, _), (ph, pw) = g.shape, kernel.shape, window
     rows = min(h, max(_BLOCK_POSITIONS // (w * ph * pw), 1))
@@ -283,7 +273,7 @@ def _one_channel_kernel_gradient(x, kernel, window, padding, g):
         patches = _patches(xs[0, ..., None], kh, kw).reshape(-1, kh * kw)
         there = lax.dynamic_slice_in_dim(inside, row, rows * ph)
         y = jnp.where(there, (patches @ matrix).reshape(*there.shape[:2], cout), -jnp.inf)[None]
-        gy = unpool(y, max_pool(y, window, "VALID"), g[None], window, "VALID")
+        gy = max_pool_gradient(y, max_pool(y, window, "VALID"), g[None], window, "VALID")
         return total + patches.T @ gy.reshape(-1, cout), None
 
     return lax.scan(add_block, jnp.zeros_like(matrix), (jnp.arange(n * per_clip), g))[0]
@@ -295,18 +285,57 @@ def _one_channel_conv_pool_bwd(window, padding, residuals, cotangents):
     g_pooled, g_mean, g_var = cotangents
     gk = center[:, None] * g_mean + 2 * (covariance @ matrix) * g_var
     gk += _one_channel_kernel_gradient(x, kernel, window, padding, g_pooled)
-    # Needed only where x itself is trained on; otherwise the compiler drops it.
-    y = library_conv(x, kernel)
+    # Needed only for the gradient of the clips themselves; otherwise the compiler drops it.
+    y = operations.conv2d(x, kernel)
     pooled, mean = max_pool(y, window, padding), center @ matrix
-    g = _conv_output_gradient(y, pooled, mean, _share(weight, y), window, padding, cotangents)
+    g = _conv_output_gradient(y, pooled, mean, weight_fraction(weight, y), window, padding, cotangents)
     return _input_gradient(g, kernel), gk.reshape(kernel.shape), jnp.zeros_like(weight)
 
 
-one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool_bwd)
+_one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool_bwd)
 
 
-def conv_pool_form(x: jax.Array) -> Callable[..., Any]:
+def _conv_pool_form(x: jax.Array) -> Callable[..., Any]:
     """Returns the convolution with pooling that suits the platform and the number of channels of a map."""
-    if not platform.use_cpu_form() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
+    if not platform.on_one_cpu_device() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
         return _conv_pool
-    return one_channel_conv_pool if x.shape[-1] == 1 else _clipwise_conv_pool
+    return _one_channel_conv_pool if x.shape[-1] == 1 else _clipwise_conv_pool
+
+
+def conv_norm_pool(
+    x: Float[Array, "n h w cin"],
+    kernel: Float[Array, "3 3 cin cout"],
+    bias: Float[Array, " cout"],
+    norm: BatchNormValues,
+    mask: Float[Array, " n"] | Bool[Array, " n"],
+    pool: tuple[int, int],
+    padding: str,
+) -> tuple[Float[Array, "n h2 w2 cout"], tuple[Float[Array, " cout"], Float[Array, " cout"]]]:
+    """Computes max_pool(batch_norm(conv2d(x, kernel) + bias)), the convolution with "SAME" padding.
+
+    Args:
+      x: Input maps; their dtype is the dtype of the convolution and of the result.
+      kernel: Convolution kernel.
+      bias: Convolution bias.
+      norm: What the batch norm holds.
+      mask: 1 (or True) for a real clip, 0 for padding, which the batch statistics leave out.
+      pool: Pool size in height and width.
+      padding: Of the pooling: "SAME" or "VALID".
+
+    Returns:
+      The pooled maps, and the mean and variance by which they were normalized.
+    """
+    if norm.moving is None:
+        sign = jnp.where(norm.scale < 0, -1.0, 1.0)
+        conv_pool, weight = _conv_pool_form(x), mask.astype(jnp.float32)
+        pooled, mean, var = conv_pool(x, (kernel * sign).astype(x.dtype), weight, pool, padding)
+        factor = norm.scale * lax.rsqrt(var + norm.epsilon) * sign
+        return (pooled * factor + (norm.offset - mean * factor)).astype(x.dtype), (mean * sign + bias, var)
+    mean, var = norm.moving
+    factor = norm.scale * lax.rsqrt(var + norm.epsilon)
+    kernel = (kernel * factor).astype(x.dtype)
+    if _conv_pool_form(x) is _one_channel_conv_pool:
+        pooled = _one_channel_pooled(x, kernel, pool, padding)
+    else:
+        pooled = max_pool(conv2d(x, kernel), pool, padding)
+    return (pooled + (norm.offset + (bias - mean) * factor)).astype(x.dtype), (mean, var)

@@ -9,13 +9,12 @@ JAX has no GRU of cuDNN (`jax.experimental.rnn` has its LSTM alone), and cuDNN's
 Of its GPU forms this is the one by way of Triton: Mosaic's is for Hopper and later alone, with layouts by hand. JAX
 0.11 announces that Triton's will be removed; in a version without it the scan is used.
 
-`choose` says which form a computation takes. Both have the equations of `recurrent.ParallelGRU`.
+`gru_states` uses the kernel or the scan, as `choose` decides. Both have the equations of `recurrent.ParallelGRU`.
 """
 
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,12 +26,10 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jaxtyping import Array, Float
 
-from mgc_jax.errors import UserError
+from mgc_jax.models.kernels.gru_scan import scanned_states
+from mgc_jax.models.operations import gru_projections
 
 log = logging.getLogger(__name__)
-
-
-VARIABLE = "MGC_JAX_GRU"  # of the environment: auto (or unset), scan, kernel
 
 
 # Blocks are powers of two, and matrix units take at least 16 rows and columns. Of 4, 8 and 16 warps, 8 is the least
@@ -50,7 +47,7 @@ class KernelForm:
     Attributes:
         reset_after: the kind of GRU, as in `recurrent.ParallelGRU`.
         resident: whether the recurrent kernel stays in shared memory, or is read again in every step, from the cache.
-        interpret: whether to run the kernels as JAX operations, on any device; for tests.
+        interpret: whether to run the kernels as JAX operations, on any device: slow, for tests.
     """
 
     reset_after: bool
@@ -62,19 +59,9 @@ def choose(units: int, dtype: Any, reset_after: bool) -> KernelForm | None:
     """Returns the form of the kernels to use, or None for the scan.
 
     The kernels are for a GPU and at most 128 units, and only if the device compiles them and computes the same as a
-    scan, which is tried once. The environment variable MGC_JAX_GRU chooses instead: `scan`, or `kernel`, without the
-    trial (and on a CPU by interpretation, for tests: slow).
-
-    Raises:
-        UserError: MGC_JAX_GRU is something else.
+    scan, which is tried once.
     """
-    wanted = os.environ.get(VARIABLE, "auto") or "auto"
-    if wanted not in ("auto", "scan", "kernel"):
-        raise UserError(f"the environment variable {VARIABLE}={wanted}: choose auto, scan or kernel")
-    on_gpu = jax.default_backend() == "gpu"
-    if wanted == "kernel":
-        return KernelForm(reset_after, resident=_fits(_padded(units)), interpret=not on_gpu)
-    if wanted == "scan" or not on_gpu or units > _MAX_UNITS:
+    if jax.default_backend() != "gpu" or units > _MAX_UNITS:
         return None
     return _tried(_padded(units), jnp.dtype(dtype), reset_after)
 
@@ -131,6 +118,24 @@ def _deviation(form: KernelForm, units: int, dtype: Any) -> float:
 
 
 def gru_states(
+    x: Float[Array, "gru n step feature"],
+    kernel: Float[Array, "gru feature units3"],
+    recurrent_kernel: Float[Array, "gru units units3"],
+    bias: Float[Array, "gru units3"],
+    recurrent_bias: Float[Array, "gru units3"] | None,
+    *,
+    all_steps: bool,
+) -> Float[Array, "gru n *step units"]:
+    """Returns the states of `recurrent.ParallelGRU`, in the form that suits the platform: the kernel or the scan."""
+    form = choose(recurrent_kernel.shape[1], x.dtype, recurrent_bias is not None)
+    if form is not None:
+        states = kernel_states(form, x, kernel, recurrent_kernel, bias, recurrent_bias)
+        return states if all_steps else states[:, :, -1]
+    states = scanned_states(recurrent_kernel, recurrent_bias, gru_projections(x, kernel, bias))
+    return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
+
+
+def kernel_states(
     form: KernelForm,
     x: Float[Array, "gru n step feature"],
     kernel: Float[Array, "gru feature units3"],
@@ -138,7 +143,7 @@ def gru_states(
     bias: Float[Array, "gru units3"],
     recurrent_bias: Float[Array, "gru units3"] | None,
 ) -> Float[Array, "gru n step units"]:
-    """Returns the states of GRUs after every step, from zero states, in the dtype of x."""
+    """Returns the states after every step, from zero states, in the dtype of x, by the kernels."""
     units = recurrent_kernel.shape[1]
 
     def by_gate(array):

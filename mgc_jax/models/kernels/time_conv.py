@@ -1,4 +1,4 @@
-"""Convolution over time alone (3 x 1) as shifted products of matrices, with its gradients: for CPUs."""
+"""Convolution over time (3 x 1) and max pooling; on one CPU device as shifted matrix products, clip by clip."""
 
 import functools
 
@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mgc_jax.models.kernels.conv_pool import library_conv, max_pool, unpool
+from mgc_jax.models import operations
+from mgc_jax.models.kernels.conv_pool import max_pool, max_pool_gradient
+from mgc_jax.runtime import platform
 
 
 def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
-    """The parts of maps [..., time, mel, channel] that each row of a kernel of this size meets."""
+    """The parts of maps [..., time, mel, channel] that meet each row of a kernel of this size."""
     steps = x.shape[-3] - size + 1
     return [x[..., i : i + steps, :, :] for i in range(size)]
 
@@ -18,14 +20,14 @@ def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
 def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The "VALID" convolution with a k x 1 kernel, as matrix products.
 
-    For the gradient of the pooling, which asks for equality with the maximum, all its uses must see the same
-    roundings: matrix products give that; of sums of products the compiler may make one code here, another there.
+    The gradient of the pooling compares values with their maximum, so both must be rounded alike. Matrix products are;
+    sums of products may be compiled differently in different places.
     """
     return functools.reduce(jnp.add, map(jnp.matmul, _shifted(x, len(kernel)), kernel[:, 0]))
 
 
 def _one_channel_places(x: jax.Array, size: int, window: tuple[int, int]) -> list[list[jax.Array]]:
-    """For each place of whole pooling windows, the parts of [..., time, mel, 1] that each row of a kernel meets."""
+    """For each position in a pooling window, the parts of [..., time, mel, 1] that meet each row of a kernel."""
     ph, pw = window
     h, w = (x.shape[-3] - size + 1) // ph, x.shape[-2] // pw
     x = x[..., : w * pw, :]
@@ -33,18 +35,28 @@ def _one_channel_places(x: jax.Array, size: int, window: tuple[int, int]) -> lis
 
 
 def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """The same as time_conv_pool for one-channel maps, computed place by place within the pooling windows."""
+    """The same as `time_conv_pool` for one-channel maps, position by position within the pooling windows."""
     places = _one_channel_places(x, len(kernel), window)
     ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
     return functools.reduce(jnp.maximum, ys)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def time_conv_pool(x, kernel, window):
-    """Gives max_pool(y, window, "VALID") of y = _time_conv(x, kernel), clip by clip.
+def time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """Computes max_pool(conv2d(x, kernel)), both "VALID".
 
-    The gradient computes y of each clip again.
+    Args:
+      x: Input maps [n, time, mel, channel].
+      kernel: Convolution kernel [k, 1, channel in, channel out].
+      window: Pool size in time and frequency.
     """
+    if platform.on_one_cpu_device():
+        return _clipwise_time_conv_pool(x, kernel, window)
+    return max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _clipwise_time_conv_pool(x, kernel, window):
+    """The same as `time_conv_pool`, one clip at a time; the gradient computes each clip's convolution again."""
     if x.shape[-1] == 1:
         return _one_channel_time_conv_pool(x, kernel, window)
     return lax.map(lambda clip: max_pool(_time_conv(clip[None], kernel), window, "VALID")[0], x)
@@ -54,7 +66,7 @@ def _one_channel_time_conv_pool_bwd(x, kernel, window, g):
     def add_clip(total, clip):
         places = _one_channel_places(clip[0], len(kernel), window)
         ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
-        ys = lax.optimization_barrier(ys)  # stored, so that both uses see the same roundings
+        ys = lax.optimization_barrier(ys)  # stored, so that both uses are rounded alike
         pooled = functools.reduce(jnp.maximum, ys)
         count = sum((y == pooled).astype(jnp.float32) for y in ys)
         pooled, share = lax.optimization_barrier((pooled, (clip[1] / count).astype(x.dtype)))
@@ -66,8 +78,8 @@ def _one_channel_time_conv_pool_bwd(x, kernel, window, g):
         return total + jnp.stack(rows), None
 
     gk, _ = lax.scan(add_clip, jnp.zeros((len(kernel), kernel.shape[-1]), jnp.float32), (x, g))
-    # Needed only where x itself is trained on; otherwise the compiler drops it.
-    gx = jax.vjp(lambda x: max_pool(library_conv(x, kernel, "VALID"), window, "VALID"), x)[1](g)[0]
+    # Needed only for the gradient of the clips themselves; otherwise the compiler drops it.
+    gx = jax.vjp(lambda x: max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID"), x)[1](g)[0]
     return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -80,7 +92,7 @@ def _time_conv_pool_bwd(window, residuals, g):
 
     def add_clip(total, clip):
         y = _time_conv(clip[0][None], kernel)
-        gy = unpool(y, max_pool(y, window, "VALID"), clip[1][None], window, "VALID")[0]
+        gy = max_pool_gradient(y, max_pool(y, window, "VALID"), clip[1][None], window, "VALID")[0]
         columns = gy.reshape(-1, cout)
         parts = _shifted(clip[0], size)
         gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
@@ -91,4 +103,8 @@ def _time_conv_pool_bwd(window, residuals, g):
     return gx, gk.astype(kernel.dtype)
 
 
-time_conv_pool.defvjp(lambda x, kernel, window: (time_conv_pool(x, kernel, window), (x, kernel)), _time_conv_pool_bwd)
+def _time_conv_pool_fwd(x, kernel, window):
+    return _clipwise_time_conv_pool(x, kernel, window), (x, kernel)
+
+
+_clipwise_time_conv_pool.defvjp(_time_conv_pool_fwd, _time_conv_pool_bwd)

@@ -1,14 +1,14 @@
-"""Pooling: the embeddings of a bag's clips in, log scores of the genres out.
+"""Poolings: from the embeddings of a bag's clips to log scores of the genres.
 
 Bags lie side by side in rows (see `mgc_jax.data.batches`): slot s of a row's output belongs to the bag with
-segment number s. Slots without a bag give finite values that nobody reads; slots without a clip, whose segment
-is the number of slots, influence nothing.
+segment number s. The outputs of empty slots must be finite; their values are ignored. A slot without a clip has the
+number of slots as its segment, and must not influence the others.
 
-A pooling is a module of its own family's file, and a line in `POOLINGS`. It is built as
-`Pooling(features, num_genres, *, <options>, rngs)`; `config.model.pooling` gives the options, by name. If it has a
+A pooling is a class in its family's file, and an entry in `POOLINGS`. It is built as
+`Pooling(features, num_genres, *, <options>, rngs)`; the options are the keys of `config.model.pooling`. If it has a
 parameter `subgenre_parents`, it gets a tuple with the genre of every sub-genre, which begins with the genres
-themselves. Its attribute `features` is the width of the vectors that it hands to the head. If it holds several views
-of every bag at once, `num_views` says how many, for the memory that evaluation may take. It is called as
+themselves. The attribute `features` is the width of the vectors that it passes to the head. If it holds several views
+of every bag at once, the attribute `num_views` is their number; evaluation limits its chunks by it. It is called as
 
     log_scores, attention = pooling(embeddings, segment, target, classify)
 
@@ -43,3 +43,4 @@ POOLINGS: dict[str, Callable[..., Any]] = {
     "gated_attention": GatedAttentionPooling,
     "set_transformer": SetTransformerPooling,
 }
+"""Name in `config.model.pooling.name` -> class: `mgc_jax.POOLINGS["matt"](64, 16, rngs=nnx.Rngs(0))`."""

@@ -1,4 +1,4 @@
-"""What poolings share: which clip belongs to which bag, and sums, softmax and look-ups within bags."""
+"""Shared by the poolings: which clip belongs to which bag, and sums, softmax and look-ups within bags."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ _NOTHING = -1e30  # a score whose exponential is 0; unlike -inf it gives no NaN 
 
 
 class Target(NamedTuple):
-    """What training knows of every bag; 0 in slots without a bag.
+    """Targets of the bags in training; 0 in slots without a bag.
 
     Attributes:
         label: int32 [row, slot]: the genre.

@@ -1,4 +1,4 @@
-"""Poolings without weights of their own."""
+"""Poolings without weights."""
 
 import functools
 
@@ -20,7 +20,7 @@ from mgc_jax.models.pooling.segments import (
 
 
 class _Weightless(nnx.Module):
-    """What they share: they need to know the width of an embedding alone."""
+    """Base class: only the width of an embedding is needed."""
 
     def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
         self.features = features
