@@ -79,13 +79,19 @@ class Corpus:
             digest.update(np.ascontiguousarray(some).tobytes())
         return digest.hexdigest()
 
+    def _clip_shape(self) -> str:
+        """Names the axes of a clip: audio is int16 [samples], features are other vectors."""
+        if self.clips.ndim == 3:
+            return f"{self.clips.shape[1]} frames x {self.clips.shape[2]} mels"
+        if self.clips.dtype == np.int16:
+            return f"{self.clips.shape[1]} samples"
+        return f"{self.clips.shape[1]} features" + (f" ({self.features})" if self.features else "")
+
     def summary(self) -> str:
         """Returns one line for the log."""
         what = "SYNTHETIC music, " if self.name == "demo" else ""
         counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in SPLIT_NAMES)
-        shape = " x ".join(map(str, self.clips.shape[1:]))
-        features = f" features ({self.features})" if self.features else ""
         return (
-            f"corpus {self.name}: {what}{len(self):,} clips of {shape}{features} "
+            f"corpus {self.name}: {what}{len(self):,} clips of {self._clip_shape()} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"
         )

@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def stays_on_disk(placement: str, stored: int, available: int | None) -> bool:
-    """Whether clips are to be left on the disk, by `config.data.placement`: if it is auto, where they would not fit.
+    """Whether to stream clips: placement "stream", or "auto" and too large for memory.
 
     Args:
         placement: auto, device, host or stream.
         stored: bytes of all clips.
-        available: bytes of memory that are free; None: unknown, and taken as enough.
+        available: bytes of free memory; None: unknown, taken as enough.
     """
     if placement != "auto" or available is None or stored <= SHARE * available:
         return placement == "stream"

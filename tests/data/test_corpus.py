@@ -346,3 +346,18 @@ def test_the_sub_genre_is_the_commonest_below_the_top_one():
     assert names == ("Rock", "International", "Rock/45", "Rock/58")
     assert parents == (0, 1, 0, 0)
     assert subgenre.tolist() == [2, 2, 2, 2, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("clip", "features", "words"),
+    [
+        (np.zeros((40, 12), np.float16), "", "clips of 40 frames x 12 mels ("),
+        (np.zeros(140, np.float32), "mfcc", "clips of 140 features (mfcc) ("),
+        (np.zeros(518, np.float32), "", "clips of 518 features ("),
+        (np.zeros(72000, np.int16), "", "clips of 72000 samples ("),
+    ],
+)
+def test_the_summary_names_the_axes_of_a_clip(clip, features, words):
+    corpus = make_corpus(num_clips=30)
+    corpus = dataclasses.replace(corpus, clips=np.broadcast_to(clip, (30, *clip.shape)), features=features)
+    assert words in corpus.summary()
