@@ -70,7 +70,8 @@ def check_python(arguments: list[str]) -> None:
     if module in ("venv", "pip"):
         return
     if module == "pytest":
-        registered = re.findall(r'markers = \["(\w+)', (ROOT / "pyproject.toml").read_text())
+        options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+        registered = [re.match(r"\w+", marker).group() for marker in options["markers"]]
         if not {word for word in " ".join(rest).split() if word.isidentifier()} <= {*registered, "not"}:
             raise Wrong(f"pytest has no such marker: {rest}")
         return
