@@ -60,10 +60,11 @@ def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dic
         return importlib.import_module("mgc_jax.baselines").train_and_evaluate(config, workdir, test=test)
     from mgc_jax.experiment import Experiment
     from mgc_jax.training import loop
-    from mgc_jax.training.checkpoint import open_checkpoints
+    from mgc_jax.training.checkpoint import check_folder, open_checkpoints
     from mgc_jax.training.optimizer import make_optimizer
 
     make_optimizer(config.optimizer)  # a mistyped option shows before the corpus is read
+    check_folder(workdir)
     with claim(workdir, config, create=True):
         experiment = Experiment(config, workdir)
         with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:

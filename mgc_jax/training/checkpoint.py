@@ -318,6 +318,20 @@ def _checksum_json(value: Any) -> int:
     return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())  # as it is read back
 
 
+def check_folder(workdir: Path) -> None:
+    """Raises `UserError` for a folder in which Orbax cannot save whole checkpoints.
+
+    Orbax 0.12.8 takes square brackets in a path as a pattern when it merges the files of a checkpoint: it finds none,
+    reports success, and the checkpoint cannot be restored (`findings/orbax_bracketed_folder.sh`).
+    """
+    path = str(workdir.absolute())
+    if "[" in path:
+        raise UserError(
+            f"the workdir {path} has square brackets in its path, where checkpoints cannot be saved whole. "
+            "Give a --workdir without them."
+        )
+
+
 @contextlib.contextmanager
 def open_checkpoints(workdir: Path, select: str, keep: int = 1, *, read_only: bool = False) -> Iterator[Checkpoints]:
     """Opens a workdir's checkpoints and waits for unfinished saves at the end, also after an error."""

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import small_config
 
 from mgc_jax.errors import UserError
 from mgc_jax.inference import CheckpointMeta
+from mgc_jax.modes import train
 from mgc_jax.training.checkpoint import DamagedError, open_checkpoints
 from mgc_jax.training.state import TrainState
 
@@ -240,3 +242,11 @@ def test_reading_alone_touches_nothing(workdir):
         assert checkpoints.best_step() == 2
         assert int(checkpoints.restore(2, state(0)).step) == 2
     assert unfinished.is_dir()
+
+
+def test_a_folder_where_checkpoints_would_not_be_whole_is_refused(tmp_path, corpus):
+    """Orbax 0.12.8 saves no whole checkpoint below "proj [v2]"; findings/orbax_bracketed_folder.sh shows it."""
+    for workdir in (tmp_path / "a[b]", tmp_path / "proj [v2]" / "run"):
+        with pytest.raises(UserError, match=r"square brackets.*--workdir"):
+            train(small_config(tmp_path, corpus), workdir)
+        assert not workdir.exists()
