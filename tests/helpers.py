@@ -9,8 +9,15 @@ from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_dispatches
+from mgc_jax.inference import CheckpointMeta
 
 GENRES = ("Rock", "Folk", "Jazz")
+# What a checkpoint says of itself.
+CHECKPOINT_META = CheckpointMeta(
+    config={"seed": 0}, corpus="arrays", fingerprint="a", genres=("Rock", "Jazz"), subgenres=("Rock", "Jazz"),
+    subgenre_parents=(0, 1), stored_shape=(6,), clip_shape=(6,), adjustment=(0.0, -0.5),
+    standardization={"mean": [0.0], "std": [1.0]}, seconds={"train": 1.5},
+)  # fmt: skip
 
 
 def make_corpus(num_clips: int = 120, clip_shape: tuple[int, ...] = (40, 12), seed: int = 0) -> Corpus:

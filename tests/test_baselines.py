@@ -240,7 +240,7 @@ def test_feature_sets_of_equal_width_tell_corpora_apart(features_518):
     assert len({corpus.fingerprint for corpus in corpora.values()}) == 3
     everything = open_corpus(features_config(features_518, "").data)
     assert everything.clips.shape == (4, 518)
-    assert "4 clips of 518 (2 train" in everything.summary()
+    assert "4 clips of 518 features (2 train" in everything.summary()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import CHECKPOINT_META
 
 from mgc_jax.config.keys import default
 from mgc_jax.data.batches import Batch
@@ -183,7 +184,7 @@ def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
     like = optimizer.initial_state(other_params, other_stats)
     assert not np.array_equal((other_stats if frozen else other_params)["pooling"][level]["queries"], after)
     with open_checkpoints(tmp_path, "bag/accuracy") as checkpoints:
-        checkpoints.save(state, {}, None)
+        checkpoints.save(state, CHECKPOINT_META, None)
         restored = checkpoints.restore(3, like)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 

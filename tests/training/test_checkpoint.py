@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import CHECKPOINT_META as META
 from helpers import small_config
 
 from mgc_jax.errors import UserError
@@ -19,13 +20,6 @@ from mgc_jax.training.checkpoint import DamagedError, open_checkpoints
 from mgc_jax.training.state import TrainState
 
 SELECT = "bag/accuracy"
-
-
-META = CheckpointMeta(
-    config={"seed": 0}, corpus="arrays", fingerprint="a", genres=("Rock", "Jazz"), subgenres=("Rock", "Jazz"),
-    subgenre_parents=(0, 1), stored_shape=(6,), clip_shape=(6,), adjustment=(0.0, -0.5),
-    standardization={"mean": [0.0], "std": [1.0]}, seconds={"train": 1.5},
-)  # fmt: skip
 
 
 def state(step):
