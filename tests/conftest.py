@@ -31,10 +31,12 @@ from helpers import make_corpus
 
 from mgc_jax.data.corpus import Corpus
 
-# These compile hundreds of small programs and run each once: they do without XLA's optimizations, but for the layers
-# on one device, whose point is then what the optimized forms compute.
+# These compile hundreds of small programs and run each once: they do without XLA's optimizations.
 _QUICK = {"test_encoders", "test_evaluator", "test_gru_kernel", "test_matt", "test_pooling", "test_prcnn"}
-_QUICK |= {"test_recurrent"} | ({"test_layers"} if DEVICES > 1 else set())
+_QUICK |= {"test_recurrent"}
+if DEVICES > 1:  # with one the point is what the optimized forms compute
+    _QUICK |= {"test_api", "test_devices", "test_export", "test_extending", "test_layers", "test_loop"}
+    _QUICK |= {"test_preemption"}
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
