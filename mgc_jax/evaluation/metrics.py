@@ -7,15 +7,12 @@ every genre under its own query.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
-
-if TYPE_CHECKING:
-    from mgc_jax.evaluation.bootstrap import ArtistBootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Metric:
     title: str
     from_confusion: Callable[[np.ndarray], np.ndarray] | None = None
     from_scores: Callable[[np.ndarray, np.ndarray], float] | None = None
-    resampled: "Callable[[ArtistBootstrap, np.ndarray, np.ndarray], np.ndarray] | None" = None
+    resampled: Callable[[Any, np.ndarray, np.ndarray], np.ndarray] | None = None
     higher_is_better: bool = True
     compared: bool = True
     in_terminal: bool = True
