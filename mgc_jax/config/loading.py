@@ -113,6 +113,8 @@ def _config_of_run(workdir: Path) -> ConfigDict:
     for key, value in leaves(default()):
         if key not in given and not key.startswith(options):
             config.update_from_flattened_dict({key: value})
+    if config.data.corpus == "demo":  # its values are in place; versions of before left them here, too
+        config.demo = ConfigDict()
     return config
 
 

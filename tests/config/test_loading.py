@@ -1,10 +1,11 @@
 """From the file of an experiment to its configuration."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from mgc_jax.config.keys import default
+from mgc_jax.config.keys import default, resolve_demo, to_json
 from mgc_jax.config.loading import find_config, load_config
 from mgc_jax.errors import UserError
 
@@ -70,3 +71,15 @@ def test_arguments_that_a_file_does_not_take_or_needs(tmp_path):
 
 def test_what_is_loaded_is_the_default_where_nothing_changes(tmp_path):
     assert load_config(write(tmp_path)).to_dict() == default().to_dict()
+
+
+def test_a_run_on_the_demo_keeps_its_own_values(tmp_path):
+    """Earlier versions left `demo` in config.json; its values must not replace those that the run was given."""
+    saved = to_json(load_config("matt_crnn_tf"))
+    assert saved["demo"]["train"]["epochs"] == 12
+    saved["data"]["corpus"] = "demo"
+    saved["train"]["epochs"], saved["batch"]["clips_per_row"] = 30, 16
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    loaded = resolve_demo(load_config(tmp_path))
+    assert (loaded.train.epochs, loaded.batch.clips_per_row) == (30, 16)
+    assert loaded.optimizer.name == "sgd"
