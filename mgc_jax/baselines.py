@@ -143,7 +143,7 @@ def check_corpus(estimator: ClassifierMixin, corpus: Corpus) -> None:
         raise UserError(f"all training clips are {corpus.genres[counts.argmax()]}: there is nothing to classify")
     if isinstance(estimator, KNeighborsClassifier) and estimator.n_neighbors > counts.sum():
         raise UserError(
-            f"config.baseline.n_neighbors={estimator.n_neighbors} is impossible: there are {counts.sum():,} training "
+            f"config.baseline.n_neighbors={estimator.n_neighbors} is invalid: there are {counts.sum():,} training "
             "clips. Give fewer neighbours."
         )
     if isinstance(estimator, SVC) and 1 in counts:

@@ -158,7 +158,7 @@ def test_a_fit_that_has_not_converged_is_one_line_of_the_log(tmp_path, vectors, 
     [
         ("svm", {"c": 1.0}, "SVC of scikit-learn has no parameter c. It has: C, break_ties, .*tol"),
         ("svm", {"C": -1.0}, "SVC of scikit-learn cannot be fitted: The 'C' parameter"),
-        ("knn", {"n_neighbors": 1000}, r"n_neighbors=1000 is impossible: there are \d+ training clips"),
+        ("knn", {"n_neighbors": 1000}, r"n_neighbors=1000 is invalid: there are \d+ training clips"),
         ("mlp", {"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be > 0"),
     ],
 )

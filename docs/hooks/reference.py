@@ -17,8 +17,8 @@ from mkdocs.exceptions import PluginError
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The file with the function `default`, one statement `config.KEY = VALUE  # MEANING` per key; the first that exists.
-KEYS = ("mgc_jax/config/keys.py", "mgc_jax/config.py")
+# The file with the function `default`, one statement `config.KEY = VALUE  # MEANING` per key.
+KEYS = "mgc_jax/config/keys.py"
 
 # Package and name of each registry of classes whose keyword-only arguments are options.
 REGISTRIES = {"encoders": ("mgc_jax/models/encoders", "ENCODERS"), "poolings": ("mgc_jax/models/pooling", "POOLINGS")}
@@ -62,9 +62,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def keys() -> str:
     """Returns a table key, default, meaning for each group of the configuration."""
-    path = next((ROOT / name for name in KEYS if (ROOT / name).is_file()), None)
-    if path is None:
-        raise PluginError(f"no file with the configuration keys: looked for {', '.join(KEYS)}")
+    path = ROOT / KEYS
+    if not path.is_file():
+        raise PluginError(f"no file with the configuration keys: looked for {KEYS}")
     entries = list(read_keys(path.read_text()))
     if not entries:
         raise PluginError(f"{path} has no function default() with statements config.KEY = VALUE")

@@ -54,12 +54,16 @@ def take_overrides(argv: list[str]) -> list[str]:
             rest.append(argument)
             continue
         negated, key, value = found.groups()
+        if negated and (value is not None or not isinstance(known.get(key), bool)):
+            raise flags.IllegalFlagValueError(
+                f"{argument}: --no goes with keys that are true or false, without a value; write --config.{key}=VALUE"
+            )
         if value is None and isinstance(known.get(key), bool):
             value = "false" if negated else "true"
         if value is None:
             value = next(arguments, "--")
             if value.startswith("--"):
-                raise flags.IllegalFlagValueError(f"{argument} needs a value: {argument}=VALUE")
+                raise flags.IllegalFlagValueError(f"{argument} needs a value: {argument}=VALUE, such as =true")
         overrides[key] = value
     flag.overrides = overrides
     return rest

@@ -50,6 +50,8 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
         there = _default(config, of, option)
     if there is _ABSENT or isinstance(there, ConfigDict):
         raise unknown_key(key, dict(leaves(config)))
+    if of is not None and not of.complete:  # the option is of the name that the file has: the demo keeps that, too
+        _forget(config.get("demo", {}), of.key)
     # Other libraries take several kinds for one argument: scikit-learn's gamma is "scale" or a number.
     value = _free(value, there) if of is not None and not of.complete else converted(key, value, there)
     parent = _get(config, group) if group else config
@@ -82,6 +84,9 @@ def _default(config: ConfigDict, choice: Choice, option: str) -> Any:
     if option not in defaults:
         close = difflib.get_close_matches(option, defaults, 1)
         remedy = f"did you mean {close[0]}?" if close else f"it has {', '.join(defaults) or 'none'}."
+        on_demo = _get(config, f"demo.{choice.key}")
+        if on_demo not in (_ABSENT, name):
+            remedy += f" (The demo alone has {on_demo}; --config.{choice.key}={on_demo} chooses it everywhere.)"
         raise UserError(
             f"unknown config key config.{choice.options}.{option}: {name} has no such option; {remedy} "
             "mgc_jax/config/keys.py lists every key."
@@ -149,7 +154,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            value = tuple(part.strip() for part in value.split(","))
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 

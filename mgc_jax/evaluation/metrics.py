@@ -79,7 +79,7 @@ def check_selection(select: str) -> None:
     names = [name for name, entry in METRICS.items() if entry.higher_is_better]
     if level not in LEVELS or metric not in names:
         raise UserError(
-            f"config.train.select={select!r} is impossible: write <level>/<metric> with a level of "
+            f"config.train.select={select!r} is invalid: write <level>/<metric> with a level of "
             f"{', '.join(LEVELS)} and a metric of {', '.join(names)}."
         )
 

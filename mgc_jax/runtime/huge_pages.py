@@ -19,11 +19,11 @@ def restart_with_huge_pages() -> None:
     """Starts this program again with huge pages if it will compute on a CPU under Linux.
 
     Call it before anything else is done. A user who sets `GLIBC_TUNABLES`, even to nothing, keeps that. An interactive
-    session is left alone.
+    session is left alone, and so is a script that comes on standard input: it is read already.
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ or not computes_on_cpu():
         return
-    if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+    if hasattr(sys, "ps1") or "ipykernel" in sys.modules or sys.argv[0] in ("", "-"):
         return
     os.environ["GLIBC_TUNABLES"] = HUGE_PAGES  # other C libraries ignore it
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

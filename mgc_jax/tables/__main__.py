@@ -54,7 +54,7 @@ def _main(argv: list[str]) -> int:
     paper = _paper(argv)
     parts, tail, file = _parts(paper), _tail(), _file()
     if _FOLDS.value == 1:
-        raise UserError("--folds 1 is impossible: give at least 2, or 0 for the corpus's own split")
+        raise UserError("--folds 1 is invalid: give at least 2, or 0 for the corpus's own split")
     return _make(paper, parts, tail, file)
 
 
@@ -94,7 +94,7 @@ def _paper(argv: list[str]) -> str:
 def _parts(paper: str) -> tuple[str, ...]:
     for part in _ONLY.value:
         if part not in PARTS[paper]:
-            raise UserError(f"--only {part} is impossible: the parts of {paper} are {', '.join(PARTS[paper])}")
+            raise UserError(f"--only {part} is invalid: the parts of {paper} are {', '.join(PARTS[paper])}")
     return tuple(_ONLY.value)
 
 
@@ -121,7 +121,7 @@ def _tail() -> tuple[int, int] | None:
             raise ValueError
     except ValueError:
         raise UserError(
-            f"--tail {','.join(_TAIL.value)} is impossible: write two whole numbers, the lower one first, as 100,200"
+            f"--tail {','.join(_TAIL.value)} is invalid: write two whole numbers, the lower one first, as 100,200"
         ) from None
     return low, high
 

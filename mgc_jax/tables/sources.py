@@ -241,7 +241,7 @@ def _data(
     there = [name for name in ("test", "validation") if len(corpus.indices(name)) and not (folds and name == "test")]
     if split and split not in there:
         raise UserError(
-            f"--split {split} is impossible: "
+            f"--split {split} is invalid: "
             + ("cross-validation has the validation clips of its folds" if folds else f"corpus {corpus.name} has none")
         )
     if not there:

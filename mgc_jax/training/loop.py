@@ -93,7 +93,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 
 
 def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: Monitor) -> dict[str, float]:
-    """Evaluates the validation split; returns its metrics as <view>/<metric>, and `phase`: 1 in the second one."""
+    """Evaluates the validation split; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
         scores = experiment.predict("validation", state.evaluated, state.batch_stats)
         result = processes.from_first(functools.partial(level_metrics, scores))

@@ -85,17 +85,17 @@ class Monitor:
         self._progress.show(self._step, self._train["train/clips_per_second"], self._train["train/loss"])
 
     def validated(self, result: dict[str, Any]) -> dict[str, float]:
-        """Writes the metrics of the validation split; returns them as <view>/<metric>."""
-        by_view = {view: metrics for view, metrics in result.items() if isinstance(metrics, dict)}
-        flat = {f"{view}/{name}": value for view, metrics in by_view.items() for name, value in metrics.items()}
+        """Writes the metrics of the validation split; returns them as <level>/<metric>."""
+        by_level = {level: metrics for level, metrics in result.items() if isinstance(metrics, dict)}
+        flat = {f"{level}/{name}": value for level, metrics in by_level.items() for name, value in metrics.items()}
         self._writer.write(self._step, {f"validation/{name}": value for name, value in flat.items()})
-        views = "; ".join(f"{view} {m['accuracy']:.3f} (AP {m['micro_ap']:.3f})" for view, m in by_view.items())
+        levels = "; ".join(f"{level} {m['accuracy']:.3f} (AP {m['micro_ap']:.3f})" for level, m in by_level.items())
         epoch, epochs = (n / self._timetable.steps_per_epoch for n in (self._step, self._timetable.total_steps))
         self._progress.clear()
         report(
             f"epoch {epoch:.0f}/{epochs:.0f}: loss {self._train['train/loss']:.3f}, train accuracy "
             f"{self._train['train/accuracy']:.3f}, {self._train['train/clips_per_second']:,.0f} clips/s; "
-            f"validation accuracy: {views}"
+            f"validation accuracy: {levels}"
         )
         return flat
 

@@ -43,8 +43,6 @@ class Progress:
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Adds the time of a block to a part: data, compile, train, evaluate, checkpoint; a profile names it too."""
-        import jax  # what only formats a duration needs none
-
         start = time.perf_counter()
         try:
             with jax.profiler.TraceAnnotation(part):

@@ -139,6 +139,15 @@ def test_to_name_the_column_of_subsets_does_not_alter_a_run():
     assert identity.differences(config, before, moved=False) == []
 
 
+def test_the_seed_of_a_split_that_draws_nothing_does_not_alter_a_run():
+    config = keys.default()
+    before = keys.to_json(config)
+    config.data.split_seed = 1
+    assert identity.differences(config, before) == []
+    config.data.split = before["data"]["split"] = "8-1-1"
+    assert identity.differences(config, before) == ["data.split_seed: 0 there, 1 now"]
+
+
 def test_a_run_may_go_on_with_other_kernels_which_alter_roundings_alone():
     config = keys.default()
     before = keys.to_json(config)

@@ -28,6 +28,7 @@ def config():
         ("bench.rows", "(1, 2)", (1, 2)),
         ("bench.rows", "4", (4,)),
         ("bench.dtypes", "float32,bfloat16", ("float32", "bfloat16")),
+        ("bench.rows", "", ()),
         ("model.encoder.pools", "((2, 2), (2, 2))", ((2, 2), (2, 2))),
         ("train.epochs", np.int64(3), 3),
         ("optimizer.learning_rate", 1, 1.0),
@@ -115,6 +116,14 @@ def test_the_demo_keeps_what_was_overridden(config):
     assert resolved.model.encoder.pools == config.demo.model.encoder.pools
 
 
+def test_an_option_keeps_the_optimizer_that_it_belongs_to_on_the_demo(config):
+    assert (config.optimizer.name, config.demo.optimizer.name) == ("sgd", "adamw")
+    resolved = keys.resolve_demo(override(config, {"optimizer.options.momentum": "0.9"}))
+    assert (resolved.optimizer.name, resolved.optimizer.options.momentum) == ("sgd", 0.9)
+    with pytest.raises(UserError, match=r"sgd has no such option.*demo alone has adamw"):
+        override(config, {"optimizer.options.b1": "0.8"})
+
+
 def test_arguments_of_optimizers_and_schedules_become_keys():
     config = ubc.system("5-layer CNN").config()
     changed = override(
@@ -159,6 +168,9 @@ def test_flags_of_the_configuration_are_taken_from_the_command_line(monkeypatch)
         "train.epochs": "3", "data.data_dir": "my data", "data.standardize": "false", "batch.sub_bags": "true",
         "seed": "2",
     }  # fmt: skip
+    for wrong in ("--noconfig.train.epochs=3", "--noconfig.batch.sub_bags=true", "--noconfig.train.epochs"):
+        with pytest.raises(flags.IllegalFlagValueError, match="true or false, without a value"):
+            take_overrides(["main", wrong])
     with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):
         take_overrides(["main", "--config.seed"])
     with pytest.raises(flags.IllegalFlagValueError, match="needs a value"):

@@ -106,9 +106,9 @@ def test_the_selection_is_checked_before_the_corpus_is_read(tmp_path):
     config.data.corpus, config.data.data_dir, config.train.select = "fma_small", str(tmp_path / "none"), "bag/f1"
     config.data.folds = 2
     config.model.encoder.name, config.model.pooling.name = "crnn", "mean"
-    with pytest.raises(UserError, match=r"config\.train\.select='bag/f1' is impossible"):
+    with pytest.raises(UserError, match=r"config\.train\.select='bag/f1' is invalid"):
         Experiment(config, tmp_path)
-    with pytest.raises(UserError, match=r"config\.train\.select='bag/f1' is impossible"):
+    with pytest.raises(UserError, match=r"config\.train\.select='bag/f1' is invalid"):
         modes.cross_validate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

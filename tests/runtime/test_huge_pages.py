@@ -46,8 +46,12 @@ def test_a_program_for_gpus_and_an_interactive_session_are_left_alone(restarts, 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     restart_with_huge_pages()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    restart_with_huge_pages()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "ps1", ">>> ", raising=False)
+        restart_with_huge_pages()
+    for on_standard_input in ("", "-"):  # it is read already, nothing would run
+        monkeypatch.setattr(sys, "argv", [on_standard_input])
+        restart_with_huge_pages()
     assert restarts == []
     assert "GLIBC_TUNABLES" not in os.environ
 

@@ -225,7 +225,7 @@ def test_the_data_decide_what_is_left_out(tmp_path):
         data, splits=("validation",), tail=(3, 5)
     )
     assert source.data(3, "", None, ())[0].splits == ("validation",)
-    with pytest.raises(UserError, match="--split test is impossible: cross-validation"):
+    with pytest.raises(UserError, match="--split test is invalid: cross-validation"):
         source.data(3, "test", None, ())
     with pytest.raises(UserError, match="need spectrograms"):
         FromFile("ubc", tmp_path / "small.py", overrides).data(0, "", None, ())
