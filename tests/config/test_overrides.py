@@ -28,7 +28,7 @@ def config():
         ("bench.rows", "(1, 2)", (1, 2)),
         ("bench.rows", "4", (4,)),
         ("bench.dtypes", "float32,bfloat16", ("float32", "bfloat16")),
-        ("bench.rows", "", ()),
+        ("bench.variants", "", ()),
         ("model.encoder.pools", "((2, 2), (2, 2))", ((2, 2), (2, 2))),
         ("train.epochs", np.int64(3), 3),
         ("optimizer.learning_rate", 1, 1.0),
