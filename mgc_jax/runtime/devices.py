@@ -58,6 +58,19 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
     return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), part)
 
 
+def deal(values: Any, devices: int) -> Any:
+    """Reorders clips [clip, ...], whose number is a multiple of the devices: device d gets d, d + devices, ...
+
+    Sharding the result leaves padding at the end of the clips, and so the work, spread evenly. For NumPy and JAX arrays.
+    """
+    return values.reshape(-1, devices, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+
+
+def undeal(values: Any, devices: int) -> Any:
+    """Restores the order before `deal`."""
+    return values.reshape(devices, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+
+
 def local_rows(number: int, mesh: Mesh) -> slice:
     """Returns which rows, of `number` rows split over the devices, this process has."""
     each = number // mesh.size
