@@ -153,8 +153,12 @@ class LogMelFrontend(nnx.Module):
                 f"clips have {audio.shape[1]}; give longer clips or choose a shorter representation"
             )
         audio = audio[:, : self.representation.at_most]
-        if self.platform_kernels and platform.on_one_cpu_device():
-            return lax.map(lambda clip: self._spectrograms(clip[None], _BLOCK_FRAMES)[0], audio)
+        if self.platform_kernels and platform.on_cpu():
+
+            def by_clip(audio: jax.Array) -> jax.Array:
+                return lax.map(lambda clip: self._spectrograms(clip[None], _BLOCK_FRAMES)[0], audio)
+
+            return platform.on_own_clips(by_clip, len(audio), (0,), 0)(audio)
         return self._spectrograms(audio, None)
 
     def _spectrograms(self, audio: jax.Array, block_frames: int | None) -> jax.Array:

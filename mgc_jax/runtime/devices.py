@@ -61,7 +61,7 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
 def deal(values: Any, devices: int) -> Any:
     """Reorders clips [clip, ...], whose number is a multiple of the devices: device d gets d, d + devices, ...
 
-    Sharding the result leaves padding at the end of the clips, and so the work, spread evenly. For NumPy and JAX arrays.
+    Sharded, padding at the end of the clips, and so the work, is spread evenly. For NumPy and JAX arrays.
     """
     return values.reshape(-1, devices, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
 

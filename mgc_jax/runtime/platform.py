@@ -1,9 +1,13 @@
 """The platform of a computation, as far as layers have kernels made for it, and the devices that share its clips."""
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import Mesh, get_abstract_mesh
+from jax.sharding import Mesh, PartitionSpec, get_abstract_mesh
+
+DATA = "data"  # the mesh axis that clips are dealt to
 
 
 def on_cpu() -> bool:
@@ -22,9 +26,34 @@ def dealt_over(mesh: Mesh) -> contextlib.AbstractContextManager[object]:
 def data_devices() -> int:
     """Number of devices that the clips are dealt to, from `dealt_over`; 1 outside of it."""
     mesh = get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape.get("data", 1)
+    return 1 if mesh.empty else mesh.shape.get(DATA, 1)
 
 
-def on_one_cpu_device() -> bool:
-    """Whether the only device is a CPU, which the convolutions' and the front end's CPU kernels are made for."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+def on_own_clips(
+    function: Callable[..., Any], clips: int, in_axes: Sequence[int | None], out_axes: Any
+) -> Callable[..., Any]:
+    """Lets every device run a function on its own clips; inside it, `jax.lax.psum` over `DATA` adds up.
+
+    XLA would otherwise partition the function's loops over clips, and gather all of them everywhere. Without
+    `dealt_over`, or where the clips cannot be divided evenly, one device runs the function, and nothing is added up.
+
+    Args:
+        function: of arrays.
+        clips: number of clips.
+        in_axes: for each argument the axis of the clips; None: every device gets all of it.
+        out_axes: the same for the results, as a pytree like them.
+    """
+    if shared_by(clips) == 1:
+        return function
+
+    def spec(axis: int | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
+
+    outs = jax.tree.map(spec, out_axes, is_leaf=lambda axis: axis is None)
+    return jax.shard_map(function, in_specs=tuple(map(spec, in_axes)), out_specs=outs, check_vma=False)
+
+
+def shared_by(clips: int) -> int:
+    """Number of devices that divide this many clips among them in `on_own_clips`."""
+    devices = data_devices()
+    return devices if clips % devices == 0 else 1

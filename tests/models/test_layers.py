@@ -7,7 +7,9 @@ from jax import lax
 
 from mgc_jax.models import layers
 from mgc_jax.models.kernels import conv_pool
+from mgc_jax.models.kernels.time_conv import time_conv_pool
 from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import data_mesh, replicate, shard
 
 
 def _normal(seed, *shape):
@@ -43,7 +45,7 @@ def _value_and_gradients(function, *args):
 
 @pytest.fixture(params=["cpu form", "library form"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: request.param == "cpu form")
+    monkeypatch.setattr(platform, "on_cpu", lambda: request.param == "cpu form")
 
 
 @pytest.mark.usefixtures("form")
@@ -179,6 +181,60 @@ def test_time_conv_block_keeps_the_dtype(in_features):
     half = block(x.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), block(x), atol=0.05)
+
+
+def _on_eight_devices(function, dealt, *args):
+    """Values of a jitted function whose arguments, where `dealt`, are split over eight devices."""
+    mesh = data_mesh()
+
+    def run(*args):
+        with platform.dealt_over(mesh):
+            return function(*args)
+
+    placed = [shard(arg, mesh) if split else replicate(arg, mesh) for arg, split in zip(args, dealt, strict=True)]
+    return jax.jit(run)(*placed)
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_conv_block_is_the_same_on_eight_devices(in_features):
+    x, mask = 3 + _normal(0, 16, 7, 10, in_features), jnp.arange(16) < 13  # some devices have padding alone
+    graph, params, rest = nnx.split(_block(in_features, (2, 4)), nnx.Param, ...)
+
+    def gradients(x, mask, params):
+        def loss(params, x):
+            block = nnx.merge(graph, params, rest, copy=True)
+            y = block(x, mask, True)
+            return jnp.sum(jnp.where(mask[:, None, None, None], y * _normal(9, *y.shape), 0)), (
+                y,
+                nnx.to_pure_dict(nnx.state(block, nnx.BatchStat)),
+            )
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+    expected = jax.jit(gradients)(x, mask, params)
+    _assert_close(_on_eight_devices(gradients, (True, True, False), x, mask, params), expected, rtol=1e-4)
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_time_conv_pool_is_the_same_on_eight_devices(in_features):
+    x, kernel = _normal(0, 16, 13, 7, in_features), _normal(1, 3, 1, in_features, 6)
+
+    def gradients(x, kernel):
+        def loss(x, kernel):
+            y = time_conv_pool(x, kernel, (2, 2))
+            return jnp.sum(y * _normal(9, *y.shape)), y
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+
+    _assert_close(_on_eight_devices(gradients, (True, False), x, kernel), jax.jit(gradients)(x, kernel), rtol=1e-5)
+
+
+def test_time_conv_pool_gives_the_gradient_to_the_first_of_equal_maxima():
+    x, kernel = jnp.zeros((1, 4, 2, 1)), jnp.ones((3, 1, 1, 1))
+    g = jax.grad(lambda x: jnp.sum(time_conv_pool(x, kernel, (2, 2))))(x)
+    np.testing.assert_array_equal(g[0, :, :, 0], [[1, 0], [1, 0], [1, 0], [0, 0]])
 
 
 def test_dense_is_a_matrix_product():

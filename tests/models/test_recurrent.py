@@ -5,6 +5,8 @@ import pytest
 from flax import nnx
 
 from mgc_jax.models.recurrent import BidirectionalGRU, ParallelGRU
+from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import data_mesh, replicate, shard
 
 
 def randomized(module, seed=0):
@@ -97,3 +99,25 @@ def test_gru_keeps_the_dtype_and_float32_gradients(reset_after):
     np.testing.assert_allclose(half.astype(jnp.float32), gru(x, all_steps=True), atol=0.05)
     gradients = nnx.grad(lambda gru: jnp.sum(gru(x.astype(jnp.bfloat16)).astype(jnp.float32)))(gru)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_gru_is_the_same_on_eight_devices(reset_after):
+    graph, params = nnx.split(randomized(ParallelGRU(2, 5, 4, reset_after=reset_after, rngs=nnx.Rngs(0))))
+    x = np.random.default_rng(1).normal(size=(2, 16, 6, 5)).astype(np.float32)
+
+    def gradients(x, params):
+        return jax.value_and_grad(lambda x, params: jnp.sum(jnp.sin(nnx.merge(graph, params)(x))), argnums=(0, 1))(
+            x, params
+        )
+
+    mesh = data_mesh()
+
+    def dealt(x, params):
+        with platform.dealt_over(mesh):
+            return gradients(x, params)
+
+    actual = jax.jit(dealt)(shard(x, mesh, axis=1), replicate(params, mesh))
+    for ours, expected in zip(jax.tree.leaves(actual), jax.tree.leaves(jax.jit(gradients)(x, params)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

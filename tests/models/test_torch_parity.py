@@ -149,7 +149,7 @@ def _vanishing(name, train, weight):
 @pytest.mark.parametrize(("case", "train", "form"), RUNS)
 def test_encoder_equals_pytorch(case, train, form, monkeypatch):
     """Output, gradients of all weights and of the clips, and moving averages; a padding clip changes none."""
-    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: form == "cpu")
+    monkeypatch.setattr(platform, "on_cpu", lambda: form == "cpu")
     name, clip_shape, options = CASES[case]
     ours, theirs = _pair(name, clip_shape, options)
     theirs.train(train)

@@ -4,7 +4,7 @@
 it may follow the pooling once the sign of its scale is in the kernel. In training the convolution's bias cancels in
 the output (its gradient is exactly zero) and appears only in the moving mean.
 
-On one CPU device 3 x 3 convolutions are computed clip by clip in Winograd form, and those of one-channel float32 maps
+On CPUs 3 x 3 convolutions are computed clip by clip in Winograd form, and those of one-channel float32 maps
 without storing the convolution. Elsewhere the convolution is XLA's, and the max pooling has its own gradient.
 """
 
@@ -52,8 +52,8 @@ def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv2d(x: Float[Array, "n h w cin"], kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "n h w cout"]:
-    """`operations.conv2d` with "SAME" padding, on one CPU device in Winograd form."""
-    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and platform.on_one_cpu_device():
+    """`operations.conv2d` with "SAME" padding, on a CPU in Winograd form."""
+    if kernel.shape[:2] == (3, 3) and kernel.shape[2] > 1 and platform.on_cpu():
         return conv3x3(x, kernel)
     return operations.conv2d(x, kernel)
 
@@ -297,9 +297,40 @@ _one_channel_conv_pool.defvjp(_one_channel_conv_pool_fwd, _one_channel_conv_pool
 
 def _conv_pool_form(x: jax.Array) -> Callable[..., Any]:
     """Returns the convolution with pooling that suits the platform and the number of channels of a map."""
-    if not platform.on_one_cpu_device() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
+    if not platform.on_cpu() or (x.shape[-1] == 1 and x.dtype != jnp.float32):
         return _conv_pool
     return _one_channel_conv_pool if x.shape[-1] == 1 else _clipwise_conv_pool
+
+
+def _pooled(window: tuple[int, int], padding: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes max_pool(conv2d(x, kernel)) in the form that suits the platform."""
+    if _conv_pool_form(x) is _one_channel_conv_pool:
+        return _one_channel_pooled(x, kernel, window, padding)
+    return max_pool(conv2d(x, kernel), window, padding)
+
+
+def _own_clips_on_cpu(function: Callable[..., Any], clips: int, in_axes: Any, out_axes: Any) -> Callable[..., Any]:
+    """`platform.on_own_clips` for CPUs, whose forms are loops over clips; elsewhere XLA partitions the operations."""
+    return platform.on_own_clips(function, clips, in_axes, out_axes) if platform.on_cpu() else function
+
+
+def _pooled_with_moments(
+    conv_pool: Callable[..., Any],
+    window: tuple[int, int],
+    padding: str,
+    devices: int,
+    x: jax.Array,
+    kernel: jax.Array,
+    weight: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns conv_pool(x, kernel, weight, window, padding), with the moments of the clips of all devices."""
+    pooled, mean, var = conv_pool(x, kernel, weight, window, padding)
+    if devices == 1:
+        return pooled, mean, var
+    number = jnp.sum(weight)
+    share = number / jnp.maximum(lax.psum(number, platform.DATA), 1.0)
+    whole = lax.psum(share * mean, platform.DATA)
+    return pooled, whole, lax.psum(share * (var + jnp.square(mean - whole)), platform.DATA)
 
 
 def conv_norm_pool(
@@ -327,15 +358,14 @@ def conv_norm_pool(
     """
     if norm.moving is None:
         sign = jnp.where(norm.scale < 0, -1.0, 1.0)
-        conv_pool, weight = _conv_pool_form(x), mask.astype(jnp.float32)
-        pooled, mean, var = conv_pool(x, (kernel * sign).astype(x.dtype), weight, pool, padding)
+        arguments = x, (kernel * sign).astype(x.dtype), mask.astype(jnp.float32)
+        devices = platform.shared_by(len(x)) if platform.on_cpu() else 1
+        form = functools.partial(_pooled_with_moments, _conv_pool_form(x), pool, padding, devices)
+        pooled, mean, var = _own_clips_on_cpu(form, len(x), (0, None, 0), (0, None, None))(*arguments)
         factor = norm.scale * lax.rsqrt(var + norm.epsilon) * sign
         return (pooled * factor + (norm.offset - mean * factor)).astype(x.dtype), (mean * sign + bias, var)
     mean, var = norm.moving
     factor = norm.scale * lax.rsqrt(var + norm.epsilon)
-    kernel = (kernel * factor).astype(x.dtype)
-    if _conv_pool_form(x) is _one_channel_conv_pool:
-        pooled = _one_channel_pooled(x, kernel, pool, padding)
-    else:
-        pooled = max_pool(conv2d(x, kernel), pool, padding)
+    form = functools.partial(_pooled, pool, padding)
+    pooled = _own_clips_on_cpu(form, len(x), (0, None), 0)(x, (kernel * factor).astype(x.dtype))
     return (pooled + (norm.offset + (bias - mean) * factor)).astype(x.dtype), (mean, var)

@@ -27,7 +27,6 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jaxtyping import Array, Float
 
 from mgc_jax.models.kernels.gru_scan import scanned_states
-from mgc_jax.models.operations import gru_projections
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +130,8 @@ def gru_states(
     if form is not None:
         states = kernel_states(form, x, kernel, recurrent_kernel, bias, recurrent_bias)
         return states if all_steps else states[:, :, -1]
-    states = scanned_states(recurrent_kernel, recurrent_bias, gru_projections(x, kernel, bias))
-    return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
+    scanned = scanned_states(x, kernel, recurrent_kernel, bias, recurrent_bias)
+    return jnp.stack([jnp.swapaxes(states, 0, 1) if all_steps else states[-1] for states in scanned])
 
 
 def kernel_states(

@@ -1,44 +1,15 @@
-"""Convolution over time (3 x 1) and max pooling; on one CPU device as shifted matrix products, clip by clip."""
+"""Convolution over time (k x 1) and max pooling; on CPUs as matrix products, clip by clip."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mgc_jax.models import operations
-from mgc_jax.models.kernels.conv_pool import max_pool, max_pool_gradient
+from mgc_jax.models.kernels.conv_pool import max_pool
 from mgc_jax.runtime import platform
-
-
-def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
-    """The parts of maps [..., time, mel, channel] that meet each row of a kernel of this size."""
-    steps = x.shape[-3] - size + 1
-    return [x[..., i : i + steps, :, :] for i in range(size)]
-
-
-def _time_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The "VALID" convolution with a k x 1 kernel, as matrix products.
-
-    The gradient of the pooling compares values with their maximum, so both must be rounded alike. Matrix products are;
-    sums of products may be compiled differently in different places.
-    """
-    return functools.reduce(jnp.add, map(jnp.matmul, _shifted(x, len(kernel)), kernel[:, 0]))
-
-
-def _one_channel_places(x: jax.Array, size: int, window: tuple[int, int]) -> list[list[jax.Array]]:
-    """For each position in a pooling window, the parts of [..., time, mel, 1] that meet each row of a kernel."""
-    ph, pw = window
-    h, w = (x.shape[-3] - size + 1) // ph, x.shape[-2] // pw
-    x = x[..., : w * pw, :]
-    return [[x[..., t + i : t + i + h * ph : ph, j::pw, :] for i in range(size)] for t in range(ph) for j in range(pw)]
-
-
-def _one_channel_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """The same as `time_conv_pool` for one-channel maps, position by position within the pooling windows."""
-    places = _one_channel_places(x, len(kernel), window)
-    ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
-    return functools.reduce(jnp.maximum, ys)
 
 
 def time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
@@ -49,62 +20,113 @@ def time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> 
       kernel: Convolution kernel [k, 1, channel in, channel out].
       window: Pool size in time and frequency.
     """
-    if platform.on_one_cpu_device():
-        return _clipwise_time_conv_pool(x, kernel, window)
-    return max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID")
+    if not platform.on_cpu():
+        return max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID")
+    by_clip = functools.partial(_clipwise_time_conv_pool, window=window)
+    return platform.on_own_clips(lambda x, kernel: by_clip(x, kernel), len(x), (0, None), 0)(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _clipwise_time_conv_pool(x, kernel, window):
-    """The same as `time_conv_pool`, one clip at a time; the gradient computes each clip's convolution again."""
-    if x.shape[-1] == 1:
-        return _one_channel_time_conv_pool(x, kernel, window)
-    return lax.map(lambda clip: max_pool(_time_conv(clip[None], kernel), window, "VALID")[0], x)
+def _clipwise_time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """The same as `time_conv_pool`, one clip at a time, whose maps then fit the processor's cache.
 
-
-def _one_channel_time_conv_pool_bwd(x, kernel, window, g):
-    def add_clip(total, clip):
-        places = _one_channel_places(clip[0], len(kernel), window)
-        ys = [sum(part * row[0, 0] for part, row in zip(parts, kernel, strict=True)) for parts in places]
-        ys = lax.optimization_barrier(ys)  # stored, so that both uses are rounded alike
-        pooled = functools.reduce(jnp.maximum, ys)
-        count = sum((y == pooled).astype(jnp.float32) for y in ys)
-        pooled, share = lax.optimization_barrier((pooled, (clip[1] / count).astype(x.dtype)))
-        gys = [jnp.where(y == pooled, share, 0).astype(jnp.float32) for y in ys]
-        rows = [
-            sum(jnp.sum(parts[i] * gy, (0, 1)) for parts, gy in zip(places, gys, strict=True))
-            for i in range(len(kernel))
-        ]
-        return total + jnp.stack(rows), None
-
-    gk, _ = lax.scan(add_clip, jnp.zeros((len(kernel), kernel.shape[-1]), jnp.float32), (x, g))
-    # Needed only for the gradient of the clips themselves; otherwise the compiler drops it.
-    gx = jax.vjp(lambda x: max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID"), x)[1](g)[0]
-    return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _time_conv_pool_bwd(window, residuals, g):
-    x, kernel = residuals
-    size, _, cin, cout = kernel.shape
-    if cin == 1:
-        return _one_channel_time_conv_pool_bwd(x, kernel, window, g)
-    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-
-    def add_clip(total, clip):
-        y = _time_conv(clip[0][None], kernel)
-        gy = max_pool_gradient(y, max_pool(y, window, "VALID"), clip[1][None], window, "VALID")[0]
-        columns = gy.reshape(-1, cout)
-        parts = _shifted(clip[0], size)
-        gk = jnp.stack([product(part.reshape(-1, cin).T, columns) for part in parts])
-        gx = sum(jnp.pad(gy @ kernel[i, 0].T, ((i, size - 1 - i), (0, 0), (0, 0))) for i in range(size))
-        return total + gk.reshape(kernel.shape), gx
-
-    gk, gx = lax.scan(add_clip, jnp.zeros(kernel.shape, jnp.float32), (x, g))
-    return gx, gk.astype(kernel.dtype)
+    Instead of the convolution, which is as large as all of its inputs, the place of each maximum is kept for the
+    gradient, which goes to the first of several equal ones.
+    """
+    return lax.map(lambda clip: _winners(_places(clip, kernel, window))[0], x)
 
 
 def _time_conv_pool_fwd(x, kernel, window):
-    return _clipwise_time_conv_pool(x, kernel, window), (x, kernel)
+    pooled, winner = lax.map(lambda clip: _winners(_places(clip, kernel, window)), x)
+    return pooled, (x, kernel, winner)
+
+
+def _time_conv_pool_bwd(window, residuals, g):
+    x, kernel, winner = residuals
+    size, _, cin, cout = kernel.shape
+
+    def add_clip(total, clip):
+        x, winner, g = clip
+        if cin == 1:
+            return total + _one_channel_kernel_gradient(x, winner, g, size, window), None
+        spread = _spread(winner, g, window)
+        columns = spread.reshape(-1, cout)
+        return total + _product(_frames(x, size, *spread.shape[:2]).T, columns), _input_gradient(spread, kernel, x)
+
+    gk, gx = lax.scan(add_clip, jnp.zeros((size * cin, cout), jnp.float32), (x, winner, g))
+    if cin == 1:  # needed only for the gradient of the clips themselves; otherwise the compiler drops it
+        gx = lax.map(lambda clip: _input_gradient(_spread(*clip[1:], window), kernel, clip[0]), (x, winner, g))
+    return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
 
 
 _clipwise_time_conv_pool.defvjp(_time_conv_pool_fwd, _time_conv_pool_bwd)
+
+_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def _frames(clip: jax.Array, size: int, steps: int, mels: int) -> jax.Array:
+    """The frames of a clip [time, mel, channel] that meet each row of a kernel: [steps * mels, size * channel]."""
+    parts = [clip[i : i + steps, :mels] for i in range(size)]
+    return jnp.concatenate(parts, -1).reshape(steps * mels, -1)
+
+
+def _places(clip: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> list[jax.Array]:
+    """The convolution of a clip at each place of the pooling windows, row by row: maps [time2, mel2, channel out]."""
+    (ph, pw), (size, _, cin, cout) = window, kernel.shape
+    h, w = (clip.shape[0] - size + 1) // ph, clip.shape[1] // pw
+    if cin == 1:
+        return [
+            functools.reduce(jnp.add, [part * row[0, 0] for part, row in zip(parts, kernel, strict=True)])
+            for parts in _one_channel_parts(clip, size, window)
+        ]
+    y = (_frames(clip, size, h * ph, w * pw) @ kernel.reshape(-1, cout)).reshape(h, ph, w, pw, cout)
+    return [y[:, i, :, j] for i in range(ph) for j in range(pw)]
+
+
+def _one_channel_parts(clip: jax.Array, size: int, window: tuple[int, int]) -> list[list[jax.Array]]:
+    """For each place of the pooling windows, the parts of [time, mel, 1] that meet each row of a kernel."""
+    (ph, pw), mels = window, clip.shape[1] // window[1] * window[1]
+    steps = (clip.shape[0] - size + 1) // ph * ph
+    return [
+        [clip[i + row : i + row + steps : ph, j:mels:pw] for row in range(size)] for i in range(ph) for j in range(pw)
+    ]
+
+
+def _winners(places: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The maximum over the places, and the number of the first place that has it."""
+    best, winner = places[0], jnp.zeros(places[0].shape, jnp.uint8 if len(places) <= 256 else jnp.int32)
+    for number, place in enumerate(places[1:], 1):
+        wins = place > best
+        best, winner = jnp.where(wins, place, best), jnp.where(wins, jnp.asarray(number, winner.dtype), winner)
+    return best, winner
+
+
+def _spread(winner: jax.Array, g: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """Takes the gradient [time2, mel2, channel] of the maxima back to their places: [time, mel, channel]."""
+    (h, w, channels), (ph, pw) = g.shape, window
+    number = np.arange(ph * pw, dtype=winner.dtype).reshape(ph, 1, pw, 1)
+    cells = jnp.where(winner[:, None, :, None] == number, g[:, None, :, None], 0)
+    return cells.reshape(h * ph, w * pw, channels)
+
+
+def _input_gradient(spread: jax.Array, kernel: jax.Array, clip: jax.Array) -> jax.Array:
+    """Takes the gradient [time, mel, channel out] of the convolution back to the clip."""
+    size, _, cin, cout = kernel.shape
+    (steps, mels, _), (time, width, _) = spread.shape, clip.shape
+    parts = (spread.reshape(-1, cout) @ kernel.reshape(-1, cout).T).reshape(steps, mels, size, cin)
+    padded = [jnp.pad(parts[:, :, i], ((i, time - steps - i), (0, width - mels), (0, 0))) for i in range(size)]
+    return functools.reduce(jnp.add, padded)
+
+
+def _one_channel_kernel_gradient(
+    clip: jax.Array, winner: jax.Array, g: jax.Array, size: int, window: tuple[int, int]
+) -> jax.Array:
+    """Takes the gradient of the maxima back to the kernel [size, channel out]: a sum over what met the winners."""
+    places = _one_channel_parts(clip, size, window)
+
+    def summed(row: int) -> jax.Array:
+        met = functools.reduce(jnp.add, [jnp.where(winner == i, parts[row], 0) for i, parts in enumerate(places)])
+        products = lax.optimization_barrier(met * g).reshape(-1, g.shape[-1])
+        return _product(jnp.ones(len(products), products.dtype), products)  # faster on a CPU than a sum over rows
+
+    return jnp.stack([summed(row) for row in range(size)])
