@@ -248,9 +248,10 @@ def _damage_explained(path: str | Path, others: tuple[type[Exception], ...] = ()
       path: folder of the dataset.
       others: errors that are not about damage, and pass.
     """
+    passing: tuple[type[Exception], ...] = (UserError, MemoryError, *others)
     try:
         yield
-    except (UserError, MemoryError, *others):
+    except passing:
         raise
     except Exception as error:
         folder = Path(path).absolute()
