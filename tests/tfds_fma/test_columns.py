@@ -24,9 +24,9 @@ from tfds_fma.validate import validate
 
 TABLE = """track_id,genre_top,split,artist_id,album_id,title
 7,Rock,training,1,10,Übung
-3,Jazz,training,2,11,
+3,Folk,training,2,11,
 9,Rock,validation,3,,"a, b"
-2,Jazz,test,4,13,c
+2,Folk,test,4,13,c
 """
 
 
@@ -58,7 +58,7 @@ def assert_same(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     for name, column in first.items():
         assert column.dtype == second[name].dtype
-        assert column.tolist() == second[name].tolist()
+        np.testing.assert_array_equal(column, second[name])  # NaN, a duration that is unknown, is equal to NaN
 
 
 def opened_with(path: Path) -> list[str]:
@@ -98,7 +98,7 @@ def test_no_record_is_read_at_opening(path, monkeypatch):
     assert prepared.nbytes == 4 * 6 * 4
     assert len(prepared.fingerprints) == 1
     (path / COLUMNS_FILE).unlink()
-    with pytest.raises(AssertionError, match="a record is read"):
+    with pytest.raises(UserError, match="a record is read"):
         reading.open_prepared(path).columns()
 
 
@@ -115,9 +115,6 @@ def test_reading_everything_reads_each_record_once(path, monkeypatch, with_file)
             return super().read(positions, *others)
 
     monkeypatch.setattr(array_record_module, "ArrayRecordReader", Counting)
-    source = tfds.core.data_sources.array_record.ArrayRecordDataSource
-    get = source.__getitems__
-    monkeypatch.setattr(source, "__getitems__", lambda self, keys: rows.extend(keys) or get(self, keys))
     reading.read_dataset(path)
     assert len(rows) == 4
 

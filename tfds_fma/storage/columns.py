@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from tfds_fma.errors import in_words
 from tfds_fma.identity import labelled_table, sample_step, table_digest
 from tfds_fma.source.tracks import SPLITS
-from tfds_fma.storage.records import ClipRecords
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tfds_fma.storage.records import ClipRecords
 
 COLUMNS_FILE = "columns.parquet"
 
@@ -56,7 +57,7 @@ class StoredColumns:
     """
 
     columns: dict[str, "np.ndarray"]
-    clips: ClipRecords
+    clips: "ClipRecords"
     fingerprints: dict[str, str]
 
 
@@ -65,8 +66,10 @@ def splits_of(info: Any) -> list[Any]:
     return [info.splits[split] for split in SPLITS.values() if split in info.splits]
 
 
-def clips_of(info: Any) -> ClipRecords:
+def clips_of(info: Any) -> "ClipRecords":
     """Returns the clips of all splits, left in their shards, from TFDS's description of a dataset."""
+    from tfds_fma.storage.records import ClipRecords
+
     clip, splits = info.features["clip"], splits_of(info)
     return ClipRecords(
         [file for split in splits for file in split.filepaths],
@@ -76,7 +79,7 @@ def clips_of(info: Any) -> ClipRecords:
     )
 
 
-def read_columns(info: Any, clips: ClipRecords) -> dict[str, "np.ndarray"]:
+def read_columns(info: Any, clips: "ClipRecords") -> dict[str, "np.ndarray"]:
     """Reads the columns from the records, each of which has to be read whole.
 
     Args:
@@ -182,6 +185,8 @@ def load_columns(folder: str | Path) -> StoredColumns:
     try:
         import pyarrow.parquet
 
+        from tfds_fma.storage.records import ClipRecords
+
         with pyarrow.parquet.ParquetFile(folder / COLUMNS_FILE, page_checksum_verification=True) as file:
             about = _read_about(file.schema_arrow.metadata or {})
             _check_fits(folder, about)
@@ -201,7 +206,7 @@ def load_columns(folder: str | Path) -> StoredColumns:
     return StoredColumns(columns, clips, about["fingerprints"])
 
 
-def stored_bytes(clips: ClipRecords) -> int:
+def stored_bytes(clips: "ClipRecords") -> int:
     """Returns the size of all clips in memory."""
     return math.prod(clips.shape) * clips.dtype.itemsize
 
@@ -279,7 +284,9 @@ def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _fingerprint(columns: Mapping[str, "np.ndarray"], clips: ClipRecords, genres: tuple[str, ...]) -> tuple[str, str]:
+def _fingerprint(
+    columns: Mapping[str, "np.ndarray"], clips: "ClipRecords", genres: tuple[str, ...]
+) -> tuple[str, str]:
     """Computes the fingerprint of the labelled clips in FMA's splits; returns the table's hash and the fingerprint."""
     import numpy as np
 
