@@ -29,6 +29,7 @@ from tfds_fma.progress import Progress, progress_bar
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
+from tfds_fma.storage.columns import Unfit, load_columns, write_columns
 from tfds_fma.storage.shards import (
     Shard,
     ShardJob,
@@ -135,8 +136,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return self._given_staging_dir or Path(self.data_dir).parent / layout.STAGING
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Prepares the dataset; see TFDS for the arguments. The finished shards wait until all is in its place."""
+        """Prepares the dataset; see TFDS for the arguments. The finished shards wait until all is in its place.
+
+        The columns file comes last, as it holds hashes of what TFDS writes about the shards.
+        """
         super().download_and_prepare(**kwargs)
+        folder = Path(self.data_dir)
+        try:
+            load_columns(folder)
+        except Unfit:
+            write_columns(folder, self.info)
         shutil.rmtree(self._staging_dir, ignore_errors=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:

@@ -17,6 +17,7 @@ from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.registry import get_representation, is_name
 from tfds_fma.source.archives import readable_size, remember_verified, verify_checksum
 from tfds_fma.storage import layout
+from tfds_fma.storage.columns import COLUMNS_FILE
 
 if TYPE_CHECKING:
     from tfds_fma.clips.sources import ClipSource
@@ -38,6 +39,8 @@ def prepare(
     log: Callable[[str], None] = print,
 ) -> Path:
     """Prepares a subset of FMA in one representation, unless that has been done.
+
+    What is prepared already gets its columns file, if that is missing or does not fit.
 
     An interrupted run leaves nothing that counts as prepared; running again continues it. Two processes that
     prepare the same thing do it once: the second waits.
@@ -166,6 +169,7 @@ def prepare_clips(
     with only_one(target.parent, log):
         _restore(target)
         if layout.is_complete(target) and not overwrite:
+            _add_columns(target, log)
             log(f"{name}: already prepared in {target} (use --overwrite to prepare it again)")
             return target
         if target.exists() and not overwrite:
@@ -182,6 +186,34 @@ def prepare_clips(
         log(summary)
         log(f"{name}: in {target}")
     return target
+
+
+def complete_prepared(
+    subset: str, representation: str, data_dir: str | Path, log: Callable[[str], None]
+) -> Path | None:
+    """Adds what a prepared dataset of an earlier version lacks: its columns file. Needs no source.
+
+    Returns:
+      The folder of the dataset, or None if it has not been prepared.
+
+    Raises:
+      UserError: if it is damaged, or cannot be written to.
+    """
+    target = layout.version_dir(data_dir, subset, representation)
+    if not layout.is_complete(target):
+        return None
+    with only_one(target.parent, log):
+        _add_columns(target, log)
+    log(f"{target.parent.name}: already prepared in {target}")
+    return target
+
+
+def _add_columns(target: Path, log: Callable[[str], None]) -> None:
+    """Writes the columns file of a dataset that was prepared without, or whose file does not fit."""
+    from tfds_fma.reading import add_columns
+
+    if add_columns(target):
+        log(f"{target.parent.name}: {COLUMNS_FILE} has been written, so that opening it reads no clip")
 
 
 def _download_missing(

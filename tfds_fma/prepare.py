@@ -3,6 +3,8 @@
 python -m tfds_fma.prepare --source ~/fma --subset small --representation mel_1360x96 --data_dir ~/data
 python -m tfds_fma.prepare --from_arrays mels.npz --table tracks.csv --subset small --representation mel_100x250 \
     --data_dir ~/data
+
+Without a source, a dataset that is there already gets the columns file that it lacks.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
-from tfds_fma.preparation import prepare, prepare_arrays
+from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays
 from tfds_fma.representations.registry import REPRESENTATIONS
 
 if TYPE_CHECKING:
@@ -136,6 +138,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UserError("Give what the arrays hold a name of its own: --representation NAME, such as mel_100x250.")
 
 
+def _completes(args: argparse.Namespace) -> bool:
+    """Whether no source is named, and nothing to be made of it: enough for a dataset that is there."""
+    named = args.source is not None or any(name in args for name in _ARRAY_FLAGS)
+    return not (named or args.overwrite or args.representation is None)
+
+
 def _array_files(args: argparse.Namespace) -> "ArrayFiles":
     """Turns the flags of precomputed arrays into what they name."""
     from tfds_fma.source.arrays import ArrayFiles
@@ -152,6 +160,8 @@ def _array_files(args: argparse.Namespace) -> "ArrayFiles":
 
 def _run(args: argparse.Namespace) -> None:
     """Prepares what the flags name; downloads it first if asked to."""
+    if _completes(args) and complete_prepared(args.subset, args.representation, args.data_dir, print):
+        return
     _check_flags(args)
     if args.source is None:
         prepare_arrays(_array_files(args), args.subset, args.representation, args.data_dir, overwrite=args.overwrite)

@@ -1,16 +1,29 @@
 """Finds and reads prepared datasets.
 
-`find_prepared` and `class_names` are quick; the others import TFDS.
+`find_prepared`, `class_names` and `open_prepared` are quick; the others import TFDS, as does `open_prepared` where
+there is no columns file that fits (`tfds_fma.storage.columns`).
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma.errors import UserError, in_words
-from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
+from tfds_fma.storage.columns import (
+    COLUMNS_FILE,
+    Unfit,
+    clips_of,
+    empty_columns,
+    fill_row,
+    load_columns,
+    read_columns,
+    splits_of,
+    stored_bytes,
+    write_columns,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +32,6 @@ if TYPE_CHECKING:
 
 # Records decoded at a time: many enough to amortise the call, few enough to add nothing to memory.
 _BATCH = 256
-
-# Columns whose values are not of one size.
-_OBJECTS = ("title", "artist", "subset", "genres_all")
 
 
 def find_prepared(data_dir: str | Path, subset: str, representation: str) -> Path | None:
@@ -71,55 +81,115 @@ def read_split(path: str | Path, split: str) -> tuple[dict[str, "np.ndarray"], "
     Raises:
       UserError: if there is no prepared dataset, or it is damaged.
     """
-    return _read(path, (split,))
+    builder = _open_builder(path)
+    with _damage_explained(path):
+        return _read_splits(builder, [split] if split in builder.info.splits else [])
 
 
 def read_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
     """Reads all splits, train first, into one array; otherwise as `read_split`."""
-    return _read(path, tuple(SPLITS.values()))
+    return open_prepared(path).read()
 
 
-def stored_bytes(path: str | Path) -> int:
-    """Returns the size of all clips of a prepared dataset, without reading them."""
-    import math
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset that has been opened, and whose clips have not been read.
 
-    builder = _open_builder(path)
-    clip = builder.info.features["clip"]
-    clips = sum(split.num_examples for split in builder.info.splits.values())
-    return clips * math.prod(clip.shape) * clip.np_dtype.itemsize
-
-
-def open_dataset(path: str | Path) -> tuple[dict[str, "np.ndarray"], "ClipRecords"]:
-    """Reads the columns of all splits, train first, and leaves the clips on the disk; otherwise as `read_dataset`.
-
-    The columns are in the records of the clips, so that one pass over the files is made all the same.
+    Attributes:
+      clips: of all splits, train first, left in their shards.
+      fingerprints: the hash of a corpus's table (`tfds_fma.identity`) -> fingerprint of that corpus, as far as the
+        columns file has them.
     """
-    import tensorflow_datasets as tfds
 
-    from tfds_fma.storage.records import ClipRecords
+    path: Path
+    clips: "ClipRecords"
+    fingerprints: Mapping[str, str]
+    _stored: "dict[str, np.ndarray] | None"
+    _builder: Any
 
-    builder = _open_builder(path)
-    with _damage_explained(path):
-        infos = [builder.info.splits[split] for split in SPLITS.values() if split in builder.info.splits]
-        features = builder.info.features
-        clips = ClipRecords(
-            [file for info in infos for file in info.filepaths],
-            [length for info in infos for length in info.shard_lengths],
-            features["clip"].shape,
-            features["clip"].np_dtype,
+    @property
+    def nbytes(self) -> int:
+        """The size of all clips."""
+        return stored_bytes(self.clips)
+
+    def columns(self) -> dict[str, "np.ndarray"]:
+        """Returns the columns, as `read_dataset`: from the columns file, or else from the records, in one pass."""
+        if self._stored is not None:
+            return dict(self._stored)
+        with _damage_explained(self.path):
+            return read_columns(self._builder.info, self.clips)
+
+    def read(self) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
+        """Returns the columns and all clips, as `read_dataset`; reads every record once."""
+        import numpy as np
+
+        if self._stored is None:
+            with _damage_explained(self.path):
+                return _read_splits(self._builder, [split.name for split in splits_of(self._builder.info)])
+        clips = np.empty(self.clips.shape, self.clips.dtype)
+        for row, clip in enumerate(clips):
+            self.clips.read(row, clip)
+        return dict(self._stored), clips
+
+
+def open_prepared(path: str | Path, log: Callable[[str], None] = lambda line: None) -> Prepared:
+    """Opens a prepared dataset; reads no record, and imports TFDS only if there is no columns file that fits.
+
+    Args:
+      path: folder of the prepared dataset.
+      log: takes a line for people if the columns have to be read from the records.
+
+    Raises:
+      UserError: if there is no prepared dataset, or it is damaged. A record that is damaged is found when it is read.
+    """
+    class_names(path)
+    try:
+        stored = load_columns(path)
+        return Prepared(Path(path), stored.clips, stored.fingerprints, stored.columns, None)
+    except Unfit as error:
+        builder = _open_builder(path)  # which finds what is damaged
+        log(
+            f"every record of {path} has to be read for its columns, since {COLUMNS_FILE} cannot be used: {error}. "
+            f"{layout.columns_remedy(Path(path))}"
         )
-        # What is not named here is not decoded.
-        others = tfds.features.FeaturesDict({name: features[name] for name in features if name != "clip"})
-        columns = _empty_columns(features, {info.name: info.num_examples for info in infos})
-        for row in range(len(columns["split"])):
-            _fill_row(columns, row, others.deserialize_example_np(clips.record(row)))
-    return columns, clips
-
-
-def _read(path: str | Path, splits: tuple[str, ...]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
-    builder = _open_builder(path)
     with _damage_explained(path):
-        return _read_splits(builder, [split for split in splits if split in builder.info.splits])
+        return Prepared(Path(path), clips_of(builder.info), {}, None, builder)
+
+
+def open_dataset(
+    path: str | Path, log: Callable[[str], None] = lambda line: None
+) -> tuple[dict[str, "np.ndarray"], "ClipRecords"]:
+    """Returns the columns of all splits, train first, and leaves the clips on the disk.
+
+    Otherwise as `read_dataset`; `log` is that of `open_prepared`.
+    """
+    prepared = open_prepared(path, log)
+    return prepared.columns(), prepared.clips
+
+
+def add_columns(path: str | Path) -> bool:
+    """Writes the columns file of a prepared dataset, unless it is there and fits; reads every record once for it.
+
+    Returns:
+      Whether it was written.
+
+    Raises:
+      UserError: if there is no prepared dataset, it is damaged, or its folder cannot be written to.
+    """
+    try:
+        load_columns(path)
+        return False
+    except Unfit:
+        builder = _open_builder(path)
+    try:
+        with _damage_explained(path, (OSError,)):
+            write_columns(path, builder.info)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {COLUMNS_FILE} to {path} ({error.strerror or error}). The dataset can be used all the "
+            "same: opening it takes longer. Make room or let the folder be written to, and run the same command again."
+        ) from error
+    return True
 
 
 def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
@@ -127,36 +197,16 @@ def _read_splits(builder: Any, splits: list[str]) -> tuple[dict[str, "np.ndarray
 
     features = builder.info.features
     sources = {split: builder.as_data_source(split=split) for split in splits}
-    columns = _empty_columns(features, {split: len(source) for split, source in sources.items()})
+    columns = empty_columns(features, {split: len(source) for split, source in sources.items()})
     clips = np.empty((len(columns["split"]), *features["clip"].shape), features["clip"].np_dtype)
     row = 0
     for source in sources.values():
         for start in range(0, len(source), _BATCH):
             for example in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
                 clips[row] = example.pop("clip")
-                _fill_row(columns, row, example)
+                fill_row(columns, row, example)
                 row += 1
     return columns, clips
-
-
-def _empty_columns(features: Any, sizes: Mapping[str, int]) -> dict[str, "np.ndarray"]:
-    """Returns columns to be filled, and `split`, for splits of these sizes."""
-    import numpy as np
-
-    size = sum(sizes.values())
-    columns = {
-        name: np.empty(size, object if name in _OBJECTS else feature.np_dtype)
-        for name, feature in features.items()
-        if name != "clip"
-    }
-    columns.setdefault("subset", np.full(size, "", object))  # a dataset from before there was this field
-    columns["split"] = np.repeat(list(sizes), list(sizes.values())).astype(str)
-    return columns
-
-
-def _fill_row(columns: dict[str, "np.ndarray"], row: int, example: Mapping[str, Any]) -> None:
-    for name, value in example.items():
-        columns[name][row] = value.decode() if isinstance(value, bytes) else value
 
 
 def _open_builder(path: str | Path) -> Any:
@@ -191,11 +241,17 @@ def _check_shard(shard: Path, expected: int) -> None:
 
 
 @contextlib.contextmanager
-def _damage_explained(path: str | Path) -> Iterator[None]:
-    """Turns whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files into a UserError."""
+def _damage_explained(path: str | Path, others: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns whatever TFDS, Protocol Buffers and ArrayRecord raise about damaged files into a UserError.
+
+    Args:
+      path: folder of the dataset.
+      others: errors that are not about damage, and pass.
+    """
+    passing: tuple[type[Exception], ...] = (UserError, MemoryError, *others)
     try:
         yield
-    except (UserError, MemoryError):
+    except passing:
         raise
     except Exception as error:
         folder = Path(path).absolute()

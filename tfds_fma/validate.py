@@ -23,6 +23,7 @@ from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import readable_size
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
 from tfds_fma.storage import layout
+from tfds_fma.storage.columns import COLUMNS_FILE, Unfit, load_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +116,7 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
     info = _open_info(path, len(genres))
     validation = Validation(info.config_name, path)
     check = _RecordCheck(validation, info, genres)
+    begin = 0  # of a shard, among all records
     total = sum(split.num_examples for split in info.splits.values())
     with progress_bar(validation.name, total, "records", show=progress) as bar:
         for split in SPLITS.values():
@@ -128,8 +130,9 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
                 validation.shards += 1
                 validation.bytes += shard.stat().st_size if shard.exists() else 0
                 for position, record in _read_shard(shard, length, validation.errors):
-                    check.record(split, f"{shard.name}, record {position}", record)
+                    check.record(split, f"{shard.name}, record {position}", record, begin + position)
                     bar.update()
+                begin += length
     check.finish()
     validation.seconds = time.perf_counter() - start
     return validation
@@ -225,11 +228,12 @@ class _RecordCheck:
         # Of small and medium, every track has a top genre.
         self._genre_ids = range(0 if subset in ("small", "medium") else NO_GENRE_ID, len(genres))
         self._rejected = self._rejected_tracks()
+        self._stored = self._stored_columns()
         self._split_of_track: dict[int, str] = {}
         self._splits_of_artist: dict[int, set[str]] = {}
 
-    def record(self, split: str, where: str, record: bytes) -> None:
-        """Checks one record; `where` names it in messages."""
+    def record(self, split: str, where: str, record: bytes, row: int) -> None:
+        """Checks one record, the one of number `row` in the dataset; `where` names it in messages."""
         try:
             example = self._features.deserialize_example_np(record)
         except Exception as error:  # whatever TFDS and Protocol Buffers raise, also about clips of a wrong size
@@ -244,6 +248,7 @@ class _RecordCheck:
         if artist != UNKNOWN_ID:
             self._splits_of_artist.setdefault(artist, set()).add(split)
         self._check_clip(where, example["clip"])
+        self._check_stored(where, example, row)
 
     def finish(self) -> None:
         """Reports what only all records together show."""
@@ -268,6 +273,30 @@ class _RecordCheck:
             self._found.errors.add(f"{where}: {problem}")
         elif low == high:
             self._found.notes.add(f"{where}: all values of the clip are {low:g}: silence?")
+
+    def _check_stored(self, where: str, example: Mapping[str, Any], row: int) -> None:
+        """Compares a record with its row of the columns file."""
+        for name, column in self._stored.items():
+            if name not in example or row >= len(
+                column
+            ):  # not in a dataset of before; more records than there should be
+                continue
+            found, expected = column[row], example[name]
+            expected = expected.decode() if isinstance(expected, bytes) else expected
+            unknown = found != found and expected != expected  # NaN: a duration that is not known
+            if not unknown and (list(expected) if name == "genres_all" else expected) != found:
+                self._found.errors.add(f"{where}: {COLUMNS_FILE} has another {name}: delete that file")
+
+    def _stored_columns(self) -> "Mapping[str, np.ndarray]":
+        """Reads the columns file; none where it is not used either."""
+        try:
+            return load_columns(self._found.path).columns
+        except Unfit as error:
+            remedy = layout.columns_remedy(self._found.path)
+            self._found.notes.add(
+                f"{COLUMNS_FILE} cannot be used, so that opening reads every record: {error}. {remedy}"
+            )
+            return {}
 
     def _known_representation(self, name: str) -> Representation | None:
         """Looks the representation up; None if the clips are not as it makes them, so that ranges mean nothing."""

@@ -8,10 +8,9 @@ import numpy as np
 
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import LazyClips, stays_on_disk
-from mgc_jax.data.sub_genres import find_subgenres
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.labels import GENRE_IDS
+from tfds_fma.identity import labelled_table
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.storage import layout
 
@@ -67,42 +66,38 @@ def not_prepared(data: Any, subset: str) -> str:
 def _from_tfds(name: str, path: Path, placement: str) -> Corpus:
     from tfds_fma import reading
 
-    table, clips = _read_tfds(path, stays_on_disk(placement, reading.stored_bytes(path), available_memory()))
-    genres, label = tuple(reading.class_names(path)), table["genre"].astype(np.int32)
-    subgenres, parents, subgenre = find_subgenres(
-        [list(ids) for ids in table["genres_all"]], label, table["split"] == "train", genres, set(GENRE_IDS.values())
-    )
+    prepared, genres = reading.open_prepared(path, log.info), reading.class_names(path)
+    clips: np.ndarray | LazyClips
+    if stays_on_disk(placement, prepared.nbytes, available_memory()):
+        columns = prepared.columns()
+        table = labelled_table(columns, genres)
+        clips = LazyClips(prepared.clips, table.rows, fingerprints=prepared.fingerprints)
+    else:
+        columns, clips = prepared.read()
+        table = labelled_table(columns, genres)
+        clips = _keep_rows(clips, table.rows)
+    left_out = len(columns["genre"]) - len(table.rows)
+    if left_out:
+        log.info("%d of %d clips have no top genre and are left out", left_out, len(columns["genre"]))
     return Corpus(
         name=name,
         genres=genres,
         clips=clips,
-        track_id=table["track_id"],
-        label=label,
-        subgenres=subgenres,
-        subgenre_parents=parents,
-        subgenre=subgenre,
-        split=table["split"],
-        artist=np.where(table["artist_id"] >= 0, table["artist_id"].astype(str), ""),
-        album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
-        subset=table["subset"].astype(str),
+        track_id=table.track_id,
+        label=table.label,
+        subgenres=table.subgenres,
+        subgenre_parents=table.subgenre_parents,
+        subgenre=table.subgenre,
+        split=table.split,
+        artist=table.artist,
+        album=table.album,
+        subset=table.subset,
     )
 
 
-def _read_tfds(path: Path, lazy: bool) -> tuple[dict[str, np.ndarray], np.ndarray | LazyClips]:
-    """Reads the columns, and the clips or where they lie, of all clips that have a top genre."""
-    from tfds_fma import reading
-
-    clips: Any
-    table, clips = reading.open_dataset(path) if lazy else reading.read_dataset(path)
-    labelled = np.flatnonzero(table["genre"] >= 0)
-    total = len(table["genre"])
-    if len(labelled) < total:
-        log.info("%d of %d clips have no top genre and are left out", total - len(labelled), total)
-        table = {name: column[labelled] for name, column in table.items()}
-    if lazy:
-        return table, LazyClips(clips, labelled)
-    if len(labelled) < total:
-        for row, kept in enumerate(labelled):
-            clips[row] = clips[kept]  # in place: there may not be memory for two copies of FMA-large
-        clips = clips[: len(labelled)]
-    return table, clips
+def _keep_rows(clips: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns some clips, in place: there may not be memory for two copies of FMA-large."""
+    if len(rows) < len(clips):
+        for row, kept in enumerate(rows):
+            clips[row] = clips[kept]
+    return clips[: len(rows)]

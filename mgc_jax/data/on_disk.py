@@ -6,7 +6,7 @@ What is pickled to a worker process is small, and this file imports neither JAX 
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -153,6 +153,8 @@ class LazyClips:
     Attributes:
         shape: as of an array.
         dtype: as of an array.
+        fingerprints: the hash of a corpus's table -> fingerprint of the corpus, where it is known without reading
+            these clips. Not of their first frames or of some of their columns: those are other clips.
     """
 
     def __init__(
@@ -161,6 +163,7 @@ class LazyClips:
         rows: np.ndarray | None = None,
         frames: int = 0,
         columns: Sequence[int] | np.ndarray | None = None,
+        fingerprints: Mapping[str, str] | None = None,
     ):
         """Reads nothing yet.
 
@@ -169,7 +172,9 @@ class LazyClips:
             rows: int [clip], which of them; None: all.
             frames: only the first ones; 0: all.
             columns: only these features; None: all.
+            fingerprints: what is known of corpora with these very clips.
         """
+        self.fingerprints = dict(fingerprints or {})
         self._store, self._rows = store, np.arange(store.shape[0]) if rows is None else rows
         self._columns = None if columns is None else np.asarray(columns)
         clip_shape = (frames or store.shape[1], *store.shape[2:])

@@ -10,7 +10,6 @@ from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.open import open_corpus, resolve_auto
 from mgc_jax.data.standardization import standardization
-from mgc_jax.data.sub_genres import find_subgenres
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import training_clips
 from tfds_fma.clips.make import Clip
@@ -20,6 +19,7 @@ from tfds_fma.preparation import prepare_arrays, prepare_clips
 from tfds_fma.representations.feature_vector import Precomputed
 from tfds_fma.source.arrays import ArrayFiles
 from tfds_fma.source.tracks import Track
+from tfds_fma.sub_genres import find_subgenres
 
 
 def config_for(folder, corpus, **changes):

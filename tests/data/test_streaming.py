@@ -28,6 +28,8 @@ from mgc_jax.runtime.memory import available_memory
 from mgc_jax.training.phases import initial_state, make_phase
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.source.arrays import ArrayFiles
+from tfds_fma.storage.columns import COLUMNS_FILE
+from tfds_fma.storage.records import ClipRecords
 
 
 def npy_config(folder, corpus, **changes):
@@ -75,6 +77,36 @@ def test_the_corpus_is_the_same_on_the_disk(tmp_path, corpus, make_config, chang
     statistics = [dataclasses.astuple(standardization(c, True)) for c in (lazy, loaded)]
     np.testing.assert_array_equal(*statistics)
     assert len(pickle.dumps(lazy.clips)) < 10_000
+
+
+def test_opening_reads_no_clip(tmp_path, corpus, monkeypatch):
+    config = tfds_config(tmp_path, corpus, **{"data.placement": "stream"})
+    (file,) = (tmp_path / "data").rglob(COLUMNS_FILE)
+    content = file.read_bytes()
+    fingerprints = []
+    for placement in ("stream", "host"):
+        config.data.placement = placement
+        file.unlink()
+        fingerprints.append(open_corpus(config.data).fingerprint)
+        file.write_bytes(content)
+        fingerprints.append(open_corpus(config.data).fingerprint)
+    assert len(set(fingerprints)) == 1
+
+    def no_record(*_):
+        raise AssertionError("a record is read")
+
+    config.data.placement = "stream"
+    monkeypatch.setattr(ClipRecords, "record", no_record)
+    opened = open_corpus(config.data)
+    assert opened.fingerprint == fingerprints[0]
+    assert opened.summary()
+    with pytest.raises(AssertionError, match="a record is read"):
+        opened.clips[0]
+    # Of other clips the fingerprint is not known, nor of these under another table.
+    assert not opened.clips.first_frames(17).fingerprints
+    config.data.update(folds=3, fold=1)
+    with pytest.raises(AssertionError, match="a record is read"):
+        _ = open_corpus(config.data).fingerprint
 
 
 def test_features_are_picked_and_mel_before_time_is_turned(tmp_path, corpus):

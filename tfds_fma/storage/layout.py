@@ -57,6 +57,17 @@ def prepare_command(path: Path) -> str:
     )
 
 
+def columns_remedy(path: Path) -> str:
+    """Says how to give a dataset its columns file."""
+    if path.absolute().parent.parent.name != DATASET_NAME:  # a copy, whose folders do not tell what it is
+        return "Copy it again, with that file, to open it without."
+    subset, _, representation = path.absolute().parent.name.partition("-")
+    return (
+        "To open it without, run once: python -m tfds_fma.prepare "
+        f"--subset {subset} --representation {representation} --data_dir {data_dir_of(path)}"
+    )
+
+
 def data_dir_of(path: Path) -> Path:
     """The data folder that a version folder lies in."""
     return path.absolute().parent.parent.parent

@@ -1,22 +1,21 @@
 """Sub-genres: the second level of FMA's genre tree."""
 
 import collections
-import logging
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find_subgenres(
     genres_all: Sequence[Sequence[int]],
-    label: np.ndarray,
-    train: np.ndarray,
+    label: "np.ndarray",
+    train: "np.ndarray",
     genres: Sequence[str],
     top_ids: Collection[int],
     min_clips: int = 10,
-) -> tuple[tuple[str, ...], tuple[int, ...], np.ndarray]:
+) -> tuple[tuple[str, ...], tuple[int, ...], "np.ndarray"]:
     """Finds the second level of the genre tree.
 
     FMA's `genres_all` lists a clip's genres and their ancestors in the tree of `genres.csv`. So the commonest of
@@ -33,6 +32,8 @@ def find_subgenres(
     Returns:
         `subgenres`, `subgenre_parents` and `subgenre` of a `Corpus`.
     """
+    import numpy as np
+
     below = [[i for i in ids if i not in top_ids] for ids in genres_all]
     count = collections.Counter(
         (parent, i) for parent, ids, counted in zip(label.tolist(), below, train, strict=True) if counted for i in ids
