@@ -106,8 +106,8 @@ def _is_required(field: dataclasses.Field) -> bool:
 class ExportedModel:
     """A trained model and what it needs to score clips.
 
-    Clips are scored in chunks, at most the run's `eval.batch_clips` at once, as evaluation does. Chunks have few sizes, and
-    a call compiles only where it needs one that no call before it needed.
+    Clips are scored in chunks, as in evaluation: at most the run's `eval.batch_clips` at once. Chunks have few sizes,
+    and a call compiles only where it needs one that no call before it needed.
 
     Attributes:
         model: the model, with its weights. Those of the first call are used from then on.

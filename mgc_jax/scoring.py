@@ -146,8 +146,8 @@ class Scorer:
 
         if elements(longest) > _MOST_ELEMENTS:
             raise UserError(
-                f"a bag has {longest:,} clips, more than can be pooled at once: make bags smaller. In a corpus, is the "
-                "artist or album column really an identifier? An empty column name leaves it out."
+                f"a bag has {longest:,} clips, more than can be pooled at once: make bags smaller. In a corpus, is "
+                "the artist or album column really an identifier? An empty column name leaves it out."
             )
         capacity = row_slots(longest)
         devices = self._mesh.size

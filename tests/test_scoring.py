@@ -64,7 +64,11 @@ def test_an_exported_model_scores_as_evaluation_does(tmp_path, pooling):
         np.testing.assert_allclose(attention.sum(1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [[1], [70], [1, 130, 2], [1] * 150, [3, 1, 5] * 40], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [[1], [70], [1, 130, 2], [1] * 150, [3, 1, 5] * 40],
+    ids=["one clip", "one long bag", "a long bag and others", "many clips", "many bags"],
+)
 def test_bags_are_scored_as_all_at_once_in_any_order(exported, sizes):
     segment = RNG.permutation(np.repeat(np.arange(len(sizes)), sizes))
     clips = RNG.normal(size=(len(segment), 6))
