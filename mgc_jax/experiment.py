@@ -28,6 +28,7 @@ from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
+from mgc_jax.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +103,8 @@ class Experiment:
             minlength=len(self.corpus.genres),
         )  # fmt: skip
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
-        self.evaluator = Evaluator(
-            self.graph, self.inputs, self.clips, self.mesh, config.eval.batch_clips, self.has_pooling, self.adjustment,
-            queries=getattr(model.pooling, "num_views", 1),
-        )  # fmt: skip
+        scorer = Scorer(model, self.inputs, self.mesh, config.eval.batch_clips, self.adjustment)
+        self.evaluator = Evaluator(scorer, self.clips, self.has_pooling)
 
     @property
     def has_pooling(self) -> bool:

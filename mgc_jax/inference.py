@@ -1,6 +1,7 @@
 """A saved model: what it says of itself, and how an export is loaded and scores clips. No Optax, no Orbax."""
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -13,12 +14,15 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mgc_jax.data.bags import Bags
 from mgc_jax.data.frontend import LogMelFrontend
 from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
-from mgc_jax.models.classifier import BagClassifier, build_model
-from mgc_jax.models.logit_adjustment import adjust
+from mgc_jax.models.classifier import BagClassifier, build_model, split_model
+from mgc_jax.runtime.devices import data_mesh, replicate
+from mgc_jax.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +106,20 @@ def _is_required(field: dataclasses.Field) -> bool:
 class ExportedModel:
     """A trained model and what it needs to score clips.
 
+    Clips are scored in chunks, as in evaluation: at most the run's `eval.batch_clips` at once. Chunks have few sizes,
+    and a call compiles only where it needs one that no call before it needed.
+
     Attributes:
-        model: the model, with its weights.
+        model: the model, with its weights. Those of the first call are used from then on.
         inputs: turns stored clips into its input.
         meta: what it says of itself: configuration, labels, shapes, corpus.
+        mesh: the devices that score; by default those of this process.
     """
 
     model: BagClassifier
     inputs: Inputs
     meta: CheckpointMeta
+    mesh: jax.sharding.Mesh = dataclasses.field(default_factory=lambda: data_mesh(jax.local_devices()))
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -122,8 +131,10 @@ class ExportedModel:
         """float32 [genre]: post-hoc logit adjustment of the scores."""
         return np.array(self.meta.adjustment, np.float32)
 
-    def __call__(self, clips: np.ndarray, segment: np.ndarray | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Scores clips.
+    def __call__(
+        self, clips: np.ndarray, segment: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores clips; apart from the results, memory does not grow with their number.
 
         Args:
             clips: [clip, ...] in the form of the corpus it was trained on (not standardized): spectrograms,
@@ -131,26 +142,48 @@ class ExportedModel:
             segment: int [clip]: number of the bag of each clip, from 0; None: every clip is a bag of its own.
 
         Returns:
-            Log scores [bag, genre], and `aux`: `embedding` [clip, feature], and `attention` [bag, (genre,) clip] where
-            bags were given.
+            Log scores float32 [bag, genre], and `aux`: `embedding` float32 [clip, feature], and `attention` float32
+            [bag, (genre,) clip] where bags were given, 0 for the clips of other bags. Of 1000 bags, 16 genres and
+            10,000 clips it would fill 640 MB.
 
         Raises:
-            UserError: clips of another shape, or bags that are not numbered from 0.
+            UserError: clips of another shape, bags that are not numbered from 0, or one too long.
         """
         stored = self.meta.stored_shape
         if clips.shape[1:] != stored or len(clips) == 0:
             raise UserError(f"clips of shape {clips.shape}: this model takes [clip, {', '.join(map(str, stored))}]")
-        x = self.inputs.evaluation(jnp.asarray(clips))
+        each = np.arange(len(clips))
+        bags = _bags(each if segment is None else np.asarray(segment), len(clips))
+        params, batch_stats = self._weights
+        placed = HostClips(np.asarray(clips), self.mesh)
+        embeddings = self._scorer.embed(params, batch_stats, placed, each)
+        scores, weights = self._scorer.score(params, batch_stats, embeddings, bags)
         if segment is None:
-            scores, aux = self.model(x[:, None], jnp.zeros((len(clips), 1), jnp.int32))
-            return adjust(scores[:, 0], self.adjustment), {"embedding": aux["embedding"][:, 0]}
-        segment = np.asarray(segment)
-        bags = len(np.unique(segment))
-        if segment.shape != (len(clips),) or segment.min() != 0 or segment.max() != bags - 1:
-            raise UserError(f"segment must hold the bag of each of the {len(clips)} clips, bags numbered from 0")
-        scores, aux = self.model(x[None], jnp.asarray(segment, jnp.int32)[None])
-        scores = adjust(scores[0, :bags], self.adjustment)
-        return scores, {"embedding": aux["embedding"][0], "attention": aux["attention"][0, :bags]}
+            return scores, {"embedding": embeddings}
+        attention = np.zeros((len(bags), *weights.shape[1:], len(clips)), np.float32)
+        attention[segment, ..., each] = weights
+        return scores, {"embedding": embeddings, "attention": attention}
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        batch_clips = self.meta.config["eval"]["batch_clips"]
+        return Scorer(self.model, self.inputs, self.mesh, batch_clips, self.adjustment)
+
+    @functools.cached_property
+    def _weights(self) -> tuple[Any, Any]:
+        """Weights and batch statistics, on the devices."""
+        _, params, batch_stats = split_model(self.model)
+        return replicate((params, batch_stats), self.mesh)
+
+
+def _bags(segment: np.ndarray, clips: int) -> Bags:
+    """Returns bags by the bag's number of each clip, [clip]; their labels are not known."""
+    numbers, sizes = np.unique(segment, return_counts=True)
+    if segment.shape != (clips,) or not np.array_equal(numbers, np.arange(len(numbers))):
+        raise UserError(f"segment must hold the bag of each of the {clips} clips, bags numbered from 0")
+    unknown = np.zeros(len(numbers), np.int32)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return Bags(np.argsort(segment, kind="stable"), offsets, label=unknown, subgenre=unknown)
 
 
 def model_of(meta: CheckpointMeta) -> BagClassifier:

@@ -10,6 +10,7 @@ from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.terminal import clock
+from mgc_jax.scoring import Scorer
 from mgc_jax.training.progress import Progress
 
 
@@ -23,10 +24,10 @@ def parts(tmp_path):
 
 def scores_with(parts, source=DeviceClips, batch_clips=16):
     corpus, model, inputs = parts
-    graph, params, stats = split_model(model)
+    _, params, stats = split_model(model)
     mesh = data_mesh()
     clips, no_adjustment = source(corpus.clips, mesh), np.zeros(3, np.float32)
-    evaluator = Evaluator(graph, inputs, clips, mesh, batch_clips, True, no_adjustment)
+    evaluator = Evaluator(Scorer(model, inputs, mesh, batch_clips, no_adjustment), clips, True)
     return evaluator.score_split(params, stats, corpus, "train", bags_of(corpus, "train", "pair"))
 
 
