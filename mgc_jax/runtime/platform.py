@@ -24,9 +24,9 @@ def dealt_over(mesh: Mesh) -> contextlib.AbstractContextManager[object]:
 
 
 def data_devices() -> int:
-    """Number of devices that the clips are dealt to, from `dealt_over`; 1 outside of it."""
+    """Number of devices that the clips are dealt to, from `dealt_over`; 1 outside of it, and in `on_own_clips`."""
     mesh = get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape.get(DATA, 1)
+    return 1 if mesh.empty or DATA in mesh.manual_axes else mesh.shape.get(DATA, 1)
 
 
 def on_own_clips(
