@@ -132,6 +132,11 @@ def start(
     log.info("resuming %s at step %d", experiment.workdir, step)
     if epochs != train.epochs:
         _report_length(experiment.config, epochs, step, timetable)
+    if saved.gru_form and saved.gru_form != experiment.gru_form:
+        log.warning(
+            "the GRUs ran as a %s up to step %d and run as a %s from there on, which differs in rounding",
+            saved.gru_form, step, experiment.gru_form,
+        )  # fmt: skip
     return state, experiment.meta(saved.seconds, init_from=saved.init_from, window=saved.window)
 
 
