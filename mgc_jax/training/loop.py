@@ -35,7 +35,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 
     Steps run in dispatches: one train step, or several that the devices do alone. A dispatch ends where the timetable
     has something to do. Everything that a step changes is in the `TrainState`, and batches and draws are functions of
-    the step: training that was interrupted gives the same weights.
+    the step: training that was interrupted gives the same weights, bit for bit
+    where the devices compute the same bits every time (CPUs do; GPUs: `runtime.xla_flags`).
 
     Args:
         experiment: corpus, model, inputs, evaluator; its workdir is claimed by this process.

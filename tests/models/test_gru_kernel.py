@@ -226,6 +226,8 @@ def test_without_a_gpu_the_scan_is_used():
 def test_processes_in_which_the_kernel_works_and_does_not_are_refused(monkeypatch):
     others = [json.dumps({"GRU 1": "resident kernel", "GRU 2": "scan"})]
     monkeypatch.setattr(processes, "_exchange", lambda mine: [*others, mine])
-    message = "form of the GRUs .*kernels=auto takes the scan.*: GRU 1 is 'resident kernel' in process 0 and 'scan' in "
+    message = (
+        "form of the GRUs .*kernels=auto takes the scan.*: GRU 1 is 'resident kernel' in process 0 and 'scan' in "
+    )
     with pytest.raises(UserError, match=message):
         _model("gru_kernel")

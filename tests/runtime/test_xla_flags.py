@@ -61,4 +61,6 @@ def test_xla_reads_flags_that_are_set_after_the_import_and_knows_ours(flags, sta
     done = subprocess.run(
         [sys.executable, "-c", program], env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
     )
-    assert done.returncode == status, f"this version of XLA does not know {flags}, or reads flags earlier: {done.stderr}"
+    assert done.returncode == status, (
+        f"this version of XLA does not know {flags}, or reads flags earlier: {done.stderr}"
+    )

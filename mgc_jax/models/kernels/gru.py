@@ -9,9 +9,9 @@ JAX has no GRU of cuDNN (`jax.experimental.rnn` has its LSTM alone), and cuDNN's
 Of its GPU forms this is the one by way of Triton: Mosaic's is for Hopper and later alone, with layouts by hand. JAX
 0.11 announces that Triton's will be removed; in a version without it the scan is used.
 
-The kernel has not been timed on a GPU yet, so the scan is the default, and `config.model.kernels="gru_kernel"` asks for
-the kernel. `choose` says whether it works; the answer is kept in the model (`recurrent.use_gru_kernels`). Both forms
-have the equations of `recurrent.ParallelGRU`.
+The kernel has not been timed on a GPU yet, so the scan is the default, and `config.model.kernels="gru_kernel"` asks
+for the kernel. `choose` says whether it works; the answer is kept in the model (`recurrent.use_gru_kernels`). Both
+forms have the equations of `recurrent.ParallelGRU`.
 """
 
 import dataclasses
