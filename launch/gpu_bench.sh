@@ -52,9 +52,19 @@ part() {
     elif [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
         text="failed: not done within $((limit < left ? limit : left)) s"
     else
-        text="failed: $(grep -a . "$out/$name.log" | tail -n 1 | cut -c 1-63)"
+        text="failed: $(reason "$name" | tr '|' ' ' | cut -c 1-63)"
     fi
     rows+=("$name|$text|$((SECONDS - start)) s")
+}
+
+reason() { grep -a -m 1 '^missing: ' "$out/$1.log" || grep -a . "$out/$1.log" | tail -n 1; }
+
+# Of the table of benchmarks/gru.py: its last line, which is the largest size.
+gru_times() {
+    grep -a '^| [a-z]*[0-9]' "$out/$1.log" | tail -n 1 | tr -d ' ' | {
+        IFS='|' read -r _ dtype units rows steps _ _ _ scan kernel _
+        echo "$dtype, $units units, $rows rows, $steps steps: scan $scan, kernel ${kernel:-none} ms"
+    }
 }
 
 last_line() { grep -a . "$out/$1.log" | tail -n 1 | tr '|' ' '; }
@@ -94,12 +104,14 @@ else
     peers=(--device cpu --models matt_mlp --modes train --repeats 3 --quick)
     small=(--config.bench.clips=16 --config.bench.steps=1 --config.bench.repeats=1 --config.batch.rows=2
         --config.batch.clips_per_row=2)
+    small+=("--config.bench.clip_shape=(256, 96)")
 fi
 if [ -n "${TORCH_PYTHON:-}" ]; then
     peers+=(--torch_python "$TORCH_PYTHON")
 fi
 
 bench prcnn configs/prcnn.py "${small[@]}"
+bench prcnn_gru_kernel configs/prcnn.py --config.model.kernels=gru_kernel "${small[@]}"
 bench matt_crnn_tf configs/matt_crnn_tf.py "${small[@]}"
 bench matt_crnn_tf_bfloat16 configs/matt_crnn_tf.py --config.model.dtype=bfloat16 "${small[@]}"
 
@@ -124,7 +136,7 @@ part prcnn_fma_small 90 epochs_time "$python" -m mgc_jax.main --config configs/p
     --config.train.eval_every_epochs="$epochs"
 rm -f "$out/clips.npy"
 
-part gru 75 last_line "$python" -m benchmarks.gru
+part gru 75 gru_times "$python" -m benchmarks.gru
 part peers 220 last_line "$python" benchmarks/peers.py "${peers[@]}" --json "$out/peers.json"
 
 echo

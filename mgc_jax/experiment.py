@@ -25,6 +25,7 @@ from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
+from mgc_jax.models.recurrent import gru_form
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
@@ -47,6 +48,7 @@ class Experiment:
         params: initial weights.
         batch_stats: initial batch statistics.
         num_parameters: weights and batch-norm moments.
+        gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
         evaluator: scores splits.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
@@ -84,6 +86,7 @@ class Experiment:
             subgenre_parents=self.corpus.subgenre_parents, seed=config.seed,
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
+        self.gru_form = gru_form(model)
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
@@ -150,6 +153,7 @@ class Experiment:
             seconds=dict(seconds),  # the save is asynchronous
             init_from=init_from,
             window=tuple(window),
+            gru_form=self.gru_form,
         )
 
     def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:

@@ -52,6 +52,7 @@ class CheckpointMeta:
         init_from: where the initial weights came from (`config.train.init_from`): `path`, `step`, `corpus`,
             `fingerprint`, and `reset`, the parts of the model that were drawn at random; None: drawn at random.
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
+        gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -70,6 +71,7 @@ class CheckpointMeta:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Any] | None = None
     window: tuple[dict[str, float], ...] = ()
+    gru_form: str = ""
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -217,7 +219,7 @@ def load_model(folder: str | Path) -> ExportedModel:
     statistics = Standardization(arrays[f"{STANDARDIZATION}.mean"], arrays[f"{STANDARDIZATION}.std"])
     frontend = None
     if config.model.frontend:  # an export made before there was `kernels` has no such key
-        use = config.model.get("kernels", "auto") == "auto"
+        use = config.model.get("kernels", "auto") != "plain"
         frontend = LogMelFrontend(config.model.frontend, platform_kernels=use)
     return ExportedModel(model, Inputs(config, meta.stored_shape, frontend, statistics), meta)
 

@@ -25,6 +25,7 @@ from mgc_jax.runtime import processes
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.runtime.workdir import default_workdir
+from mgc_jax.runtime.xla_flags import use_deterministic_gpus
 
 _CONFIG = define_config(
     "Configuration: a file, or an experiment in configs (matt_crnn_tf); FILE.py:ARGUMENT gives it an argument. "
@@ -44,6 +45,10 @@ _TEST = flags.DEFINE_bool(
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", None, "With --mode eval: a file of scores to evaluate, Parquet or CSV, also of other software. "
     "--config gives the corpus, if the file lacks genres, splits or artists; --workdir receives results and report.",
+)  # fmt: skip
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU: operations that give the same bits every time, which may be slower, by way of "
+    "XLA_FLAGS. Without it a run that is repeated or resumed on a GPU is equal but for rounding. CPUs do not need it.",
 )  # fmt: skip
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: HOST:PORT of process 0. Not needed with srun and mpirun. Environment "
@@ -84,6 +89,8 @@ def _main(argv: list[str]) -> int:
         raise UserError(
             "--config.KEY=VALUE overrides a configuration: give --config FILE, or a --workdir that holds one"
         )
+    if _DETERMINISTIC.value:
+        use_deterministic_gpus()  # before anything, a configuration's own code included, may start JAX's backend
     config = None if source is None else load_config(source, _CONFIG.overrides)
     if _PREDICTIONS.value:
         from mgc_jax import modes
@@ -108,7 +115,7 @@ def _run(name: str, config: ConfigDict, workdir: Path | None) -> None:
 
     config, why = modes.choose_corpus(config, mode, workdir)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    options = {"--mode": mode, "--test": _TEST.value, "--workdir": _WORKDIR.value} | versions
+    options = {f"--{flag.name}": flag.value for flag in (_MODE, _TEST, _DETERMINISTIC, _WORKDIR)} | versions
     processes.require_same("configuration", identity.shared_values(config) | options)
     workdir = workdir or Path(processes.from_first(lambda: str(default_workdir(name, config, mode))))
     log.info(why)

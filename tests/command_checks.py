@@ -51,7 +51,7 @@ def check(command: str) -> None:
         program, arguments = next((w, arguments[i + 1 :]) for i, w in enumerate(arguments) if w.startswith("launch/"))
     if program.startswith("launch/"):
         return check_launch(program, arguments, variables)
-    if program == ".ci/run" or program in OTHER_PROGRAMS:
+    if program in (".ci/run", ".ci/newest") or program in OTHER_PROGRAMS:
         return None
     if program == "pip":
         return check_pip(arguments)

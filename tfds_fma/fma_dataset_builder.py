@@ -225,7 +225,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _collect_split(self, split: str, staging: Staging, results: dict[Shard, ShardResult]) -> tfds.core.SplitInfo:
         """Gives the shards of one split their final names, and leaves them where they wait, too."""
-        template = self._get_filename_template(split_name=split)
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self.data_path,
+            dataset_name=self.name,
+            split=split,
+            filetype_suffix=self.info.file_format.file_suffix,
+        )
         for shard, final in zip(results, template.sharded_filepaths(len(results)), strict=True):
             _link(staging.path(shard), Path(final))
         return tfds.core.SplitInfo(

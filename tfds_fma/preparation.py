@@ -255,7 +255,7 @@ def _build(
 ) -> str:
     """Runs the TFDS builder for `target`, in `data_dir`; returns the line that sums the run up."""
     # Imported here: TFDS takes a second, which --help and a dataset that is there already need not pay.
-    from tensorflow_datasets.core.download import DownloadConfig
+    import tensorflow_datasets as tfds
 
     from tfds_fma.fma_dataset_builder import Builder, count_reasons, make_config
 
@@ -272,7 +272,7 @@ def _build(
             progress=progress,
             log=_past_redirection(log),
         )
-    config = DownloadConfig(beam_options=_pipeline_options(beam_options))
+    config = tfds.download.DownloadConfig(beam_options=_pipeline_options(beam_options))
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
         builder.download_and_prepare(download_dir=downloads, download_config=config)

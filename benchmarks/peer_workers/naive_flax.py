@@ -221,12 +221,12 @@ class NaiveFlax(Peer):
         def train_step(model, optimizer, rngs, clips, batch):
             segment, label, weight = batch
 
-            def loss(model):
+            def loss(model, rngs):  # Flax refuses to draw from what is not an argument
                 log_scores, _ = model(clips, segment, Target(label, label), train=True, rngs=rngs)
                 losses = -jnp.take_along_axis(log_scores, label[..., None], -1)[..., 0]
                 return jnp.sum(losses * weight) / problem.num_bags
 
-            value, gradients = nnx.value_and_grad(loss)(model)
+            value, gradients = nnx.value_and_grad(loss)(model, rngs)
             optimizer.update(model, gradients)
             return value
 

@@ -108,7 +108,7 @@ def make_inputs(config: Any, corpus: Corpus) -> Inputs:
     frontend = None
     if config.model.frontend:
         name = config.model.frontend
-        use = config.model.kernels == "auto"
+        use = config.model.kernels != "plain"
         frontend = (
             LogMelFrontend(name, platform_kernels=use)
             if corpus.name == "arrays"

@@ -13,6 +13,7 @@ from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS, Target
+from mgc_jax.models.recurrent import use_gru_kernels
 
 
 class BagClassifier(nnx.Module):
@@ -109,7 +110,7 @@ def build_model(
 
     Raises:
         UserError: an encoder or pooling that does not exist, or an option that it does not have; another value of
-            `model.kernels` than "auto" (also where it is absent) and "plain".
+            `model.kernels` than those of `config.keys.KERNELS` (where it is absent, it is "auto").
     """
     kernels = getattr(model, "kernels", "auto")
     if kernels not in KERNELS:
@@ -122,7 +123,9 @@ def build_model(
     built = encoder(clip_shape, **encoder_options, rngs=rngs)
     pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
     classifier = BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
-    set_platform_kernels(classifier, kernels == "auto")
+    set_platform_kernels(classifier, kernels != "plain")
+    if kernels == "gru_kernel":
+        use_gru_kernels(classifier, model.dtype)
     return classifier
 
 

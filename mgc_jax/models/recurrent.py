@@ -1,5 +1,8 @@
 """Gated recurrent units with Keras's equations."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +10,7 @@ from jaxtyping import Array, Float
 
 from mgc_jax.models.kernels import gru
 from mgc_jax.models.operations import gru_projections, gru_scan
+from mgc_jax.runtime import processes
 
 
 class ParallelGRU(nnx.Module):
@@ -30,12 +34,14 @@ class ParallelGRU(nnx.Module):
         recurrent_kernel: [gru, units, 3 units].
         bias: [gru, 3 units].
         recurrent_bias: d, [gru, 3 units], or None.
-        platform_kernels: whether to use the form made for the platform (`models/kernels/gru.py`).
+        platform_kernels: whether to use a form made for the platform (`models/kernels`).
+        kernel_form: of the GPU's kernel, as `use_gru_kernels` found it; None: the scan.
     """
 
     def __init__(self, num_grus: int, in_features: int, units: int, *, reset_after: bool = False, rngs: nnx.Rngs):
         glorot = nnx.initializers.glorot_uniform(batch_axis=0)
         self.platform_kernels = True
+        self.kernel_form: gru.KernelForm | None = None
         self.kernel = nnx.Param(glorot(rngs.params(), (num_grus, in_features, 3 * units)))
         keys = jax.random.split(rngs.params(), num_grus)
         orthogonal = nnx.initializers.orthogonal()
@@ -59,7 +65,9 @@ class ParallelGRU(nnx.Module):
         if self.recurrent_bias is not None:
             recurrent_bias = self.recurrent_bias[...]
         if self.platform_kernels:
-            return gru.gru_states(x, self.kernel[...], recurrent, self.bias[...], recurrent_bias, all_steps=all_steps)
+            return gru.gru_states(
+                self.kernel_form, x, self.kernel[...], recurrent, self.bias[...], recurrent_bias, all_steps=all_steps
+            )
         states = gru_scan(recurrent, recurrent_bias, gru_projections(x, self.kernel[...], self.bias[...]))
         return jnp.moveaxis(states, 0, 2) if all_steps else states[-1]
 
@@ -87,3 +95,34 @@ class BidirectionalGRU(nnx.Module):
         """
         forward, backward = self.directions(jnp.stack([x, x[:, ::-1]]), all_steps)
         return jnp.concatenate([forward, backward[:, ::-1] if all_steps else backward], -1)
+
+
+def use_gru_kernels(model: nnx.Module, dtype: Any) -> None:
+    """Has the GRUs of a model run in the GPU's kernel (`models/kernels/gru.py`) where it works; the others stay scans.
+
+    Args:
+        model: the model; all processes call this for the same one.
+        dtype: of the GRUs' computation.
+
+    Raises:
+        UserError: the kernel works in some processes and not in others, which must compute the same program.
+    """
+    forms = {}
+    for number, module in enumerate(_grus_of(model), 1):
+        form = gru.choose(module.recurrent_kernel.shape[1], dtype, module.recurrent_bias is not None)
+        module.kernel_form = form
+        forms[f"GRU {number}"] = "scan" if form is None else "resident kernel" if form.resident else "kernel"
+    processes.require_same("form of the GRUs (config.model.kernels=auto takes the scan everywhere)", forms)
+
+
+def gru_form(model: nnx.Module) -> str:
+    """Returns how the GRUs of a model are computed: "kernel", "scan" or "plain scan"; empty if there is none."""
+    forms = set()
+    for module in _grus_of(model):
+        scan = "scan" if module.platform_kernels else "plain scan"
+        forms.add("kernel" if module.platform_kernels and module.kernel_form else scan)
+    return " and ".join(sorted(forms))
+
+
+def _grus_of(model: nnx.Module) -> Iterator[ParallelGRU]:
+    return (module for _, module in nnx.iter_modules(model) if isinstance(module, ParallelGRU))

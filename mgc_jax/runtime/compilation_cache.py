@@ -49,10 +49,10 @@ def keep_compiled_programs(*, small: bool = False) -> None:
 
 def _chosen_by_user() -> bool:
     """Whether another folder is chosen, or the cache is off."""
-    values = sys.modules["jax"].config.values if "jax" in sys.modules else {}
+    config = getattr(sys.modules.get("jax"), "config", None)
     off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("n", "no", "f", "false", "off", "0")
-    folder = "JAX_COMPILATION_CACHE_DIR" in os.environ or bool(values.get("jax_compilation_cache_dir"))
-    return folder or off or not values.get("jax_enable_compilation_cache", True)
+    folder = "JAX_COMPILATION_CACHE_DIR" in os.environ or bool(getattr(config, "jax_compilation_cache_dir", None))
+    return folder or off or not getattr(config, "jax_enable_compilation_cache", True)
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def without_cache() -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    before = jax.config.values["jax_enable_compilation_cache"]
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mgc_jax.runtime.xla_flags import present_flags
+
 _PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "scikit-learn", "numpy", "librosa")
 
 
@@ -21,7 +23,7 @@ def command() -> str:
 
 
 def describe_environment() -> dict[str, str]:
-    """Returns versions, processors and, where JAX is in use, its devices."""
+    """Returns versions, processors and, where JAX is in use, its devices and the flags of XLA."""
     environment = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     # Not every system can say which processors this process may use.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -29,6 +31,8 @@ def describe_environment() -> dict[str, str]:
     if "jax" in sys.modules:
         devices = sys.modules["jax"].devices()
         environment["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+        if flags := present_flags():
+            environment["XLA_FLAGS"] = flags
     for package in _PACKAGES:
         try:
             environment[package] = importlib.metadata.version(package)

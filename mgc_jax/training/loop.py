@@ -35,7 +35,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 
     Steps run in dispatches: one train step, or several that the devices do alone. A dispatch ends where the timetable
     has something to do. Everything that a step changes is in the `TrainState`, and batches and draws are functions of
-    the step: training that was interrupted gives the same weights.
+    the step: training that was interrupted gives the same weights, bit for bit
+    where the devices compute the same bits every time (CPUs do; GPUs: `runtime.xla_flags`).
 
     Args:
         experiment: corpus, model, inputs, evaluator; its workdir is claimed by this process.
@@ -132,6 +133,11 @@ def start(
     log.info("resuming %s at step %d", experiment.workdir, step)
     if epochs != train.epochs:
         _report_length(experiment.config, epochs, step, timetable)
+    if saved.gru_form and saved.gru_form != experiment.gru_form:
+        log.warning(
+            "the GRUs ran as a %s up to step %d and run as a %s from there on, which differs in rounding",
+            saved.gru_form, step, experiment.gru_form,
+        )  # fmt: skip
     return state, experiment.meta(saved.seconds, init_from=saved.init_from, window=saved.window)
 
 

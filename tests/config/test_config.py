@@ -55,7 +55,7 @@ def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
         ("batch.rows", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
-        ("model.kernels", "cudnn", "choose one of auto, plain"),
+        ("model.kernels", "cudnn", "choose one of auto, plain, gru_kernel"),
         ("model.frontend", "mel_1360x96", "has no audio"),
         ("data.representation", "audio_12000", "needs the spectrogram to compute from audio"),
         ("data.folds", 1, "0 or at least 2"),

@@ -159,6 +159,26 @@ def test_plain_trains_every_encoder_as_auto_does(name, monkeypatch):
     jax.tree.map(lambda a, p: np.testing.assert_allclose(p, a, rtol=1e-4, atol=1e-4 * largest), auto, plain)
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_encoder_needs_what_gpus_refuse_to_do_deterministically(name, monkeypatch):
+    """With --deterministic XLA compiles no select-and-scatter, the gradient of its own max pooling, for a GPU."""
+    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: False)
+
+    def program(kernels):
+        encoder = ENCODERS[name]((16, 8), **SMALL.get(name, {}), rngs=nnx.Rngs(0))
+        encoder.set_attributes(platform_kernels=kernels, raise_if_not_found=False)
+        graph, params, stats = split_model(encoder)
+
+        def loss(params, clips):
+            return jnp.sum(nnx.merge(graph, params, stats)(clips, jnp.ones(2, bool), True, nnx.Rngs(dropout=0)))
+
+        clips = jax.ShapeDtypeStruct((2, 16, 8), jnp.float32)
+        return jax.jit(jax.grad(loss)).lower(params, clips).as_text()
+
+    assert "select_and_scatter" not in program(True)
+    assert ("select_and_scatter" in program(False)) == (name not in ("mlp", "bigru"))
+
+
 def test_an_unknown_choice_of_kernels_is_named():
     model = default().model
     model.encoder.name, model.kernels = "mlp", "cudnn"

@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import json
 import logging
 
 import jax
@@ -10,9 +11,13 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from test_recurrent import randomized
 
+from mgc_jax.config.keys import KERNELS, default
+from mgc_jax.errors import UserError
+from mgc_jax.models.classifier import build_model
 from mgc_jax.models.kernels import gru as gru_kernel
 from mgc_jax.models.kernels.gru import KernelForm, choose
-from mgc_jax.models.recurrent import ParallelGRU
+from mgc_jax.models.recurrent import ParallelGRU, gru_form, use_gru_kernels
+from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
 
 
@@ -24,15 +29,14 @@ def _inputs(n, num_grus=2, steps=7):
     return jnp.asarray(np.random.default_rng(1).normal(size=(num_grus, n, steps, 3)), jnp.float32)
 
 
-def _use(monkeypatch, form, reset_after):
-    """Has GRUs run as a scan, or by the kernel, which is interpreted here."""
-    kernel = KernelForm(reset_after, interpret=True)
-    monkeypatch.setattr(gru_kernel, "choose", lambda *_: kernel if form == "kernel" else None)
+def _use(gru, form):
+    """Has a GRU run as a scan, or by the kernel, which is interpreted here."""
+    gru.kernel_form = KernelForm(gru.recurrent_bias is not None, interpret=True) if form == "kernel" else None
 
 
-def _values_and_gradients(gru, x, all_steps, monkeypatch, form):
+def _values_and_gradients(gru, x, all_steps, form):
     """Values, and gradients of a random weighting of them by the weights and by x."""
-    _use(monkeypatch, form, gru.recurrent_bias is not None)
+    _use(gru, form)
     graph, params = nnx.split(gru)
 
     def weighted(params, x):
@@ -56,9 +60,9 @@ _slow = pytest.mark.slow
         pytest.param(True, False, 64, 16, marks=_slow),  # nothing is padded
     ],
 )
-def test_kernel_equals_the_scan(monkeypatch, reset_after, all_steps, units, n):
+def test_kernel_equals_the_scan(reset_after, all_steps, units, n):
     gru, x = _gru(reset_after, units), _inputs(n)
-    scan, kernel = (_values_and_gradients(gru, x, all_steps, monkeypatch, form) for form in ("scan", "kernel"))
+    scan, kernel = (_values_and_gradients(gru, x, all_steps, form) for form in ("scan", "kernel"))
     assert len(scan) == len(kernel) == 1 + (4 if reset_after else 3) + 1
     for expected, value in zip(scan, kernel, strict=True):
         assert value.dtype == expected.dtype
@@ -67,10 +71,10 @@ def test_kernel_equals_the_scan(monkeypatch, reset_after, all_steps, units, n):
 
 @_slow
 @pytest.mark.parametrize("reset_after", [False, True])
-def test_kernel_keeps_bfloat16_and_float32_gradients(monkeypatch, reset_after):
+def test_kernel_keeps_bfloat16_and_float32_gradients(reset_after):
     gru, x = _gru(reset_after), _inputs(3)
-    exact = _values_and_gradients(gru, x, True, monkeypatch, "scan")
-    half = _values_and_gradients(gru, x.astype(jnp.bfloat16), True, monkeypatch, "kernel")
+    exact = _values_and_gradients(gru, x, True, "scan")
+    half = _values_and_gradients(gru, x.astype(jnp.bfloat16), True, "kernel")
     assert half[0].dtype == half[-1].dtype == jnp.bfloat16
     assert all(gradient.dtype == jnp.float32 for gradient in half[1:-1])
     for expected, value in zip(exact, half, strict=True):
@@ -79,9 +83,9 @@ def test_kernel_keeps_bfloat16_and_float32_gradients(monkeypatch, reset_after):
 
 @_slow
 @pytest.mark.parametrize("mesh_is_known", [False, True])
-def test_devices_run_the_kernel_on_their_own_rows(monkeypatch, mesh_is_known):
+def test_devices_run_the_kernel_on_their_own_rows(mesh_is_known):
     gru, x = _gru(True), _inputs(24)
-    _use(monkeypatch, "kernel", True)
+    _use(gru, "kernel")
     graph, params = nnx.split(gru)
 
     def loss(params, x):
@@ -135,11 +139,15 @@ def test_large_recurrent_kernels_do_not_stay_in_shared_memory(monkeypatch):
     gru_kernel._tried.cache_clear()
 
 
-def test_plain_asks_for_no_kernel(monkeypatch):
+def test_plain_uses_no_kernel(monkeypatch):
     gru, x = _gru(True), _inputs(3)
     expected = gru(x)
-    monkeypatch.setattr(gru_kernel, "choose", lambda *_: pytest.fail("asked"))
+    assert gru_form(gru) == "scan"
+    _use(gru, "kernel")
+    assert gru_form(gru) == "kernel"
+    monkeypatch.setattr(gru_kernel, "gru_states", lambda *_, **__: pytest.fail("used"))
     gru.platform_kernels = False
+    assert gru_form(gru) == "plain scan"
     np.testing.assert_allclose(gru(x), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -154,7 +162,8 @@ def fake_gpu(monkeypatch):
 
 
 def _apply(gru, x):
-    """Runs a GRU as training does: traced, and with implicit transfers forbidden."""
+    """Runs a GRU as training does: the form is chosen, the computation traced, implicit transfers forbidden."""
+    use_gru_kernels(gru, x.dtype)
     with jax.transfer_guard("disallow"):
         return nnx.jit(lambda gru, x: gru(x))(gru, x)
 
@@ -164,9 +173,7 @@ def test_a_kernel_that_does_not_compile_leaves_the_scan(monkeypatch, fake_gpu, c
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: shared memory\nand much more")
 
     gru, x = _gru(True), _inputs(3)
-    with monkeypatch.context() as on_a_cpu:
-        _use(on_a_cpu, "scan", True)
-        expected = gru(x)
+    expected = gru(x)
     monkeypatch.setattr(gru_kernel, "_on_blocks", broken)
     for _ in range(2):
         np.testing.assert_array_equal(_apply(gru, x), expected)
@@ -181,6 +188,7 @@ def test_a_kernel_that_computes_the_same_is_used(fake_gpu, caplog):
     gru, x = _gru(True), _inputs(3)
     _apply(gru, x)
     assert choose(5, jnp.float32, True) == KernelForm(True, interpret=True)
+    assert gru_form(gru) == "kernel"
     assert not caplog.records
 
 
@@ -194,3 +202,32 @@ def test_a_kernel_with_wrong_gradients_leaves_the_scan(monkeypatch, fake_gpu, ca
     assert choose(5, jnp.float32, reset_after) is None
     [record] = caplog.records
     assert "its results are off by" in record.getMessage()
+
+
+def _model(kernels):
+    config = default()
+    config.model.encoder.name = "crnn"
+    config.model.kernels = kernels
+    return build_model(config.model, (96, 64), 3, seed=0)
+
+
+def test_models_use_the_kernel_only_if_asked(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gru_kernel, "_tried", lambda units, dtype, reset_after: KernelForm(reset_after))
+    assert {kernels: gru_form(_model(kernels)) for kernels in KERNELS} == {
+        "auto": "scan", "plain": "plain scan", "gru_kernel": "kernel",
+    }  # fmt: skip
+
+
+def test_without_a_gpu_the_scan_is_used():
+    assert gru_form(_model("gru_kernel")) == "scan"
+
+
+def test_processes_in_which_the_kernel_works_and_does_not_are_refused(monkeypatch):
+    others = [json.dumps({"GRU 1": "resident kernel", "GRU 2": "scan"})]
+    monkeypatch.setattr(processes, "_exchange", lambda mine: [*others, mine])
+    message = (
+        "form of the GRUs .*kernels=auto takes the scan.*: GRU 1 is 'resident kernel' in process 0 and 'scan' in "
+    )
+    with pytest.raises(UserError, match=message):
+        _model("gru_kernel")

@@ -491,6 +491,20 @@ def test_a_longer_run_with_a_constant_rate_is_that_of_the_length(tmp_path, vecto
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+def test_a_run_that_goes_on_with_another_form_of_the_gru_says_so(tmp_path, vectors, monkeypatch, caplog):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 1})
+    monkeypatch.setattr("mgc_jax.experiment.gru_form", lambda model: "kernel")
+    step = modes.train(config, tmp_path / "run")["last_step"]
+    config.train.epochs = 2
+    monkeypatch.setattr("mgc_jax.experiment.gru_form", lambda model: "scan")
+    modes.train(config, tmp_path / "run")
+    assert f"the GRUs ran as a kernel up to step {step} and run as a scan from there on" in caplog.text
+    caplog.clear()
+    config.train.epochs = 3
+    modes.train(config, tmp_path / "run")
+    assert "GRU" not in caplog.text
+
+
 def test_a_classifier_that_was_trained_again_is_not_taken_back(tmp_path, vectors):
     config = mlp_config(tmp_path, vectors, **{"train.epochs": 1, "train.classifier_epochs": 1})
     modes.train(config, tmp_path / "run")

@@ -9,7 +9,9 @@ JAX has no GRU of cuDNN (`jax.experimental.rnn` has its LSTM alone), and cuDNN's
 Of its GPU forms this is the one by way of Triton: Mosaic's is for Hopper and later alone, with layouts by hand. JAX
 0.11 announces that Triton's will be removed; in a version without it the scan is used.
 
-`gru_states` uses the kernel or the scan, as `choose` decides. Both have the equations of `recurrent.ParallelGRU`.
+The kernel has not been timed on a GPU yet, so the scan is the default, and `config.model.kernels="gru_kernel"` asks
+for the kernel. `choose` says whether it works; the answer is kept in the model (`recurrent.use_gru_kernels`). Both
+forms have the equations of `recurrent.ParallelGRU`.
 """
 
 import dataclasses
@@ -55,7 +57,7 @@ class KernelForm:
 
 
 def choose(units: int, dtype: Any, reset_after: bool) -> KernelForm | None:
-    """Returns the form of the kernels to use, or None for the scan.
+    """Returns the form of the kernels that works here, or None for the scan.
 
     The kernels are for a GPU and at most 128 units, and only if the device compiles them and computes the same as a
     scan, which is tried once.
@@ -69,13 +71,12 @@ def choose(units: int, dtype: Any, reset_after: bool) -> KernelForm | None:
 def _tried(units: int, dtype: Any, reset_after: bool) -> KernelForm | None:
     """Returns the first form that works on this device, which is seen on few steps of random numbers.
 
-    The limits on registers and shared memory differ between devices and versions: the compiler knows them. With
-    several processes, all find the same if their devices are the same.
+    The limits on registers and shared memory differ between devices and versions: the compiler knows them.
     """
     problems = []
     for form in [KernelForm(reset_after, resident) for resident in (True, False) if not resident or _fits(units)]:
         try:
-            # We are inside a trace, and maybe of a mesh or a guard, all of which are a thread's own.
+            # A model may be built inside a trace, a mesh or a guard, all of which are a thread's own.
             with ThreadPoolExecutor(1) as other_thread:
                 error = other_thread.submit(_deviation, form, units, dtype).result()
         except Exception as exception:  # of any kind: whatever it is, the scan works
@@ -117,6 +118,7 @@ def _deviation(form: KernelForm, units: int, dtype: Any) -> float:
 
 
 def gru_states(
+    form: KernelForm | None,
     x: Float[Array, "gru n step feature"],
     kernel: Float[Array, "gru feature units3"],
     recurrent_kernel: Float[Array, "gru units units3"],
@@ -125,8 +127,7 @@ def gru_states(
     *,
     all_steps: bool,
 ) -> Float[Array, "gru n *step units"]:
-    """Returns the states of `recurrent.ParallelGRU`, in the form that suits the platform: the kernel or the scan."""
-    form = choose(recurrent_kernel.shape[1], x.dtype, recurrent_bias is not None)
+    """Returns the states of `recurrent.ParallelGRU`, by the kernel of this form, or where it is None by the scan."""
     if form is not None:
         states = kernel_states(form, x, kernel, recurrent_kernel, bias, recurrent_bias)
         return states if all_steps else states[:, :, -1]
