@@ -140,17 +140,18 @@ class ExportedModel:
         stored = self.meta.stored_shape
         if clips.shape[1:] != stored or len(clips) == 0:
             raise UserError(f"clips of shape {clips.shape}: this model takes [clip, {', '.join(map(str, stored))}]")
-        x = self.inputs.evaluation(jnp.asarray(clips))
+        x, mask = self.inputs.evaluation(jnp.asarray(clips)), jnp.ones(len(clips), bool)
         if segment is None:
-            scores, aux = self.model(x[:, None], jnp.zeros((len(clips), 1), jnp.int32))
-            return adjust(scores[:, 0], self.adjustment), {"embedding": aux["embedding"][:, 0]}
+            index = jnp.arange(len(clips))[:, None]
+            scores, aux = self.model(x, mask, index, jnp.zeros_like(index))
+            return adjust(scores[:, 0], self.adjustment), {"embedding": aux["embedding"]}
         segment = np.asarray(segment)
         bags = len(np.unique(segment))
         if segment.shape != (len(clips),) or segment.min() != 0 or segment.max() != bags - 1:
             raise UserError(f"segment must hold the bag of each of the {len(clips)} clips, bags numbered from 0")
-        scores, aux = self.model(x[None], jnp.asarray(segment, jnp.int32)[None])
+        scores, aux = self.model(x, mask, jnp.arange(len(clips))[None], jnp.asarray(segment, jnp.int32)[None])
         scores = adjust(scores[0, :bags], self.adjustment)
-        return scores, {"embedding": aux["embedding"][0], "attention": aux["attention"][0, :bags]}
+        return scores, {"embedding": aux["embedding"], "attention": aux["attention"][0, :bags]}
 
 
 def model_of(meta: CheckpointMeta) -> BagClassifier:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from mgc_jax.data.bags import Bags
-from mgc_jax.data.batches import assign_rows, pack, split_long_bags
+from mgc_jax.data.batches import assign_bins, pack, split_long_bags
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_ahead
 from mgc_jax.data.inputs import Inputs
@@ -18,7 +18,7 @@ from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions, of_corpus
 from mgc_jax.models.logit_adjustment import adjust
-from mgc_jax.runtime.devices import gather, shard
+from mgc_jax.runtime.devices import gather, shard, undeal
 
 # Elements (attention weights and bag vectors, float32) that pooling holds at once.
 _POOLED_ELEMENTS = 2**25  # of a chunk of rows: about 128 MiB
@@ -57,8 +57,8 @@ class Evaluator:
 
         def embed(params, batch_stats, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = inputs.evaluation(clips.take())[:, None]
-            return model.embed(x, jnp.zeros(x.shape[:2], int))[:, 0].astype(jnp.float32)
+            x = inputs.evaluation(clips.take())
+            return model.embed(x, jnp.ones(len(x), bool)).astype(jnp.float32)
 
         def score(params, batch_stats, embeddings, segment):
             scores, attention = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)
@@ -91,9 +91,9 @@ class Evaluator:
         )
         current = next(embedded)
         for ahead in embedded:  # computed while the one before is fetched; no more are held
-            done.append(gather(current))
+            done.append(undeal(gather(current), devices))
             current = ahead
-        return np.concatenate([*done, gather(current)])[: len(rows)]
+        return np.concatenate([*done, undeal(gather(current), devices)])[: len(rows)]
 
     def _bag_scores(
         self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags
@@ -112,7 +112,7 @@ class Evaluator:
         part = split_long_bags(bags.offsets, capacity)
         longest_first = np.argsort(-part.size, kind="stable")
         row = np.empty(len(part.size), np.int64)
-        row[longest_first], num_rows = assign_rows(part.size[longest_first], capacity, self._mesh.size)
+        row[longest_first], num_rows = assign_bins(part.size[longest_first], capacity, self._mesh.size)
         chunk = min(chunk, num_rows)
         num_rows = -(-num_rows // chunk) * chunk
         packed = pack(local, part, np.ones(len(row)), row, num_rows, capacity)
