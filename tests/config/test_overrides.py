@@ -25,14 +25,14 @@ def config():
         ("optimizer.learning_rate", "1", 1.0),
         ("data.standardize", "false", False),
         ("data.representation", "1e3", "1e3"),
-        ("bench.rows", "(1, 2)", (1, 2)),
-        ("bench.rows", "4", (4,)),
+        ("bench.batch_clips", "(1, 2)", (1, 2)),
+        ("bench.batch_clips", "4", (4,)),
         ("bench.dtypes", "float32,bfloat16", ("float32", "bfloat16")),
         ("bench.variants", "", ()),
         ("model.encoder.pools", "((2, 2), (2, 2))", ((2, 2), (2, 2))),
         ("train.epochs", np.int64(3), 3),
         ("optimizer.learning_rate", 1, 1.0),
-        ("bench.rows", [1, 2], (1, 2)),
+        ("bench.batch_clips", [1, 2], (1, 2)),
     ],
 )
 def test_a_value_is_of_the_kind_of_its_key(config, key, text, value):

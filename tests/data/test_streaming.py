@@ -94,7 +94,7 @@ def test_features_are_picked_and_mel_before_time_is_turned(tmp_path, corpus):
 def steps_of(config, first=0, total=9, mixup=0.5):
     config.data.placement = "stream"
     corpus = open_corpus(config.data)
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), 6, 6, seed=0, mixup=mixup)
+    batches = TrainBatches(bags_of(corpus, "train", "pair"), 36, seed=0, mixup=mixup)
     return Steps(batches, corpus.clips, 8, first, total)
 
 
