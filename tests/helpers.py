@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from mgc_jax.config.checks import validate
@@ -79,7 +80,7 @@ def small_config(folder: Path, corpus: Corpus, **changes):
 
 def score_in_rows(model, clips, segment, target=None, **options):
     """Calls a classifier with clips that lie in their slots, [row, slot, ...]."""
-    at = np.arange(segment.size).reshape(segment.shape)
+    at = jnp.arange(segment.size).reshape(segment.shape)
     real = (segment < segment.shape[1]).reshape(-1)
     return model(clips.reshape(-1, *clips.shape[2:]), real, at, segment, target, **options)
 

@@ -1,7 +1,7 @@
 """Packed batches of fixed shape, as a function of (seed, step).
 
-A batch is a bin of clips. Bags, or parts of those longer than a batch, are packed into bins as evenly as
-their sizes allow. For the pooling the bags of a batch lie side by side in rows of slots, marked by segment numbers; what is
+A batch is a bin of clips. Bags, or parts of bags that are longer than a batch, are packed into bins as evenly as their
+sizes allow. For the pooling the bags of a batch lie side by side in rows of slots, marked by segment numbers; what is
 pooled never straddles rows. The order of the data depends on the seed alone, not on the number of devices, and
 resuming at a step needs no loader state.
 """
