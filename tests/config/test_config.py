@@ -53,6 +53,7 @@ def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
         ("data.corpus", "gtzan", "choose one of auto, demo"),
         ("data.representation", "Mel 96", "choose one of mel_1360x96"),
         ("batch.clips", 0, "at least 1"),
+        ("batch.bags", -1, "at least 0"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
         ("model.kernels", "cudnn", "choose one of auto, plain"),
