@@ -167,7 +167,8 @@ def test_clips_are_dealt_and_gathered_in_order(corpus):
 
 @pytest.mark.parametrize("name", ["bernoulli", "normal", "uniform", "randint"])
 def test_a_clip_has_the_same_draws_on_any_number_of_devices_and_whatever_the_padding(name):
-    sample = functools.partial(getattr(jax.random, name), jax.random.key(3))
+    arguments = {"bernoulli": (0.3,)}.get(name, ())
+    sample = functools.partial(getattr(jax.random, name), jax.random.key(3), *arguments)
     if name == "randint":
         sample = functools.partial(sample, minval=0, maxval=1000)
     draws = [sample(shape=(13, 5))]
