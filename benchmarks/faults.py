@@ -48,7 +48,7 @@ def get_config(system="model"):
         config.baseline.update(name="mlp", max_iter=10**6, tol=0.0, n_iter_no_change=10**6)
         return config
     config.model.encoder.update(name="mlp", hidden=(16,))
-    config.batch.rows, config.batch.clips_per_row = 4, 16
+    config.batch.clips = 64
     config.augment.noise = 0.1
     config.optimizer.update(name="adam", learning_rate=0.003, ema=0.8, plateau_factor=0.5, plateau_patience=1)
     config.train.update(epochs=10, classifier_epochs=2, eval_every_epochs=2)

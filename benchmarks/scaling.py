@@ -30,32 +30,32 @@ COMMON = ["--mode", "bench", "--config.bench.seconds=2", "--config.bench.steps=1
           "--config.bench.variants=('train', 'eval')"]  # fmt: skip
 
 
-def batch(rows, clips_per_row):
-    return [f"--config.batch.rows={rows}", f"--config.batch.clips_per_row={clips_per_row}"]
+def batch(clips):
+    return [f"--config.batch.clips={clips}"]
 
 
 # name: (title, what the axis counts, processes as (value or None, flags), what a setting's value is otherwise)
 STUDIES = {
     "bags": (
         "Bag length (batches of 128 clips)", "clips of a bag",
-        [(length, [*batch(2, 64), f"--config.bench.bag_length={length}", "--config.bench.clips=2048"])
+        [(length, [*batch(128), f"--config.bench.bag_length={length}", "--config.bench.clips=2048"])
          for length in (1, 4, 16, 64)],
         None,
     ),
     "batch": (
         "Batch (bags of 4 clips)", "clips of a batch",
-        [(None, [*batch(1, 8), "--config.bench.rows=(1, 4, 16, 64)", "--config.bench.bag_length=4",
+        [(None, [*batch(8), "--config.bench.batch_clips=(8, 32, 128, 512)", "--config.bench.bag_length=4",
                  "--config.bench.clips=4096"])],
-        lambda facts: facts["rows"] * facts["clips_per_row"],
+        lambda facts: facts["batch_clips"],
     ),
     "clips": (
         "Corpus (batches of 128 clips)", "clips of the corpus",
-        [(clips, [*batch(2, 64), f"--config.bench.clips={clips}"]) for clips in (1000, 5000, 25000)],
+        [(clips, [*batch(128), f"--config.bench.clips={clips}"]) for clips in (1000, 5000, 25000)],
         None,
     ),
     "devices": (
         "Devices (the same batch of 128 clips)", "devices (fake ones that share the cores)",
-        [(None, [*batch(8, 16), "--config.bench.devices={devices}", "--config.bench.clips=2048"])],
+        [(None, [*batch(128), "--config.bench.devices={devices}", "--config.bench.clips=2048"])],
         lambda facts: facts["devices"],
     ),
 }  # fmt: skip

@@ -26,8 +26,7 @@ def get_config(system="mlp+matt"):
     config.model.encoder = options.encoder_options(encoder, hidden=(256,), dropout=0.3)
     config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0
-    config.batch.rows = 1
-    config.batch.clips_per_row = 256
+    config.batch.clips = 256
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.01

@@ -31,8 +31,7 @@ def get_config(system="crnn_tf+matt"):
     config.model.encoder = options.encoder_options(encoder, **_NARROW.get(encoder, {}))
     config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0 if pooling == "none" else 0.1
-    config.batch.rows = 32 if pooling == "none" else 1
-    config.batch.clips_per_row = 1 if pooling == "none" else 32
+    config.batch.clips = 32
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.02

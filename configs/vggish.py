@@ -24,8 +24,7 @@ def get_config(system="mlp+matt"):
     config.model.encoder = options.encoder_options(encoder, hidden=(256,), dropout=0.5)
     config.model.pooling = options.pooling_options(pooling)
     config.model.head_dropout = 0.0
-    config.batch.rows = 1
-    config.batch.clips_per_row = 64  # the longest bag has 36 clips
+    config.batch.clips = 64  # the longest bag has 36 clips
     config.batch.sub_bags = pooling != "none"
     config.loss.bag_weight = "size"
     config.augment.noise = 0.3

@@ -43,7 +43,7 @@ def main(workdir: str, clips: str = "", table: str = "") -> None:
             "data.arrays.table": table,
             "model.encoder.filters": (8, 16),  # small, for the example
             "model.encoder.pools": ((4, 4), (4, 4)),
-            "batch.clips_per_row": 12,
+            "batch.clips": 12,
             "optimizer.learning_rate": 0.01,
             "train.epochs": 2,
         },

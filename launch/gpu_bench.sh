@@ -102,8 +102,7 @@ if [ "$device" = gpu ]; then
 else
     clips=64 frames=64 epochs=2
     peers=(--device cpu --models matt_mlp --modes train --repeats 3 --quick)
-    small=(--config.bench.clips=16 --config.bench.steps=1 --config.bench.repeats=1 --config.batch.rows=2
-        --config.batch.clips_per_row=2)
+    small=(--config.bench.clips=16 --config.bench.steps=1 --config.bench.repeats=1 --config.batch.clips=4)
     small+=("--config.bench.clip_shape=(256, 96)")
 fi
 if [ -n "${TORCH_PYTHON:-}" ]; then

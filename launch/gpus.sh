@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on several GPUs of one machine, with one process. The rows of a batch are split over the GPUs. The arguments are
+# Trains on several GPUs of one machine, with one process. The clips of a batch are dealt to the GPUs. The arguments are
 # those of mgc_jax.main.
 #
 #   launch/gpus.sh --config configs/prcnn.py                                    # all GPUs
-#   CUDA_VISIBLE_DEVICES=0,1,2,3 launch/gpus.sh --config configs/prcnn.py --config.batch.rows=64    # four GPUs
+#   CUDA_VISIBLE_DEVICES=0,1,2,3 launch/gpus.sh --config configs/prcnn.py --config.batch.clips=64    # four GPUs
 #
-# batch.rows must be the number of GPUs or a multiple; with fewer rows, some GPUs get empty ones. For several runs at a
-# time, one per GPU, see launch/sweep.sh.
+# batch.clips is the number of clips of a batch over all GPUs. For several runs at a time, one per GPU, see
+# launch/sweep.sh.
 set -euo pipefail
 
 python=${PYTHON:-python}

@@ -122,9 +122,9 @@ class Experiment:
         """Returns the training batches."""
         batch = self.config.batch
         return TrainBatches(
-            self.train_bags, batch.rows, batch.clips_per_row, self.config.seed,
-            sampling=sampling, sub_bags=batch.sub_bags, bag_weight=self.config.loss.bag_weight,
-            mixup=self.config.augment.mixup,
+            self.train_bags, batch.clips, self.config.seed, most_bags=batch.bags,
+            accumulate=self.config.train.accumulate, sampling=sampling, sub_bags=batch.sub_bags,
+            bag_weight=self.config.loss.bag_weight, mixup=self.config.augment.mixup,
         )  # fmt: skip
 
     def predict(self, split: str, params: Any, batch_stats: Any) -> Predictions:

@@ -13,14 +13,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgc_jax.data.bags import Bags
-from mgc_jax.data.batches import assign_rows, pack, split_long_bags
+from mgc_jax.data.batches import assign_bins, pack, split_long_bags
 from mgc_jax.data.feed import placed_ahead
 from mgc_jax.data.inputs import Inputs
 from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, split_model
 from mgc_jax.models.logit_adjustment import adjust
-from mgc_jax.runtime.devices import gather, shard
+from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import gather, shard, undeal
 
 # Elements (attention weights and bag vectors, float32) that pooling holds at once.
 _POOLED_ELEMENTS = 2**25  # of a chunk of rows: about 128 MiB
@@ -65,7 +66,8 @@ class Scorer:
         self._batch_clips = -(-batch_clips // mesh.size) * mesh.size
 
         def embed(params, batch_stats, clips):
-            return _embeddings(nnx.merge(graph, params, batch_stats), inputs.evaluation(clips.take()))
+            with platform.dealt_over(mesh):
+                return _embeddings(nnx.merge(graph, params, batch_stats), inputs.evaluation(clips.take()))
 
         def score(params, batch_stats, embeddings, segment):
             scores, attention = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)
@@ -91,7 +93,7 @@ class Scorer:
         padded = np.concatenate([rows, np.zeros(-len(rows) % size, rows.dtype)]).astype(np.int32)
         placed = placed_ahead(clips, padded.reshape(-1, size))
         embedded = _fetched(self._embed(params, batch_stats, chunk) for chunk in placed)
-        return np.concatenate(list(embedded))[: len(rows)]
+        return np.concatenate([undeal(chunk, self._mesh.size) for chunk in embedded])[: len(rows)]
 
     def score(self, params: Any, batch_stats: Any, embeddings: np.ndarray, bags: Bags) -> BagScores:
         """Scores bags; one with an embedding that is not finite gets NaN, and leaves the others alone.
@@ -112,7 +114,7 @@ class Scorer:
         capacity, chunk = self._pooled_at_once(int(bags.sizes.max()), embeddings.shape[1])
         longest_first = np.argsort(-bags.sizes, kind="stable")
         row = np.empty(len(bags), np.int64)
-        row[longest_first], num_rows = assign_rows(bags.sizes[longest_first], capacity, self._mesh.size)
+        row[longest_first], num_rows = assign_bins(bags.sizes[longest_first], capacity, self._mesh.size)
         chunk = chunk_size(num_rows, chunk, self._mesh.size)
         num_rows = -(-num_rows // chunk) * chunk
         parts = split_long_bags(bags.offsets, capacity)  # none is: a part is a bag
@@ -176,7 +178,7 @@ def row_slots(longest: int) -> int:
 
 def _embeddings(model: BagClassifier, x: Float[Array, "clip ..."]) -> Float[Array, "clip feature"]:
     """Returns float32 embeddings of the encoder's inputs."""
-    return model.embed(x[:, None], jnp.zeros((len(x), 1), int))[:, 0].astype(jnp.float32)
+    return model.embed(x, jnp.ones(len(x), bool)).astype(jnp.float32)
 
 
 def _fetched(results: Iterator[Any]) -> Iterator[Any]:

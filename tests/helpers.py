@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from mgc_jax.config.checks import validate
@@ -68,13 +69,31 @@ def small_config(folder: Path, corpus: Corpus, **changes):
     config.data.bag_key = "pair"
     config.model.encoder.update(name="crnn_tf", filters=(4, 4), pools=((2, 4), (2, 4)), gru_units=4, features=8)
     config.model.encoder.batch_norm_momentum = 0.8  # the tests take few steps
-    config.batch.rows, config.batch.clips_per_row = 8, 6
+    config.batch.clips = 48
     config.optimizer.update(name="adam", learning_rate=0.01)
     config.train.epochs, config.train.log_every_steps = 3, 1
     config.eval.batch_clips = 16
     config.update_from_flattened_dict(changes)
     validate(config)
     return config
+
+
+def score_in_rows(model, clips, segment, target=None, **options):
+    """Calls a classifier with clips that lie in their slots, [row, slot, ...]."""
+    at = jnp.arange(segment.size).reshape(segment.shape)
+    real = (segment < segment.shape[1]).reshape(-1)
+    return model(clips.reshape(-1, *clips.shape[2:]), real, at, segment, target, **options)
+
+
+def bags_in(batch):
+    """Yields the bags of a batch, of all its micro-batches: its clips, their positions in the batch, and its place."""
+    slots = batch.clip.shape[-1]
+    first = slots * np.arange(batch.clip.size // slots).reshape(*batch.clip.shape[:-1], 1, 1)
+    at = (first + batch.at).reshape(-1, batch.at.shape[-1])
+    segment = batch.segment.reshape(at.shape)
+    for row, number in zip(*np.nonzero(batch.weight.reshape(at.shape)), strict=True):
+        positions = at[row][segment[row] == number]
+        yield batch.clip.ravel()[positions], positions, np.unravel_index(row * at.shape[1] + number, batch.label.shape)
 
 
 def placed_batches(batches, clips, mesh, first, last):

@@ -21,7 +21,7 @@ def get_config():
     config.data.bag_key = "pair"
     config.data.arrays.axes = "clip feature"
     config.model.encoder = options.encoder_options("mlp", hidden=(8,))
-    config.batch.rows, config.batch.clips_per_row = 8, 16
+    config.batch.clips = 128
     config.optimizer.learning_rate = 0.01
     config.demo.train = {"epochs": 7}
     return config

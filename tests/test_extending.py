@@ -56,7 +56,7 @@ def test_encoder_pooling_and_configuration_train(tmp_path, corpus, monkeypatch):
     config = load("config", tmp_path, monkeypatch, "my_config").get_config()
     config.update_from_flattened_dict(save_arrays(corpus, tmp_path))
     config.data.bag_key = "pair"
-    config.batch.rows, config.batch.clips_per_row = 8, 8
+    config.batch.clips = 64
     config.optimizer.learning_rate = 0.03  # the test has 20 steps
     validate(config)
     results = train(config, tmp_path / "run")

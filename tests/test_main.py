@@ -19,7 +19,7 @@ def get_config(pooling="matt"):
     config.model.encoder.name = "mlp"
     config.model.encoder.hidden = (8,)
     config.model.pooling.name = pooling
-    config.batch.clips_per_row = 64
+    config.batch.clips = 64
     config.optimizer.learning_rate = 0.01
     config.train.epochs = 2
     return config
@@ -214,7 +214,7 @@ def test_no_config_and_a_config_that_is_not_there(folder):
         ("def get_config():\n    return missing\n", ["broken.py", "line 2", "missing"]),
         ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'a': 1})\n",
          ["config keys are missing", "mgc_jax.config.default()"]),
-        (CONFIG.replace("= 64", "= '64'"), ["batch.clips_per_row", "'64'"]),
+        (CONFIG.replace("= 64", "= '64'"), ["batch.clips", "'64'"]),
     ],
 )  # fmt: skip
 def test_a_broken_config_file_is_named(folder, text, parts):

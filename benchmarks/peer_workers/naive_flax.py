@@ -177,6 +177,11 @@ def encoder_weights(name, tree):
     return weights | {"dense": tree["dense"]}
 
 
+def in_slots(clips, segment):
+    """What the classifier takes of clips that fill all slots, row by row."""
+    return clips, jnp.ones(len(clips), bool), jnp.arange(len(clips)).reshape(segment.shape), segment
+
+
 class NaiveFlax(Peer):
     def hello(self):
         return describe_environment() | {"backend": jax.default_backend()}
@@ -185,7 +190,7 @@ class NaiveFlax(Peer):
         self.problem = problem
         self.config = read_config(problem.options["config"])
         dtype = jnp.dtype(problem.options["dtype"])
-        self.clips = jax.device_put(problem.clips.astype(dtype))
+        self.clips = jax.device_put(problem.clips.reshape(-1, *problem.options["clip_shape"]).astype(dtype))
         slots = problem.segment.shape[1]
         missing = ((0, 0), (0, slots - problem.label.shape[1]))
         self.batch = jax.device_put(
@@ -222,7 +227,7 @@ class NaiveFlax(Peer):
             segment, label, weight = batch
 
             def loss(model, rngs):  # Flax refuses to draw from what is not an argument
-                log_scores, _ = model(clips, segment, Target(label, label), train=True, rngs=rngs)
+                log_scores, _ = model(*in_slots(clips, segment), Target(label, label), train=True, rngs=rngs)
                 losses = -jnp.take_along_axis(log_scores, label[..., None], -1)[..., 0]
                 return jnp.sum(losses * weight) / problem.num_bags
 
@@ -232,7 +237,7 @@ class NaiveFlax(Peer):
 
         @nnx.jit
         def scores(model, clips, batch):
-            return model(clips, batch[0])[0]
+            return model(*in_slots(clips, batch[0]))[0]
 
         return model, train_step, scores, optimizer
 

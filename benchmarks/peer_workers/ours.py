@@ -14,11 +14,12 @@ from mgc_jax.data.inputs import Inputs
 from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.models.classifier import build_model, split_model
-from mgc_jax.runtime.devices import data_mesh, replicate, shard
+from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.environment import describe_environment
 from mgc_jax.training.optimizer import make_optimizer
 from mgc_jax.training.step import make_loss, make_train_step
 
+_ROW_SLOTS = 64  # at most
 _BAG_CLIPS = 3.5  # mean size of the training bags of FMA-medium
 
 
@@ -57,9 +58,9 @@ class Ours(Peer):
         """Writes a problem: random clips, bags and labels, and our initial weights, a little disturbed."""
         config = read_config(options["config"])
         rng = np.random.default_rng(0)
-        rows, slots = config.batch.rows, config.batch.clips_per_row
-        if options["batch"]:
-            rows, slots = (options["batch"], 1) if slots == 1 else (1, options["batch"])
+        clips = options["batch"] or config.batch.clips
+        slots = 1 if config.model.pooling.name == "none" else min(clips, _ROW_SLOTS)
+        rows = max(1, clips // slots)
         shape, genres = clip_shape_of(config), 8 if config.data.representation == "mel_640x128" else 16
         segment, bags = draw_bags(rng, rows, slots, 1 if config.model.pooling.name == "none" else _BAG_CLIPS)
         in_use = np.arange(slots) < bags[:, None]
@@ -96,21 +97,20 @@ class Ours(Peer):
         rows, slots = problem.segment.shape
         statistics = Standardization(*(np.full(options["clip_shape"][-1], value, np.float32) for value in (0, 1)))
         self.inputs = Inputs(self.config, tuple(options["clip_shape"]), None, statistics)
-        index = np.arange(rows * slots, dtype=np.int32).reshape(rows, slots)
+        index = np.arange(rows * slots, dtype=np.int32)
         stored = problem.clips.reshape(-1, *options["clip_shape"]).astype(np.float16)
         self.clips = DeviceClips(stored, self.mesh)(index)
         missing = ((0, 0), (0, slots - problem.label.shape[1]))
         label = np.pad(problem.label, missing)
-        batch = Batch(index, problem.segment, label, label, np.pad(problem.bag_weight, missing))
-        self.batch = shard(batch, self.mesh)
+        real, at, weight = index >= 0, index.reshape(rows, slots), np.pad(problem.bag_weight, missing)
+        self.batch = replicate(Batch(index, real, at, problem.segment, label, label, weight), self.mesh)
         self.key = jax.random.key(0)
         self.step, self.state = self.make_step(self.config.model)
         graph = self.graph
 
         def scores(params, batch_stats, batch, clips):
             model = nnx.merge(graph, params, batch_stats)
-            x = self.inputs.evaluation(clips.take().reshape(-1, *options["clip_shape"]))
-            return model(x.reshape(*batch.segment.shape, *x.shape[1:]), batch.segment)[0]
+            return model(self.inputs.evaluation(clips.take()), batch.real, batch.at, batch.segment)[0]
 
         self.scores = jax.jit(scores)
         self.weights = (self.state.params, self.state.batch_stats)
@@ -132,7 +132,7 @@ class Ours(Peer):
         )
         optimizer = make_optimizer(self.config.optimizer, epochs=1000, steps_per_epoch=1000)
         state = replicate(optimizer.initial_state(params, batch_stats), self.mesh)
-        return make_train_step(loss, optimizer), state
+        return make_train_step(loss, optimizer, self.mesh), state
 
     def set_weights(self, model):
         def value(key):

@@ -59,7 +59,7 @@ class SharedClips:
             elif isinstance(found, DeviceClips) and isinstance(clips, np.ndarray):
                 found.place(clips)
             if isinstance(found, DeviceClips):
-                jax.block_until_ready(found(np.zeros((devices, 1), np.int32)))
+                jax.block_until_ready(found(np.zeros(devices, np.int32)))
             self._there = key
         return self._placed[key]
 

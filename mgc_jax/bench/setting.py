@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.bench.clips import where
 from mgc_jax.bench.flops import count
+from mgc_jax.config.checks import validate
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import Placed, placed_dispatches
 from mgc_jax.data.frontend import LogMelFrontend
@@ -26,7 +27,7 @@ from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import describe_model, set_platform_kernels, split_model
 from mgc_jax.training.checkpoint import open_checkpoints
 from mgc_jax.training.dispatch import CompiledSteps, Dispatcher, steps_per_dispatch
-from mgc_jax.training.phases import check_accumulation, initial_state, make_phase
+from mgc_jax.training.phases import initial_state, make_phase
 from mgc_jax.training.state import TrainState
 from mgc_jax.training.timetable import make_timetable
 
@@ -38,31 +39,30 @@ LEAD = 1  # dispatches before those that are measured in a repeat: they fill the
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is varied; `rows` are those of all devices, or with `weak` scaling of each."""
+    """What is varied; `batch_clips` are those of all devices, or with `weak` scaling of each."""
 
-    rows: int
-    clips_per_row: int
+    batch_clips: int
     dtype: str
     placement: str
     devices: int
     weak: bool = False
 
     @property
-    def batch_rows(self) -> int:
-        """Rows of a batch."""
-        return self.rows * self.devices if self.weak else self.rows
+    def clips(self) -> int:
+        """Most clips of a batch."""
+        return self.batch_clips * self.devices if self.weak else self.batch_clips
 
     def apply(self, config: ConfigDict) -> ConfigDict:
         """Returns the configuration with these values."""
         config = config.copy_and_resolve_references()
-        config.batch.rows, config.batch.clips_per_row = self.batch_rows, self.clips_per_row
+        config.batch.clips = self.clips
         config.model.dtype, config.data.placement = self.dtype, self.placement
         return config
 
     def to_json(self) -> dict[str, Any]:
         """Returns the values as they are in training."""
-        return {"rows": self.batch_rows, "clips_per_row": self.clips_per_row, "dtype": self.dtype,
-                "placement": self.placement, "devices": self.devices}  # fmt: skip
+        return {"batch_clips": self.clips, "dtype": self.dtype, "placement": self.placement,
+                "devices": self.devices}  # fmt: skip
 
 
 def settings_of(config: ConfigDict, num_devices: int) -> list[Setting]:
@@ -79,13 +79,12 @@ def settings_of(config: ConfigDict, num_devices: int) -> list[Setting]:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={max(devices)} makes as many of its cores."
         )
     combinations = itertools.product(
-        tuple(bench.rows) or (config.batch.rows,), tuple(bench.clips_per_row) or (config.batch.clips_per_row,),
-        tuple(bench.dtypes) or (config.model.dtype,), tuple(bench.placements) or (config.data.placement,), devices,
+        tuple(bench.batch_clips) or (config.batch.clips,), tuple(bench.dtypes) or (config.model.dtype,),
+        tuple(bench.placements) or (config.data.placement,), devices,
     )  # fmt: skip
     settings = [Setting(*values, weak=bench.scaling == "weak") for values in combinations]
     for setting in settings:
-        key = "config.bench.rows" if bench.rows else "config.batch.rows"
-        check_accumulation(setting.apply(config), setting.devices, key)
+        validate(setting.apply(config))
     return settings
 
 
@@ -153,7 +152,7 @@ class Benchmark:
         counted = count(step, state, one.batch, one.clips, one.partners, key)
         if counted.unknown:
             log.warning("operations inside %s are counted once, however often they run", ", ".join(counted.unknown))
-        slots = self._rows * setting.clips_per_row
+        slots = one.batch.real.size
         self.facts: dict[str, Any] = {
             **setting.to_json(),
             "placed": where(clips),
@@ -170,11 +169,6 @@ class Benchmark:
             "intensity": counted.flops / counted.bytes if counted.bytes else 0.0,
             "xla": _xla_facts(prepared),
         }
-
-    @property
-    def _rows(self) -> int:
-        """Rows of a batch with those that make it a multiple of the devices."""
-        return -(-self.setting.batch_rows // self.setting.devices) * self.setting.devices
 
     def _state(self) -> TrainState:
         """The state before the first step: training on noise would diverge, and the step takes its memory anyway."""
@@ -235,7 +229,7 @@ class Benchmark:
             start = time.perf_counter()
             placed = jax.block_until_ready(next(dispatches))
             seconds.append(time.perf_counter() - start)
-            clips += int(np.sum(np.asarray(placed.batch.segment) < self.setting.clips_per_row))
+            clips += int(np.sum(np.asarray(placed.batch.real)))
         return Block(seconds, steps=self.length, clips=clips, waited=sum(seconds))
 
     def _checkpoint(self, saves: int) -> Block:

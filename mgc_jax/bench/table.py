@@ -40,7 +40,7 @@ def _name(result: dict[str, Any], ratio: dict[str, Any]) -> str:
 
 
 def _batch(facts: dict[str, Any]) -> str:
-    return f"{facts['rows']}x{facts['clips_per_row']}"
+    return str(facts["batch_clips"])
 
 
 def _placed(facts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mgc_jax.config import earlier
 from mgc_jax.config.keys import (
     BASELINES,
     BENCH_DATA,
@@ -38,6 +39,8 @@ def validate(config: ConfigDict) -> None:
     unknown = sorted(key for key in given.keys() - known.keys() if not key.startswith(free))
     unknown += sorted(key for key, _ in leaves(config.demo) if key not in given)
     if unknown:
+        if renamed := next(filter(None, map(earlier.renamed, unknown)), None):
+            raise UserError(renamed)
         raise UserError(
             f"unknown config keys: {', '.join(unknown)}. mgc_jax/config/keys.py lists every key with its meaning."
         )
@@ -78,8 +81,11 @@ def validate(config: ConfigDict) -> None:
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
     at_least("data.workers", data.workers, -1)
     at_least("data.pseudo_album_gap", data.pseudo_album_gap, 0)
-    at_least("batch.rows", batch.rows, 1)
-    at_least("batch.clips_per_row", batch.clips_per_row, 1)
+    at_least("batch.clips", batch.clips, 1)
+    at_least("batch.bags", batch.bags, 0)
+    _require(not batch.bags or not batch.sub_bags, "batch.bags", batch.bags,
+             "sub-bags are cut anew in each epoch, and their number is not known before; set it to 0, or "
+             "config.batch.sub_bags to False")  # fmt: skip
     at_least("train.epochs", train.epochs, 1)
     at_least("train.eval_every_epochs", train.eval_every_epochs, 1)
     at_least("train.log_every_steps", train.log_every_steps, 1)
@@ -87,9 +93,10 @@ def validate(config: ConfigDict) -> None:
     at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
     at_least("train.steps_per_dispatch", train.steps_per_dispatch, 0)
     at_least("train.accumulate", train.accumulate, 1)
-    _require(batch.rows % train.accumulate == 0, "train.accumulate", train.accumulate,
-             f"the {batch.rows} row(s) of a batch cannot be split into that many micro-batches; it must divide "
-             "config.batch.rows")  # fmt: skip
+    for key, most in (("batch.clips", batch.clips), ("batch.bags", batch.bags)):
+        _require(most % train.accumulate == 0, "train.accumulate", train.accumulate,
+                 f"a batch cannot be made of that many equal micro-batches; give a number that divides "
+                 f"config.{key}={most}, or another config.{key}")  # fmt: skip
     at_least("profile.first", config.profile.first, 0)
     at_least("profile.last", config.profile.last, config.profile.first)
     _require(config.profile.first > 0 or not config.profile.last, "profile.last", config.profile.last,
@@ -139,7 +146,7 @@ def _check_bench(bench: ConfigDict) -> None:
     for key, allowed in choices.items():
         values = (bench[key],) if isinstance(bench[key], str) else bench[key]
         _require(set(values) <= set(allowed), f"bench.{key}", bench[key], f"choose from {', '.join(allowed)}")
-    for key in ("clips", "steps", "repeats", "clip_shape", "rows", "clips_per_row", "devices"):
+    for key in ("clips", "steps", "repeats", "clip_shape", "batch_clips", "devices"):
         values = bench[key] if isinstance(bench[key], tuple | list) else (bench[key],)
         _require(all(isinstance(value, int) and value >= 1 for value in values), f"bench.{key}", bench[key],
                  "give whole numbers of at least 1")  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mgc_jax.config import earlier
 from mgc_jax.config.keys import default, leaves, split_rule, to_json
 
 
@@ -45,12 +46,13 @@ def differences(
         ignored += ("eval.",)
     if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
-    now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(before))
+    now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(earlier.current(before)))
     for values in (now, then):  # folds with and without the rule's name are the same
         values["data.split"] = split_rule(values["data.split"], values["data.folds"])
         if values["data.split"] == "fma":  # draws nothing
             values["data.split_seed"] = 0
-    return [
+    packing = ["the batches are packed in another way"] if training and earlier.packed_in_rows(before) else []
+    return packing + [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
         for key in sorted(now.keys() | then.keys())
         if now.get(key) != then.get(key) and not key.startswith(ignored)

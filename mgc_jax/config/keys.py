@@ -85,9 +85,9 @@ def default() -> ConfigDict:
     config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
     config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
 
-    config.batch = ConfigDict()  # training batch: rows x clips_per_row clips; bags never straddle rows
-    config.batch.rows = 1  # a multiple of the number of devices
-    config.batch.clips_per_row = 64  # a longer bag is split over rows
+    config.batch = ConfigDict()  # training batch: whole bags, whose clips are dealt evenly to the devices
+    config.batch.clips = 64  # most clips of a batch, over all devices; a longer bag is cut
+    config.batch.bags = 0  # most bags of a batch; 0: no limit
     config.batch.sampling = "natural"  # natural: every bag once an epoch; sqrt, class_balanced: drawn by genre
     config.batch.sub_bags = False  # split every bag at random into smaller ones, again in each epoch
 
@@ -135,8 +135,8 @@ def default() -> ConfigDict:
     # Steps per compiled call where the corpus is on the devices. 0: as many as there are until the next log,
     # evaluation or checkpoint, at most 64; 1 on a CPU, where convolutions in a loop are many times slower.
     config.train.steps_per_dispatch = 0
-    # Split the rows of a batch into this many micro-batches and add up their gradients: less memory, and the same
-    # update except for the random draws of dropout. Batch norm normalizes each micro-batch by itself.
+    # Make each batch of this many micro-batches and add up their gradients: less memory. A micro-batch has at most
+    # batch.clips / accumulate clips: a longer bag is cut. Batch norm normalizes each micro-batch by itself.
     config.train.accumulate = 1
 
     config.profile = ConfigDict()  # of the steps from first to last, counted from 1, in <workdir>/profile
@@ -153,12 +153,11 @@ def default() -> ConfigDict:
     config.bench.clip_shape = ()  # of a synthetic clip, (time, mel) or (feature,); (): that of data.representation
     config.bench.bag_length = 0  # clips of a synthetic bag; 0: a long-tailed mix, like that of albums
     config.bench.variants = BENCH_VARIANTS  # what is measured
-    config.bench.rows = ()  # values of batch.rows
-    config.bench.clips_per_row = ()  # values of batch.clips_per_row
+    config.bench.batch_clips = ()  # values of batch.clips
     config.bench.dtypes = ()  # values of model.dtype
     config.bench.placements = ()  # values of data.placement
     config.bench.devices = ()  # numbers of devices, the first ones of those that there are; (): all
-    config.bench.scaling = "strong"  # strong: the same batch for any number of devices; weak: as many rows on each
+    config.bench.scaling = "strong"  # strong: the same batch for any number of devices; weak: as many clips on each
     config.bench.steps = 10  # steps in a repeat, as whole dispatches; more of fast ones: half a second of them
     config.bench.repeats = 5  # of everything, in turn
     config.bench.seconds = 30.0  # about the longest that a row may take; slow models are measured on fewer steps

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mgc_jax.config import earlier
 from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default, leaves
 from mgc_jax.config.options import CHOICES
@@ -107,7 +108,7 @@ def run_config_file(path: Path, argument: str | None = None) -> ConfigDict:
 
 def _config_of_run(workdir: Path) -> ConfigDict:
     """Returns the configuration of a run; keys that are newer than the run have their default."""
-    config = ConfigDict(_tuples(read_config(workdir / "config.json")))
+    config = ConfigDict(_tuples(earlier.current(read_config(workdir / "config.json"))))
     given = dict(leaves(config))
     options = tuple(f"{choice.options}." for choice in CHOICES)
     for key, value in leaves(default()):

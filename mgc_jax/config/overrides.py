@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mgc_jax.config import earlier
 from mgc_jax.config.keys import default, kind_of, leaves
 from mgc_jax.config.options import CHOICES, Choice
 from mgc_jax.errors import UserError
@@ -96,6 +97,8 @@ def _default(config: ConfigDict, choice: Choice, option: str) -> Any:
 
 def unknown_key(key: str, known: Iterable[str]) -> UserError:
     """Returns the error for a key that does not exist, with the one that was probably meant."""
+    if said := earlier.renamed(key):
+        return UserError(said)
     close = closest_key(key, known)
     return UserError(
         f"unknown config key config.{key}{f': did you mean --config.{close}?' if close else '.'} "

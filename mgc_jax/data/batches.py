@@ -1,8 +1,9 @@
 """Packed batches of fixed shape, as a function of (seed, step).
 
-A batch is `rows` rows of `clips_per_row` clip slots. Bags, or parts of them, are packed side by side into rows, marked
-by segment numbers; what is pooled never straddles rows, so that rows can be dealt to devices; the order of the data
-depends on the seed alone, not on the number of devices, and resuming at a step needs no loader state.
+A batch is a bin of clips. Bags, or parts of bags that are longer than a batch, are packed into bins as evenly as their
+sizes allow. For the pooling the bags of a batch lie side by side in rows of slots, marked by segment numbers; what is
+pooled never straddles rows. The order of the data depends on the seed alone, not on the number of devices, and
+resuming at a step needs no loader state.
 """
 
 import dataclasses
@@ -14,27 +15,34 @@ import numpy as np
 
 from mgc_jax.data.bags import Bags
 
+# Slots of a row, where no part of a bag is longer: a row pools by a matrix of slots x slots.
+_ROW_SLOTS = 64
+
 
 class Mix(NamedTuple):
     """Mixup: every bag of a batch is paired with another one (Zhang et al. 2018).
 
     Attributes:
-        clip: int32 [row, slot]: a clip of the partner of the clip's bag.
+        clip: int32 [clip]: a clip of the partner of the clip's bag.
+        share_of_clip: float32 [clip]: share of the clip itself in the mixture: that of its bag (0 for padding).
         label: int32 [row, slot]: genre of the partner of bag s of the row.
         share: float32 [row, slot]: share of bag s itself in the mixture, between 0.5 and 1.
     """
 
     clip: np.ndarray
+    share_of_clip: np.ndarray
     label: np.ndarray
     share: np.ndarray
 
 
 class Batch(NamedTuple):
-    """Indices of one batch. Slots that hold no clip have segment = `clips_per_row`.
+    """Indices of one batch; with gradient accumulation each array begins with an axis [micro-batch].
 
     Attributes:
-        clip: int32 [row, slot]: rows of the corpus (0 where there is none).
-        segment: int32 [row, slot]: which bag of the row the clip belongs to.
+        clip: int32 [clip]: rows of the corpus, those of a bag side by side; padding (0) at the end.
+        real: bool [clip]: False for padding.
+        at: int32 [row, slot]: which clip of the batch is in the slot (0 where there is none).
+        segment: int32 [row, slot]: which bag of the row it belongs to; the number of slots where there is no clip.
         label: int32 [row, slot]: genre of bag s of the row (0 where there is none).
         subgenre: int32 [row, slot]: its sub-genre, as in `Corpus.subgenre`.
         weight: float32 [row, slot]: weight of bag s in the loss (0 where there is no bag).
@@ -42,6 +50,8 @@ class Batch(NamedTuple):
     """
 
     clip: np.ndarray
+    real: np.ndarray
+    at: np.ndarray
     segment: np.ndarray
     label: np.ndarray
     subgenre: np.ndarray
@@ -49,21 +59,35 @@ class Batch(NamedTuple):
     mix: Mix | None = None
 
 
-def pad_rows(batch: Batch, multiple: int) -> Batch:
-    """Adds rows without clips until their number is a multiple (of the number of devices)."""
-    missing = -len(batch.clip) % multiple
+def pad(batch: Batch, devices: int) -> Batch:
+    """Pads the clips to a multiple of the devices; the rows too, where there are several."""
+    rows, slots = batch.segment.shape[-2:]
 
-    def pad(values: np.ndarray, value: float = 0) -> np.ndarray:
-        return np.pad(values, ((0, missing), (0, 0)), constant_values=value)
+    def of_clips(values: np.ndarray) -> np.ndarray:
+        return _pad(values, -1, devices)
 
+    def of_rows(values: np.ndarray, value: int = 0) -> np.ndarray:
+        return _pad(values, -2, devices, value) if rows > 1 else values
+
+    mix = batch.mix
+    if mix is not None:
+        mix = Mix(of_clips(mix.clip), of_clips(mix.share_of_clip), of_rows(mix.label), of_rows(mix.share))
     return Batch(
-        clip=pad(batch.clip),
-        segment=pad(batch.segment, batch.segment.shape[1]),
-        label=pad(batch.label),
-        subgenre=pad(batch.subgenre),
-        weight=pad(batch.weight),
-        mix=None if batch.mix is None else Mix(*map(pad, batch.mix)),
+        clip=of_clips(batch.clip),
+        real=of_clips(batch.real),
+        at=of_rows(batch.at),
+        segment=of_rows(batch.segment, slots),
+        label=of_rows(batch.label),
+        subgenre=of_rows(batch.subgenre),
+        weight=of_rows(batch.weight),
+        mix=mix,
     )
+
+
+def _pad(values: np.ndarray, axis: int, multiple: int, value: int = 0) -> np.ndarray:
+    widths = [(0, 0)] * values.ndim
+    widths[axis] = (0, -values.shape[axis] % multiple)
+    return np.pad(values, widths, constant_values=value)
 
 
 class Parts(NamedTuple):
@@ -96,70 +120,120 @@ def cut(offsets: np.ndarray, pieces: np.ndarray) -> Parts:
 
 
 def split_long_bags(offsets: np.ndarray, capacity: int) -> Parts:
-    """Cuts bags longer than a row into parts of nearly equal size."""
+    """Cuts bags longer than a bin into parts of nearly equal size."""
     return cut(offsets, -(-np.diff(offsets) // capacity))
 
 
-def assign_rows(sizes: np.ndarray, capacity: int, multiple: int) -> tuple[np.ndarray, int]:
-    """Packs parts into as few rows as longest-processing-time scheduling allows.
+def assign_bins(sizes: np.ndarray, capacity: int, multiple: int, most: int = 0) -> tuple[np.ndarray, int]:
+    """Packs parts into as few bins as longest-processing-time scheduling allows.
 
-    The parts go, longest first, each to the emptiest row: rows end up almost equally full.
+    The parts go, longest first, each to the emptiest bin: bins end up almost equally full.
 
     Args:
         sizes: int64 [part], longest first, none above `capacity`.
-        capacity: clip slots per row.
-        multiple: the number of rows is rounded up to a multiple of this.
+        capacity: clips that a bin holds.
+        multiple: the number of bins is rounded up to a multiple of this.
+        most: parts that a bin holds; 0: any number.
 
     Returns:
-        row: int64 [part], and the number of rows.
+        bin: int64 [part], and the number of bins.
     """
     least = max(-(-int(sizes.sum()) // capacity), int(np.sum(2 * sizes > capacity)))
-    rows = -(-least // multiple) * multiple
+    if most:
+        least = max(least, -(-len(sizes) // most))
+    number = -(-least // multiple) * multiple
     while True:
-        load = [(0, r) for r in range(rows)]
-        row = np.empty(len(sizes), np.int64)
+        load = [(0, b, 0) for b in range(number)]
+        chosen = np.empty(len(sizes), np.int64)
         fits = True
         for part, size in enumerate(sizes.tolist()):
-            filled, r = heapq.heappop(load)
+            filled, b, parts = heapq.heappop(load) if load else (capacity, 0, 0)
             if filled + size > capacity:
                 fits = False
                 break
-            row[part] = r
-            heapq.heappush(load, (filled + size, r))
+            chosen[part] = b
+            if parts + 1 != most:
+                heapq.heappush(load, (filled + size, b, parts + 1))
         if fits:
-            return row, rows
-        rows += multiple
+            return chosen, number
+        number += multiple
 
 
-def fill_rows(parts: Parts, capacity: int, rows: int) -> tuple[Parts, np.ndarray]:
-    """Packs parts into a given number of rows, each to the emptiest one, longest first.
+def fill_bins(parts: Parts, capacity: int, number: int, most: int = 0) -> tuple[Parts, np.ndarray]:
+    """Packs parts into a given number of bins, each to the emptiest one, longest first.
 
-    What does not fit into the emptiest row is cut: the rest goes to the next one.
+    What does not fit into the emptiest bin is cut: the rest goes to the next one.
 
     Args:
-        parts: the parts; together no longer than all rows.
-        capacity: clip slots per row.
-        rows: number of rows.
+        parts: the parts; together no longer than all bins.
+        capacity: clips that a bin holds.
+        number: number of bins.
+        most: parts that a bin holds; 0: any number. What finds all bins full then is left out.
 
     Returns:
-        The parts, some of them cut in two, and the row of each: int64 [part].
+        The parts, some of them cut in two, and the bin of each: int64 [part].
     """
-    load = [(0, r) for r in range(rows)]
+    load = [(0, b, 0) for b in range(number)]
     placed = []
     for p in np.argsort(-parts.size, kind="stable").tolist():
         start, left = int(parts.start[p]), int(parts.size[p])
-        while left:
-            filled, r = heapq.heappop(load)
+        while left and load and load[0][0] < capacity:
+            filled, b, count = heapq.heappop(load)
             size = min(left, capacity - filled)
-            heapq.heappush(load, (filled + size, r))
-            placed.append((int(parts.bag[p]), start, size, r))
+            if count + 1 != most:
+                heapq.heappush(load, (filled + size, b, count + 1))
+            placed.append((int(parts.bag[p]), start, size, b))
             start, left = start + size, left - size
-    bag, start_, size_, row = np.array(placed, np.int64).reshape(-1, 4).T
-    return Parts(bag, start_, size_), row
+    bag, start_, size_, chosen = np.array(placed, np.int64).reshape(-1, 4).T
+    return Parts(bag, start_, size_), chosen
 
 
-def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: int, capacity: int) -> Batch:
-    """Lays parts out in rows; every array of the result is [rows, capacity].
+def first_fit(sizes: np.ndarray, bins: np.ndarray, slots: int) -> np.ndarray:
+    """Returns the row of each part within its bin, int64 [part]: longest first, each to the first row with room.
+
+    Args:
+        sizes: int64 [part], none above `slots`.
+        bins: int64 [part].
+        slots: of a row.
+    """
+    row = np.zeros(len(sizes), np.int64)
+    filled: dict[int, list[int]] = {}
+    for part in np.argsort(-sizes, kind="stable").tolist():
+        size, rows = int(sizes[part]), filled.setdefault(int(bins[part]), [])
+        r = next((r for r, used in enumerate(rows) if used + size <= slots), len(rows))
+        if r == len(rows):
+            rows.append(0)
+        rows[r] += size
+        row[part] = r
+    return row
+
+
+def most_rows(clips: int, slots: int) -> int:
+    """Returns how many rows `first_fit` needs at most for so many clips: no two rows would fit into one."""
+    pairs, rest = divmod(clips, slots + 1)
+    return 2 * pairs + (rest > 0)
+
+
+class Rows(NamedTuple):
+    """Bags in rows of slots. Slots that hold no clip have segment = number of slots.
+
+    Attributes:
+        clip: int32 [row, slot]: the clip (0 where there is none).
+        segment: int32 [row, slot]: which bag of the row the clip belongs to.
+        label: int32 [row, slot]: genre of bag s of the row (0 where there is none).
+        subgenre: int32 [row, slot]: its sub-genre.
+        weight: float32 [row, slot]: weight of bag s in the loss (0 where there is no bag).
+    """
+
+    clip: np.ndarray
+    segment: np.ndarray
+    label: np.ndarray
+    subgenre: np.ndarray
+    weight: np.ndarray
+
+
+def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: int, slots: int) -> Rows:
+    """Lays parts out in rows, in their order.
 
     Args:
         bags: the bags that the parts belong to.
@@ -167,7 +241,7 @@ def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: in
         weight: float [part]: weights in the loss.
         row: int64 [part]: the row of every part.
         rows: number of rows.
-        capacity: clip slots per row.
+        slots: clip slots per row.
     """
     order = np.argsort(row, kind="stable")
     bag, start, size = (values[order] for values in parts)
@@ -177,21 +251,21 @@ def pack(bags: Bags, parts: Parts, weight: np.ndarray, row: np.ndarray, rows: in
     before = np.cumsum(size) - size
     slot = before - before[first]  # where the part begins in its row
 
-    batch = Batch(
-        clip=np.zeros((rows, capacity), np.int32),
-        segment=np.full((rows, capacity), capacity, np.int32),
-        label=np.zeros((rows, capacity), np.int32),
-        subgenre=np.zeros((rows, capacity), np.int32),
-        weight=np.zeros((rows, capacity), np.float32),
+    packed = Rows(
+        clip=np.zeros((rows, slots), np.int32),
+        segment=np.full((rows, slots), slots, np.int32),
+        label=np.zeros((rows, slots), np.int32),
+        subgenre=np.zeros((rows, slots), np.int32),
+        weight=np.zeros((rows, slots), np.float32),
     )
-    batch.label[row, segment] = bags.label[bag]
-    batch.subgenre[row, segment] = bags.subgenre[bag]
-    batch.weight[row, segment] = weight[order]
+    packed.label[row, segment] = bags.label[bag]
+    packed.subgenre[row, segment] = bags.subgenre[bag]
+    packed.weight[row, segment] = weight[order]
     each = np.repeat(np.arange(len(row)), size)  # one entry per clip
     within = np.arange(len(each)) - np.repeat(before, size)
-    batch.clip[row[each], slot[each] + within] = bags.clips[start[each] + within]
-    batch.segment[row[each], slot[each] + within] = segment[each]
-    return batch
+    packed.clip[row[each], slot[each] + within] = bags.clips[start[each] + within]
+    packed.segment[row[each], slot[each] + within] = segment[each]
+    return packed
 
 
 def mix_bags(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
@@ -202,32 +276,51 @@ def mix_bags(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
     bags of different sizes can be paired. The share of the bag itself is Beta(alpha, alpha), folded to 0.5 and above:
     the bag's own genre dominates, and may select an attention query.
     """
-    row, slot = np.nonzero(batch.segment < batch.segment.shape[1])  # clips, row by row: those of a bag lie together
-    key = row * batch.segment.shape[1] + batch.segment[row, slot]
-    bag, first, number, size = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
-    bag_row, bag_slot = np.divmod(bag, batch.segment.shape[1])
+    slots = batch.segment.shape[-1]
+    there = batch.segment < slots
+    row = np.arange(batch.segment.size // slots).reshape(*batch.segment.shape[:-1], 1)
+    micro = np.arange(batch.clip.size // batch.clip.shape[-1]).reshape(*batch.clip.shape[:-1], 1, 1)
+    place = np.zeros(batch.clip.size, np.int64)  # of the bag of each clip: row * slots + segment
+    place[(micro * batch.clip.shape[-1] + batch.at)[there]] = (row * slots + batch.segment)[there]
+    clip = np.flatnonzero(batch.real)  # those of a bag lie together
+    place = place[clip]
+    begins = np.diff(place, prepend=-1) != 0
+    first, number = np.flatnonzero(begins), np.cumsum(begins) - 1
+    size, bag = np.diff(np.append(first, len(clip))), place[begins]
+
     order = rng.permutation(len(bag))
     partner = np.empty_like(order)
     partner[order] = np.roll(order, 1)
     share = rng.beta(alpha, alpha, len(bag))
-    mix = Mix(*(np.zeros(batch.clip.shape, dtype) for dtype in (np.int32, np.int32, np.float32)))
-    drawn = first[partner[number]] + (rng.random(len(row)) * size[partner[number]]).astype(np.int64)
-    mix.clip[row, slot] = batch.clip[row[drawn], slot[drawn]]
-    mix.label[bag_row, bag_slot] = batch.label[bag_row[partner], bag_slot[partner]]
-    mix.share[bag_row, bag_slot] = np.maximum(share, 1 - share)
+    share = np.maximum(share, 1 - share)
+    drawn = first[partner[number]] + (rng.random(len(clip)) * size[partner[number]]).astype(np.int64)
+    mixed, share_of_clip = np.zeros(batch.clip.size, np.int32), np.zeros(batch.clip.size, np.float32)
+    mixed[clip] = batch.clip.ravel()[clip[drawn]]
+    share_of_clip[clip] = share[number]
+    label, share_of_bag = np.zeros(batch.label.size, np.int32), np.zeros(batch.label.size, np.float32)
+    label[bag], share_of_bag[bag] = batch.label.ravel()[bag[partner]], share
+    of_clips, of_bags = batch.clip.shape, batch.label.shape
+    mix = Mix(
+        clip=mixed.reshape(of_clips),
+        share_of_clip=share_of_clip.reshape(of_clips),
+        label=label.reshape(of_bags),
+        share=share_of_bag.reshape(of_bags),
+    )
     return batch._replace(mix=mix)
 
 
 class TrainBatches:
     """The training batches of every step.
 
-    By default each epoch holds every clip exactly once, and a bag is cut only if it is longer than a row. The sizes of
-    the parts then fix the layout of an epoch once and for all; an epoch only draws which bag of a given size goes
-    where, and in which order the rows come. Where bags are drawn by genre or cut again, an epoch has as many clips and
-    steps, and a bag that fits into no row is cut.
+    By default each epoch holds every clip exactly once, and a bag is cut only if it is longer than a batch. The sizes
+    of the parts then fix the layout of an epoch once and for all; an epoch only draws which bag of a given size goes
+    where, and in which order the batches come. Where bags are drawn by genre or cut again, an epoch has as many clips
+    and steps, and a bag that fits into no batch is cut.
+
+    With gradient accumulation a batch is several micro-batches, and a micro-batch a bin of its own.
 
     Attributes:
-        rows: of a batch.
+        clips: clips of a batch (of a micro-batch) with padding: those of the fullest one that can occur.
         steps_per_epoch: number of batches of an epoch.
         weight_per_step: mean total weight of a batch, the divisor of the loss.
     """
@@ -235,10 +328,11 @@ class TrainBatches:
     def __init__(
         self,
         bags: Bags,
-        rows: int,
-        clips_per_row: int,
+        clips: int,
         seed: int,
         *,
+        most_bags: int = 0,
+        accumulate: int = 1,
         sampling: str = "natural",
         sub_bags: bool = False,
         bag_weight: str = "bag",
@@ -248,9 +342,11 @@ class TrainBatches:
 
         Args:
             bags: the training bags.
-            rows: rows of a batch.
-            clips_per_row: clip slots of a row.
+            clips: most clips of a batch.
             seed: of every draw.
+            most_bags: most bags of a batch; 0: any number. Where bags are drawn by genre, what finds all batches of
+                the epoch full is left out. It goes without sub-bags, whose number is not known beforehand.
+            accumulate: micro-batches of a batch; they divide `clips` and `most_bags`.
             sampling: natural: every bag once an epoch; class_balanced: bags drawn, with replacement, so that every
                 genre is as likely; sqrt: genres by the square root of their number of bags (Kang et al. 2020).
             sub_bags: cut every bag at random into sub-bags, differently in each epoch.
@@ -258,37 +354,52 @@ class TrainBatches:
                 clips.
             mixup: alpha of mixup; 0: off.
         """
-        self._bags, self.rows, self._capacity, self._seed = bags, rows, clips_per_row, seed
+        self._bags, self._seed, self._accumulate = bags, seed, accumulate
         self._sampling, self._sub_bags, self._bag_weight, self._mixup = sampling, sub_bags, bag_weight, mixup
-        self._whole = split_long_bags(bags.offsets, clips_per_row)
-        self._row, self._total_rows = assign_rows(np.sort(self._whole.size)[::-1], clips_per_row, rows)
-        self.steps_per_epoch = self._total_rows // rows
+        self._capacity, self._most = clips // accumulate, most_bags // accumulate
+        self._whole = split_long_bags(bags.offsets, self._capacity)
+        longest_first = np.sort(self._whole.size)[::-1]
+        self._bin, self._bins = assign_bins(longest_first, self._capacity, accumulate, self._most)
+        self.steps_per_epoch = self._bins // accumulate
+        planned = sampling == "natural" and not sub_bags
+        filled = np.bincount(self._bin, weights=longest_first)
+        self.clips = int(filled.max()) if planned else self._capacity
+        longest = int(self._whole.size.max() if planned else min(bags.sizes.max(), self._capacity))
+        self._slots = 1 if longest == 1 else min(max(longest, _ROW_SLOTS), self.clips)
+        self._rows = most_rows(self.clips, self._slots)
+        if planned:
+            self._row = first_fit(longest_first, self._bin, self._slots)
+            self._rows = int(self._row.max()) + 1
         self._epoch = 0, self._pack_epoch(0)
         weight: float = len(bags.clips) if bag_weight == "size" else len(bags)
         if bag_weight == "bag" and sampling != "natural":  # of as many clips, the bags that are drawn on average
             weight = len(bags.clips) / float(bag_chances(bags.label, sampling) @ bags.sizes)
+            weight = min(weight, self._bins * self._most) if self._most else weight
         self.weight_per_step = weight / self.steps_per_epoch
 
     def __call__(self, step: int) -> Batch:
-        """Returns the batch of a step (counted from 0): arrays of [rows, clips_per_row]."""
+        """Returns the batch of a step (counted from 0)."""
         epoch, number = divmod(step, self.steps_per_epoch)
         packed = self._epoch  # several threads may ask for steps of two epochs
         if packed[0] != epoch:
             self._epoch = packed = epoch, self._pack_epoch(epoch)
-        begin = number * self.rows
-        batch: Batch = jax.tree.map(lambda values: values[begin : begin + self.rows], packed[1])
+        begin = number * self._accumulate
+        chosen = number if self._accumulate == 1 else slice(begin, begin + self._accumulate)
+        batch: Batch = jax.tree.map(lambda values: values[chosen], packed[1])
         if not self._mixup:
             return batch
         return mix_bags(batch, self._mixup, np.random.default_rng([self._seed, epoch, number]))
 
     def _pack_epoch(self, epoch: int) -> Batch:
+        """Returns the batches of an epoch: arrays of [bin, ...]."""
         rng = np.random.default_rng([self._seed, epoch])
         bags, parts = self._bags, self._whole
         if self._sampling == "natural" and not self._sub_bags:
             shuffled = rng.permutation(len(parts.size))
             longest_first = shuffled[np.argsort(-parts.size[shuffled], kind="stable")]
-            row = np.empty(len(shuffled), np.int64)
-            row[longest_first] = rng.permutation(self._total_rows)[self._row]
+            chosen, row = np.empty((2, len(shuffled)), np.int64)
+            chosen[longest_first] = rng.permutation(self._bins)[self._bin]
+            row[longest_first] = self._row
         else:
             if self._sampling != "natural":
                 bags = draw_bags(bags, self._sampling, rng)
@@ -297,10 +408,24 @@ class TrainBatches:
                 bags = shuffle_within(bags, rng)
                 pieces = -(-bags.sizes // rng.integers(1, np.minimum(bags.sizes, self._capacity), endpoint=True))
             parts = cut(bags.offsets, pieces)
-            parts, row = fill_rows(parts, self._capacity, self._total_rows)
-            row = rng.permutation(self._total_rows)[row]
+            if self._most:  # the first ones that were drawn
+                parts = Parts(*(values[: self._bins * self._most] for values in parts))
+            parts, chosen = fill_bins(parts, self._capacity, self._bins, self._most)
+            chosen = rng.permutation(self._bins)[chosen]
+            row = first_fit(parts.size, chosen, self._slots)
         weight = parts.size if self._bag_weight == "size" else parts.size / bags.sizes[parts.bag]
-        return pack(bags, parts, weight, row, self._total_rows, self._capacity)
+        index = dataclasses.replace(bags, clips=np.arange(len(bags.clips)))
+        bins = pack(index, parts, weight, chosen, self._bins, self.clips)
+        real = bins.segment < self.clips
+        position = np.zeros(len(bags.clips), np.int32)  # of each clip in its bin
+        position[bins.clip[real]] = np.nonzero(real)[1]
+        in_rows = dataclasses.replace(bags, clips=position)
+        packed = pack(in_rows, parts, weight, chosen * self._rows + row, self._bins * self._rows, self._slots)
+        at, segment, label, subgenre, weights = (
+            values.reshape(self._bins, self._rows, self._slots) for values in packed
+        )
+        clip = np.where(real, bags.clips[bins.clip], 0).astype(np.int32)
+        return Batch(clip, real, at, segment, label, subgenre, weights)
 
 
 def bag_chances(label: np.ndarray, sampling: str) -> np.ndarray:

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
+from mgc_jax.data.batches import Batch, TrainBatches, pad
 from mgc_jax.data.placement import ClipStore, DeviceClips, PlacedClips, StreamClips
 from mgc_jax.data.streaming import Steps, stream_steps
-from mgc_jax.runtime.devices import local_rows, shard, shard_rows
+from mgc_jax.runtime.devices import local_rows, replicate, shard_rows
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class Placed(NamedTuple):
 
     Attributes:
         steps: how many steps; if several, the arrays below begin with an axis for them, but not the corpus.
-        batch: the batch.
-        clips: its clips.
+        batch: the batch, on every device.
+        clips: its clips, dealt to the devices.
         partners: the clips that they are mixed with, or None.
     """
 
@@ -52,36 +52,38 @@ def placed_dispatches(
         raise ValueError("several steps per dispatch need the corpus on the devices")
 
     def one(step: int) -> Placed:
-        batch = pad_rows(batches(step), mesh.size)
+        batch = pad(batches(step), mesh.size)
         partners = None if batch.mix is None else clips(batch.mix.clip)
-        return Placed(1, shard(batch, mesh), clips(batch.clip), partners)
+        return Placed(1, replicate(batch, mesh), clips(batch.clip), partners)
 
-    def several(clips: DeviceClips, first: int, number: int) -> Placed:
-        each = [pad_rows(batches(step), mesh.size) for step in range(first, first + number)]
+    def several(first: int, number: int) -> Placed:
+        each = [pad(batches(step), mesh.size) for step in range(first, first + number)]
         batch = jax.tree.map(lambda *arrays: np.stack(arrays), *each)
-        partners = None if batch.mix is None else clips.of_steps(batch.mix.clip)
-        return Placed(number, shard(batch, mesh, axis=1), clips.of_steps(batch.clip), partners)
+        partners = None if batch.mix is None else clips(batch.mix.clip)
+        return Placed(number, replicate(batch, mesh), clips(batch.clip), partners)
 
     def indexed() -> Generator[Placed, None, None]:
         step = first_step
         for number in steps:
-            yield several(clips, step, number) if number > 1 and isinstance(clips, DeviceClips) else one(step)
+            yield several(step, number) if number > 1 else one(step)
             step += number
 
     def streamed(source: StreamClips) -> Generator[Placed, None, None]:
-        here = local_rows(-(-batches.rows // mesh.size) * mesh.size, mesh)
+        here = local_rows(-(-batches.clips // mesh.size) * mesh.size, mesh)
         sequence = Steps(batches, source.clips, mesh.size, first_step, first_step + len(steps), here)
 
         def place(clips: np.ndarray, batch: Batch) -> PlacedClips:
-            def part(rows: slice) -> np.ndarray:
-                return clips[rows.start - here.start : rows.stop - here.start]
+            axis = batch.clip.ndim - 1
 
-            return PlacedClips(shard_rows((*batch.clip.shape, *clips.shape[2:]), part, mesh))
+            def part(of: slice) -> np.ndarray:
+                return clips[(slice(None),) * axis + (slice(of.start - here.start, of.stop - here.start),)]
+
+            return PlacedClips(shard_rows((*batch.clip.shape, *source.clips.shape[1:]), part, mesh, axis))
 
         with contextlib.closing(stream_steps(sequence, source.workers)) as stream:
             for batch, these, partners in stream:
                 mixed = None if partners is None else place(partners, batch)
-                yield Placed(1, shard(batch, mesh), place(these, batch), mixed)
+                yield Placed(1, replicate(batch, mesh), place(these, batch), mixed)
 
     placed = streamed(clips) if isinstance(clips, StreamClips) else indexed()
     with contextlib.closing(placed), ThreadPoolExecutor(1) as pool:

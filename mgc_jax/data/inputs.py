@@ -12,6 +12,8 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.frontend import LogMelFrontend, frontend_for
 from mgc_jax.data.standardization import Standardization, standardization
 from mgc_jax.errors import UserError
+from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import deal
 
 _FRONTEND_CLIPS = 512  # whose spectrograms give the statistics where they are computed on the way
 
@@ -68,28 +70,28 @@ class Inputs:
         return values.astype(self._dtype)
 
     def training(self, batch: Batch, clips: jax.Array, partners: jax.Array | None, key: jax.Array) -> jax.Array:
-        """Returns the augmented inputs [row, slot, ...] of a batch.
+        """Returns the augmented inputs [clip, ...] of a batch, dealt to the devices as its clips are.
 
         Args:
             batch: says how clips are mixed.
-            clips: its clips as stored, [row, slot, ...].
+            clips: its clips as stored, [clip, ...], dealt to the devices.
             partners: the clips that they are mixed with, or None.
             key: for the draws.
         """
         keys = jax.random.split(key, 3)
         values = self._drawn(clips, keys[0])
         if batch.mix is not None and partners is not None:
-            share = jnp.take_along_axis(batch.mix.share, jnp.minimum(batch.segment, batch.segment.shape[1] - 1), 1)
+            share = deal(batch.mix.share_of_clip, platform.data_devices())
             share = share.reshape(-1, *[1] * (values.ndim - 1))
             values = share * values + (1 - share) * self._drawn(partners, keys[1])
         if self._augment.noise:
             values = augmentation.add_noise(values, self._augment.noise, keys[2])
-        return values.reshape(*batch.segment.shape, *self.clip_shape).astype(self._dtype)
+        return values.astype(self._dtype)
 
     def _drawn(self, clips: jax.Array, key: jax.Array) -> jax.Array:
-        """Standardizes clips [row, slot, ...] and draws crop and masks for each of them: [row * slot, ...]."""
+        """Standardizes clips [clip, ...] and draws crop and masks for each of them."""
         options, keys = self._augment, jax.random.split(key, 3)
-        values = self._standardized(clips.reshape(-1, *clips.shape[2:]))
+        values = self._standardized(clips)
         if options.crop_frames:
             values = augmentation.random_crop(values, options.crop_frames, keys[0])
         if options.time_masks:

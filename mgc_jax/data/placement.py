@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.runtime import processes
-from mgc_jax.runtime.devices import replicate, shard, shard_rows
+from mgc_jax.runtime.devices import deal, replicate, shard, shard_rows
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +20,24 @@ class PlacedClips:
     """The clips of a batch on the devices, as a pytree: an argument of jitted functions.
 
     Attributes:
-        stored: the clips themselves, [row, slot, ...], where `index` is None; else the whole corpus, [clip, ...].
-        index: int32 [row, slot]: rows of the corpus, or None.
+        stored: the clips themselves, dealt to the devices, [clip, ...], where `index` is None; else the whole corpus.
+        index: int32 [clip]: rows of the corpus, dealt to the devices, or None.
     """
 
     stored: jax.Array
     index: jax.Array | None = None
 
     def take(self) -> jax.Array:
-        """Returns the clips [row, slot, ...]; to be called inside a jitted function."""
+        """Returns the clips [clip, ...] as they are dealt; to be called inside a jitted function."""
         return self.stored if self.index is None else self.stored[self.index]
 
     @property
-    def per_row(self) -> jax.Array:
-        """The array that has a row per row of the batch; the corpus, which all rows share, has none."""
+    def per_clip(self) -> jax.Array:
+        """The array that has a row per clip; the corpus, which all batches share, has none."""
         return self.stored if self.index is None else self.index
 
-    def with_per_row(self, rows: jax.Array) -> "PlacedClips":
-        """Returns the clips of other rows of the batch, or of another batch, from the same corpus."""
+    def with_per_clip(self, rows: jax.Array) -> "PlacedClips":
+        """Returns other clips from the same corpus."""
         return PlacedClips(rows) if self.index is None else PlacedClips(self.stored, rows)
 
 
@@ -57,12 +57,9 @@ class DeviceClips:
         self._clips.delete()
 
     def __call__(self, index: np.ndarray) -> PlacedClips:
-        """Returns the clips `index` [row, slot]."""
-        return PlacedClips(self._clips, shard(index, self._mesh))
-
-    def of_steps(self, index: np.ndarray) -> PlacedClips:
-        """Returns those of several steps, for clips `index` [step, row, slot]."""
-        return PlacedClips(self._clips, shard(index, self._mesh, axis=1))
+        """Deals the clips `index` [..., clip] to the devices."""
+        axis = index.ndim - 1
+        return PlacedClips(self._clips, shard(deal(index, self._mesh.size, axis), self._mesh, axis))
 
 
 class HostClips:
@@ -73,9 +70,10 @@ class HostClips:
         self._mesh = mesh
 
     def __call__(self, index: np.ndarray) -> PlacedClips:
-        """Returns the clips `index` [row, slot]."""
-        shape = (*index.shape, *self._clips.shape[1:])
-        return PlacedClips(shard_rows(shape, lambda rows: self._clips[index[rows]], self._mesh))
+        """Deals the clips `index` [..., clip] to the devices."""
+        axis, shape = index.ndim - 1, (*index.shape, *self._clips.shape[1:])
+        rows = deal(index, self._mesh.size, axis)
+        return PlacedClips(shard_rows(shape, lambda of: self._clips[rows[..., of]], self._mesh, axis))
 
 
 class StreamClips:
@@ -86,9 +84,10 @@ class StreamClips:
         self._mesh = mesh
 
     def __call__(self, index: np.ndarray) -> PlacedClips:
-        """Returns the clips `index` [row, slot]."""
-        shape = (*index.shape, *self.clips.shape[1:])
-        return PlacedClips(shard_rows(shape, lambda rows: self.clips[index[rows]], self._mesh))
+        """Deals the clips `index` [..., clip] to the devices."""
+        axis, shape = index.ndim - 1, (*index.shape, *self.clips.shape[1:])
+        rows = deal(index, self._mesh.size, axis)
+        return PlacedClips(shard_rows(shape, lambda of: self.clips[rows[..., of]], self._mesh, axis))
 
 
 ClipStore = DeviceClips | HostClips | StreamClips

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from mgc_jax.data.batches import Batch, TrainBatches, pad_rows
+from mgc_jax.data.batches import Batch, TrainBatches, pad
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.errors import UserError
+from mgc_jax.runtime.devices import deal
 
 # Threads that each read a batch, where there are no worker processes. On two cores worker processes took two to six
 # times the CPU time per clip, and were no faster: their clips come through shared memory.
@@ -26,7 +27,7 @@ class Step(NamedTuple):
 
     Attributes:
         batch: the indices.
-        clips: [row, slot, ...], of the rows that this process reads.
+        clips: [clip, ...], of the devices of this process, as they are dealt.
         partners: the clips that they are mixed with, or None.
     """
 
@@ -42,26 +43,29 @@ class Steps:
     Attributes:
         batches: as a function of the step.
         clips: of the corpus.
-        multiple: the number of rows is padded to a multiple of this (the devices).
+        devices: number of devices that the clips are dealt to.
         first: step that the sequence begins with.
         last: step that it ends with; both count finished steps.
-        rows: those whose clips this process reads.
+        here: which of the dealt clips this process reads.
     """
 
     batches: TrainBatches
     clips: LazyClips
-    multiple: int
+    devices: int
     first: int
     last: int
-    rows: slice = dataclasses.field(default_factory=lambda: slice(None))
+    here: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __getitem__(self, number: int) -> Step:
-        batch = pad_rows(self.batches(self.first + number), self.multiple)
-        partners = None if batch.mix is None else self.clips[batch.mix.clip[self.rows]]
-        return Step(batch, self.clips[batch.clip[self.rows]], partners)
+        batch = pad(self.batches(self.first + number), self.devices)
+
+        def read(index: np.ndarray) -> np.ndarray:
+            return self.clips[deal(index, self.devices, index.ndim - 1)[..., self.here]]
+
+        return Step(batch, read(batch.clip), None if batch.mix is None else read(batch.mix.clip))
 
 
 def stream_steps(steps: Steps, workers: int) -> Generator[Step, None, None]:

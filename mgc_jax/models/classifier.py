@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mgc_jax.config.keys import KERNELS
 from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
@@ -14,6 +14,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.pooling import POOLINGS, Target
 from mgc_jax.models.recurrent import use_gru_kernels
+from mgc_jax.runtime.platform import in_order, split_rows
 
 
 class BagClassifier(nnx.Module):
@@ -34,41 +35,43 @@ class BagClassifier(nnx.Module):
 
     def __call__(
         self,
-        clips: Float[Array, "row slot *clip"],
+        clips: Float[Array, "clip *shape"],
+        mask: Bool[Array, " clip"],
+        at: Int[Array, "row slot"],
         segment: Int[Array, "row slot"],
         target: Target | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "row slot genre"], dict[str, jax.Array]]:
-        """Scores the bags of each row.
+        """Embeds clips and scores the bags of each row.
 
         Args:
-            clips: standardized clips.
+            clips: standardized clips; inside `platform.dealt_over` as they are dealt to the devices.
+            mask: False for padding; dealt likewise.
+            at: which clip is in each slot, as they are before they are dealt; any one where there is none.
             segment: the bag of each clip within its row; the number of slots where there is no clip.
             target: genre and sub-genre of each bag: in training, for the poolings that use them.
             train: batch statistics and dropout.
             rngs: with a stream `dropout`, in training.
 
         Returns:
-            Log scores of each bag, and `aux` with `embedding` [row, slot, feature] and `attention`.
+            Log scores of each bag, and `aux` with `embedding` [clip, feature] (not dealt) and `attention`.
         """
-        embeddings = self.embed(clips, segment, train=train, rngs=rngs)
-        scores, attention = self.score_bags(embeddings, segment, target, train=train, rngs=rngs)
+        embeddings = in_order(self.embed(clips, mask, train=train, rngs=rngs))
+        scores, attention = self.score_bags(split_rows(embeddings[at]), segment, target, train=train, rngs=rngs)
         return scores, {"embedding": embeddings, "attention": attention}
 
     def embed(
         self,
-        clips: Float[Array, "row slot *clip"],
-        segment: Int[Array, "row slot"],
+        clips: Float[Array, "clip *shape"],
+        mask: Bool[Array, " clip"],
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "row slot feature"]:
-        """Returns the embedding of every clip; the arguments are those of a call."""
-        mask = (segment < segment.shape[1]).reshape(-1)
-        flat = clips.reshape(-1, *clips.shape[2:])
-        return self.encoder(flat, mask, train, rngs).reshape(*segment.shape, -1)
+    ) -> Float[Array, "clip feature"]:
+        """Returns the embedding of every clip, in the order given; the arguments are those of a call."""
+        return self.encoder(clips, mask, train, rngs)
 
     def score_bags(
         self,

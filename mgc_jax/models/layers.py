@@ -1,9 +1,11 @@
-"""Layers of the encoders: dense, batch norm with a mask, blocks of convolution, batch norm, activation and pooling.
+"""Layers of the encoders: dense, dropout, batch norm with a mask, and blocks of convolution, batch norm, activation
+and pooling.
 
 Blocks are written in XLA's own operations. By default they use a faster form with the same result, made for the
 platform, from `mgc_jax.models.kernels`; `config.model.kernels = "plain"` switches those off.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -15,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from mgc_jax.models.kernels.conv_pool import BatchNormValues, conv_norm_pool
 from mgc_jax.models.kernels.time_conv import time_conv_pool
 from mgc_jax.models.operations import conv2d, max_pool, moments
+from mgc_jax.runtime import platform
 
 
 class Dense(nnx.Module):
@@ -32,6 +35,29 @@ class Dense(nnx.Module):
     def __call__(self, x: Float[Array, "*leading fin"]) -> Float[Array, "*leading fout"]:
         """Applies the layer to the last axis."""
         return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class Dropout(nnx.Module):
+    """Dropout on clips [clip, ...]; what is drawn for a clip does not depend on the number of devices.
+
+    Attributes:
+      rate: Share of the values that are set to zero.
+    """
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(
+        self, x: Float[Array, "n *feature"], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "n *feature"]:
+        """Applies the layer, with the stream `dropout` of `rngs`; returns `x` where it is deterministic."""
+        if deterministic or self.rate == 0:
+            return x
+        if rngs is None:
+            raise ValueError("dropout in training needs rngs with a stream `dropout`")
+        keep = 1 - self.rate
+        kept = platform.draw_per_clip(functools.partial(jax.random.bernoulli, rngs.dropout(), keep), x.shape)
+        return jnp.where(kept, x / keep, 0)
 
 
 class MaskedBatchNorm(nnx.Module):

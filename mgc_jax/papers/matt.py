@@ -32,16 +32,14 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     config.model.pooling = pooling_options(pooling)
     if pooling == "none":
         config.model.head_dropout = 0.0
-        config.batch.rows = 32  # bags of one clip: rows of one clip, for any number of devices that divides 32
-        config.batch.clips_per_row = 1
+        config.batch.clips = 32
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
         config.train.epochs = 30
         config.train.select = "clip/micro_ap"
     else:  # 12 to 14 bags a step, here packed into 50 clips
         config.model.head_dropout = 0.5
-        config.batch.rows = 1
-        config.batch.clips_per_row = 50  # no album of FMA-medium is longer
+        config.batch.clips = 50  # no album of FMA-medium is longer
         config.optimizer.name = "sgd"
         config.optimizer.learning_rate = _MATT_RATES.get((encoder, pooling), 0.1)
         config.optimizer.weight_decay = 1e-5
@@ -49,7 +47,7 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
         config.train.select = "bag/micro_ap"
 
     config.demo.model = ConfigDict({"encoder": NARROW[encoder]})
-    config.demo.batch = ConfigDict({"clips_per_row": 1 if pooling == "none" else 32})
+    config.demo.batch = ConfigDict({"clips": 32})
     config.demo.optimizer = ConfigDict(_DEMO_OPTIMIZER)
     config.demo.train = ConfigDict({"epochs": 12})
     return config
@@ -84,10 +82,9 @@ def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
     config.data.features = features
     config.model.encoder = encoder_options("mlp", hidden=(hidden,) if hidden else ())
     config.model.pooling = pooling_options(pooling)
-    config.batch.rows = 8
     if pooling == "none":  # as the notebooks train it, but on logits: they apply the softmax twice
         config.model.head_dropout = 0.0
-        config.batch.clips_per_row = 125
+        config.batch.clips = 1000
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
         config.optimizer.weight_decay = 1e-4
@@ -96,7 +93,7 @@ def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
         config.train.select = "clip/micro_ap"
     else:  # 160 bags a step, of 3.2 clips
         config.model.head_dropout = 0.5
-        config.batch.clips_per_row = 64
+        config.batch.clips = 512
         config.optimizer.learning_rate = 0.2
         config.optimizer.weight_decay = 1e-5
         config.train.epochs = 60

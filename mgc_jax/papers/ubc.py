@@ -28,8 +28,7 @@ def on_spectrograms(encoder: str, **options: Any) -> ConfigDict:
     config.model.encoder = encoder_options(encoder, **options)
     config.model.pooling = pooling_options("none")
     config.model.head_dropout = 0.0
-    config.batch.rows = 32
-    config.batch.clips_per_row = 1
+    config.batch.clips = 32
     config.optimizer.name = "rmsprop"
     config.optimizer.options = ConfigDict({"decay": 0.9, "eps": 1e-7, "eps_in_sqrt": False})
     config.optimizer.learning_rate = 5e-4

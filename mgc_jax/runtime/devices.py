@@ -41,29 +41,37 @@ def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
     return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
 
 
-def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: Mesh) -> jax.Array:
-    """Returns an array whose rows (first axis) are split over the devices; each process makes those of its devices.
+def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: Mesh, axis: int = 0) -> jax.Array:
+    """Returns an array whose rows (first axis, or another) are split over the devices; a process makes its devices'.
 
     Args:
         shape: of the whole array.
         rows: returns a slice of its rows.
         mesh: the devices.
+        axis: that of the rows.
     """
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None  # only keys have none
-        start, stop, _ = index[0].indices(shape[0])
+        start, stop, _ = index[axis].indices(shape[axis])
         return rows(slice(start, stop))
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), part)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
-def deal(values: Any, devices: int) -> Any:
+def deal(values: Any, devices: int, axis: int = 0) -> Any:
     """Reorders clips [clip, ...], whose number is a multiple of the devices: device d gets d, d + devices, ...
 
-    Sharded, padding at the end of the clips, and so the work, is spread evenly. For NumPy and JAX arrays.
+    Sharding the result spreads padding at the end of the clips, and so the work, evenly. For NumPy and JAX arrays.
+
+    Args:
+        values: the clips.
+        devices: how many there are.
+        axis: that of the clips.
     """
-    return values.reshape(-1, devices, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    return values.reshape(*before, -1, devices, *after).swapaxes(axis, axis + 1).reshape(values.shape)
 
 
 def undeal(values: Any, devices: int) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mgc_jax.config import identity
+from mgc_jax.config import earlier, identity
 from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
@@ -144,6 +144,11 @@ def _wait_for_first(workdir: Path) -> None:
 
 def check_same(config: ConfigDict, before: dict[str, Any], workdir: Path, *, training: bool) -> None:
     """Raises `UserError` if checkpoints were made with a configuration that would train another model."""
+    if training and earlier.packed_in_rows(before):
+        raise UserError(
+            f"the run in {workdir} was trained on batches of several rows, which this version packs in another way: "
+            "it can be evaluated (--mode eval) and exported, but not trained on; give a new --workdir to train again."
+        )
     different = identity.differences(config, before, training=training)
     if different:
         raise UserError(

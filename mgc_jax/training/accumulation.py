@@ -16,23 +16,19 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
 
     Args:
         loss: as from `make_loss`.
-        number: of micro-batches; the rows of a batch must be a multiple. Micro-batch i has the rows i, i + number,
-            i + 2 number and so on: with a multiple on each device, a device keeps its rows.
+        number: of micro-batches; the arrays of batch, clips and partners begin with an axis for them, but not the
+            corpus.
         unroll: write them out one after the other, as XLA's CPU backend needs it (its convolutions are many times
             slower inside loops); else they are a loop, which compiles once and surely holds one at a time.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def cut(values: jax.Array) -> jax.Array:
-        """[row, ...] -> [micro-batch, row, ...]."""
-        return jnp.moveaxis(values.reshape(-1, number, *values.shape[1:]), 1, 0)
-
     def compute(params, batch_stats, batch, clips, partners, key):
         def one(batch_stats, micro):
-            rows, clip_rows, partner_rows, key = micro
-            mixed_with = None if partners is None else partners.with_per_row(partner_rows)
+            part, per_clip, per_partner, key = micro
+            mixed_with = None if partners is None else partners.with_per_clip(per_partner)
             (value, (new_stats, sums)), gradients = gradient(
-                params, batch_stats, rows, clips.with_per_row(clip_rows), mixed_with, key
+                params, batch_stats, part, clips.with_per_clip(per_clip), mixed_with, key
             )
             # One without clips has no statistics.
             new_stats = jax.tree.map(lambda new, old: jnp.where(sums["clips"] > 0, new, old), new_stats, batch_stats)
@@ -42,16 +38,16 @@ def accumulated(loss: Callable[..., Any], number: int, *, unroll: bool) -> Calla
             batch_stats, part = one(carry[0], micro)
             return (batch_stats, jax.tree.map(jnp.add, carry[1], part)), None
 
-        cut_partners = None if partners is None else cut(partners.per_row)
-        micros = (jax.tree.map(cut, batch), cut(clips.per_row), cut_partners, jax.random.split(key, number))
+        per_partner = None if partners is None else partners.per_clip
+        micros = (batch, clips.per_clip, per_partner, jax.random.split(key, number))
         micro_of = [jax.tree.map(lambda values, i=i: values[i], micros) for i in range(number if unroll else 1)]
         nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, batch_stats, micro_of[0])[1])
         carry = batch_stats, nothing
         if unroll:
-            for rows, clip_rows, partner_rows, draw in micro_of:
-                clip_rows = _after(carry[1][2], clip_rows)
-                partner_rows = None if partners is None else _after(carry[1][2], partner_rows)
-                carry, _ = step(carry, (rows, clip_rows, partner_rows, draw))
+            for part, per_clip, per_partner, draw in micro_of:
+                per_clip = _after(carry[1][2], per_clip)
+                per_partner = None if partners is None else _after(carry[1][2], per_partner)
+                carry, _ = step(carry, (part, per_clip, per_partner, draw))
         else:
             carry, _ = jax.lax.scan(step, carry, micros)
         batch_stats, totals = carry

@@ -120,11 +120,11 @@ def several(train_step: Callable[..., Any]) -> Callable[..., Any]:
 
     def steps(state, batch, clips, partners, key):
         def body(state, each):
-            batch, clip_rows, partner_rows = each
-            mixed_with = None if partners is None else partners.with_per_row(partner_rows)
-            return train_step(state, batch, clips.with_per_row(clip_rows), mixed_with, key)
+            batch, of_clips, of_partners = each
+            mixed_with = None if partners is None else partners.with_per_clip(of_partners)
+            return train_step(state, batch, clips.with_per_clip(of_clips), mixed_with, key)
 
-        return jax.lax.scan(body, state, (batch, clips.per_row, None if partners is None else partners.per_row))
+        return jax.lax.scan(body, state, (batch, clips.per_clip, None if partners is None else partners.per_clip))
 
     return steps
 
@@ -177,9 +177,8 @@ class CompiledSteps:
 
 
 _REMEDY = (
-    "Set fewer config.batch.rows or config.batch.clips_per_row, cut the batch into micro-batches "
-    "(config.train.accumulate), compute in half precision (config.model.dtype=bfloat16), or keep the corpus in host "
-    "memory (config.data.placement=host)."
+    "Set fewer config.batch.clips, cut the batch into micro-batches (config.train.accumulate), compute in half "
+    "precision (config.model.dtype=bfloat16), or keep the corpus in host memory (config.data.placement=host)."
 )
 
 

@@ -156,17 +156,12 @@ def _report_length(config: ConfigDict, before: int, step: int, timetable: Timeta
 
 
 def _describe(experiment: Experiment, timetable: Timetable, length: int) -> None:
-    """Logs what is trained, and warns where devices get rows without clips."""
+    """Logs what is trained."""
     config, devices = experiment.config, experiment.mesh.size
     log.info(
-        "%s: %s parameters; %s bags in %s steps of %s x %s clips per epoch, %s epochs; %s device(s)%s",
+        "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; %s device(s)%s",
         describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.bags['train']):,}",
-        timetable.steps_per_epoch, config.batch.rows, config.batch.clips_per_row,
+        timetable.steps_per_epoch, config.batch.clips,
         config.train.epochs + config.train.classifier_epochs, devices,
         f", up to {length} steps per dispatch" if length > 1 else "",
     )  # fmt: skip
-    if config.batch.rows % devices:
-        log.warning(
-            "config.batch.rows=%d is not a multiple of the %d devices: some of them get empty rows",
-            config.batch.rows, devices,
-        )  # fmt: skip

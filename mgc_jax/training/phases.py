@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.runtime.devices import on_cpu, replicate
@@ -69,30 +67,12 @@ def make_phase(experiment: Experiment, *, classifier_only: bool) -> Phase:
         ),
         adjustment * log_prior(experiment.genre_count), classifier_only=classifier_only,
     )  # fmt: skip
-    check_accumulation(config, experiment.mesh.size)
     train_step = make_train_step(
-        loss, optimizer, trained=("head",) if classifier_only else None, accumulate=config.train.accumulate,
-        unroll=on_cpu(experiment.mesh),
+        loss, optimizer, experiment.mesh, trained=("head",) if classifier_only else None,
+        accumulate=config.train.accumulate, unroll=on_cpu(experiment.mesh),
     )  # fmt: skip
     first = config.train.epochs * batches.steps_per_epoch if classifier_only else 0
     return Phase(first, first + epochs * batches.steps_per_epoch, classifier_only, batches, optimizer, train_step)
-
-
-def check_accumulation(config: ConfigDict, devices: int, key: str = "config.batch.rows") -> None:
-    """Raises `UserError` if the rows that a device has of a batch cannot be cut into micro-batches.
-
-    Args:
-        config: the configuration.
-        devices: how many there are.
-        key: what says how many rows a batch has.
-    """
-    rows = -(-config.batch.rows // devices)
-    if rows % config.train.accumulate:
-        raise UserError(
-            f"config.train.accumulate={config.train.accumulate}, but each of the {devices} device(s) has {rows} "
-            f"of the {config.batch.rows} rows of a batch, which cannot be cut into {config.train.accumulate} "
-            f"micro-batches. Give a {key} that is a multiple of {config.train.accumulate * devices}."
-        )
 
 
 def initial_state(experiment: Experiment, optimizer: Optimizer, weights: tuple[Any, Any] | None = None) -> TrainState:

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.inputs import Inputs
 from mgc_jax.models.pooling import Target
+from mgc_jax.runtime.devices import deal
+from mgc_jax.runtime.platform import data_devices, dealt_over, in_order, split_rows
 from mgc_jax.training.accumulation import accumulated
 from mgc_jax.training.losses import bag_loss, targets
 from mgc_jax.training.optimizer import Optimizer
@@ -30,7 +33,7 @@ def make_loss(
 ) -> Callable[..., Any]:
     """Returns loss(params, batch_stats, batch, clips, partners, key) -> (loss, (batch_stats, sums)).
 
-    `clips` and `partners` (None without mixup) are `PlacedClips`.
+    `clips` and `partners` (None without mixup) are `PlacedClips`. It is to be traced inside `platform.dealt_over`.
 
     The loss is the weighted sum of the bags' losses over `weight_per_step`, a constant: over an epoch every bag
     counts as its weight says, however the bags fell into batches.
@@ -51,13 +54,13 @@ def make_loss(
         model = nnx.merge(graph, params, batch_stats)
         input_key, dropout_key = jax.random.split(key)
         x = inputs.training(batch, clips.take(), None if partners is None else partners.take(), input_key)
-        target = Target(batch.label, batch.subgenre)
+        real, target = deal(batch.real, data_devices()), Target(batch.label, batch.subgenre)
         rngs = nnx.Rngs(dropout=dropout_key)
         if classifier_only:
-            embeddings = jax.lax.stop_gradient(model.embed(x, batch.segment))
-            scores, _ = model.score_bags(embeddings, batch.segment, target, train=True, rngs=rngs)
+            embeddings = jax.lax.stop_gradient(in_order(model.embed(x, real)))[batch.at]
+            scores, _ = model.score_bags(split_rows(embeddings), batch.segment, target, train=True, rngs=rngs)
         else:
-            scores, _ = model(x, batch.segment, target, train=True, rngs=rngs)
+            scores, _ = model(x, real, batch.at, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
         losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, weight, adjust)
         correct = jnp.argmax(scores, axis=-1) == batch.label
@@ -65,7 +68,7 @@ def make_loss(
             "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),
             "correct": jnp.sum(correct * batch.weight),
             "weight": jnp.sum(batch.weight),
-            "clips": jnp.sum(batch.segment < batch.segment.shape[1]),
+            "clips": jnp.sum(batch.real),
         }
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return sums["loss"] / weight_per_step, (new_stats, sums)
@@ -76,6 +79,7 @@ def make_loss(
 def make_train_step(
     loss: Callable[..., Any],
     optimizer: Optimizer,
+    mesh: Mesh,
     *,
     trained: Sequence[str] | None = None,
     accumulate: int = 1,
@@ -88,8 +92,9 @@ def make_train_step(
     Args:
         loss: as from `make_loss`.
         optimizer: as from `make_optimizer`.
+        mesh: the devices that the clips are dealt to.
         trained: the parts of the model whose weights change ("head"); None: all.
-        accumulate: micro-batches that the rows of a batch are cut into; see `accumulated`.
+        accumulate: micro-batches of a batch; see `accumulated`.
         unroll: write them out one after the other; else they are a loop.
     """
     if accumulate > 1:
@@ -104,9 +109,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, clips, partners, key):
         key = jax.random.fold_in(key, state.step)
-        (_, (batch_stats, sums)), gradients = differentiated(
-            state.params, state.batch_stats, batch, clips, partners, key
-        )
+        with dealt_over(mesh):
+            (_, (batch_stats, sums)), gradients = differentiated(
+                state.params, state.batch_stats, batch, clips, partners, key
+            )
         gradients = only_of(gradients)
         updates, opt_state = optimizer.rule.update(gradients, state.opt_state, state.params)
         updates = only_of(updates)  # weight decay would change the others too

@@ -24,7 +24,7 @@ def test_what_was_measured_is_drawn_and_listed(scaling, tmp_path, monkeypatch, c
         asked.append(command)
         places.append(env)
         flags = dict(flag.lstrip("-").split("=") for flag in command if "=" in flag)
-        settings = [{"rows": 4, "clips_per_row": 2, "devices": d} for d in (1, 2)]
+        settings = [{"batch_clips": 8, "devices": d} for d in (1, 2)]
         rows = [
             {"setting": s, "variant": v, "status": "ok" if s == 0 or v == "train" else "out of memory",
              "clips_per_second": {"p25": 900, "p50": 1000 + int(flags.get("config.bench.clips", 0)), "p75": 99_999}}
@@ -78,4 +78,4 @@ def test_the_flags_are_possible(scaling):
                     value = value if key == "data.corpus" else eval(value.replace("{devices}", "(1, 2)"))
                     config.update_from_flattened_dict({key: value})
                 validate(config)
-                assert config.batch.clips_per_row >= config.bench.bag_length, model
+                assert config.batch.clips >= config.bench.bag_length, model

@@ -52,7 +52,8 @@ def test_a_pooling_alone_is_an_argument_of_the_files_for_arrays(file):
     [
         ("data.corpus", "gtzan", "choose one of auto, demo"),
         ("data.representation", "Mel 96", "choose one of mel_1360x96"),
-        ("batch.rows", 0, "at least 1"),
+        ("batch.clips", 0, "at least 1"),
+        ("batch.bags", -1, "at least 0"),
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
         ("model.kernels", "cudnn", "choose one of auto, plain, gru_kernel"),
@@ -98,12 +99,12 @@ def test_bag_selection_needs_a_bag_model():
 def test_flags_win_over_the_demo_settings():
     config = keys.default()
     config.demo.train = ConfigDict({"epochs": 3})
-    config.demo.batch = ConfigDict({"rows": 2})
+    config.demo.batch = ConfigDict({"clips": 2})
     resolved = keys.resolve_demo(override(config, {"train.epochs": 50}))
-    assert (resolved.train.epochs, resolved.batch.rows) == (50, 2)
-    resolved.batch.rows = 4
+    assert (resolved.train.epochs, resolved.batch.clips) == (50, 2)
+    resolved.batch.clips = 4
     assert keys.resolve_demo(resolved) == resolved  # once and for all
-    assert config.batch.rows == 1
+    assert config.batch.clips == 64
 
 
 def test_the_demo_has_a_counterpart_of_audio_and_its_spectrogram():

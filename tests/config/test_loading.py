@@ -47,7 +47,7 @@ def test_an_experiment_by_its_name_wherever_one_is(tmp_path, monkeypatch):
         ("return missing", r"mine\.py, line 6 \(return missing\): NameError: name 'missing'"),
         ("return config)", r"mine\.py, line 6 \(return config\)\): SyntaxError"),
         ("return None", r"get_config\(\) of .* returned None"),
-        ("config.batch.rows = '1'; return config", r"line 6 .*TypeError: .*rows"),
+        ("config.batch.clips = '1'; return config", r"line 6 .*TypeError: .*clips"),
         ("config.seed = -1; return config", r"config\.seed=-1 is invalid: it must be at least 0"),
     ],
 )
@@ -78,8 +78,8 @@ def test_a_run_on_the_demo_keeps_its_own_values(tmp_path):
     saved = to_json(load_config("matt_crnn_tf"))
     assert saved["demo"]["train"]["epochs"] == 12
     saved["data"]["corpus"] = "demo"
-    saved["train"]["epochs"], saved["batch"]["clips_per_row"] = 30, 16
+    saved["train"]["epochs"], saved["batch"]["clips"] = 30, 16
     (tmp_path / "config.json").write_text(json.dumps(saved))
     loaded = resolve_demo(load_config(tmp_path))
-    assert (loaded.train.epochs, loaded.batch.clips_per_row) == (30, 16)
+    assert (loaded.train.epochs, loaded.batch.clips) == (30, 16)
     assert loaded.optimizer.name == "sgd"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
 from mgc_jax.config.checks import validate
@@ -25,14 +26,14 @@ def config():
         ("optimizer.learning_rate", "1", 1.0),
         ("data.standardize", "false", False),
         ("data.representation", "1e3", "1e3"),
-        ("bench.rows", "(1, 2)", (1, 2)),
-        ("bench.rows", "4", (4,)),
+        ("bench.batch_clips", "(1, 2)", (1, 2)),
+        ("bench.batch_clips", "4", (4,)),
         ("bench.dtypes", "float32,bfloat16", ("float32", "bfloat16")),
         ("bench.variants", "", ()),
         ("model.encoder.pools", "((2, 2), (2, 2))", ((2, 2), (2, 2))),
         ("train.epochs", np.int64(3), 3),
         ("optimizer.learning_rate", 1, 1.0),
-        ("bench.rows", [1, 2], (1, 2)),
+        ("bench.batch_clips", [1, 2], (1, 2)),
     ],
 )
 def test_a_value_is_of_the_kind_of_its_key(config, key, text, value):
@@ -40,6 +41,25 @@ def test_a_value_is_of_the_kind_of_its_key(config, key, text, value):
     assert changed == value
     assert type(changed) is type(value)
     assert dict(keys.leaves(config))[key] != value  # the file's is left as it is
+
+
+@pytest.mark.parametrize(
+    ("key", "now"),
+    [("batch.rows", "config.batch.clips = rows x clips_per_row"), ("batch.clips_per_row", "config.batch.clips = rows"),
+     ("bench.rows", "config.bench.batch_clips")],
+)  # fmt: skip
+def test_a_key_of_before_is_refused_with_what_stands_for_it(config, key, now):
+    with pytest.raises(UserError, match=rf"^config\.{key.split('.')[0]}\.rows and .* are now {now}"):
+        override(config, {key: "2"})
+    group, name = key.split(".")
+    config = keys.default()
+    config[group][name] = 2  # in a file
+    with pytest.raises(UserError, match=rf"are now {now}"):
+        validate(config)
+    config = keys.default()
+    config.demo[group] = ConfigDict({name: 2})
+    with pytest.raises(UserError, match=rf"are now {now}"):
+        validate(config)
 
 
 @pytest.mark.parametrize(

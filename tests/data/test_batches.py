@@ -1,9 +1,23 @@
+"""Batches: whole bags, every clip once, as evenly as it goes, and the same on any number of devices."""
+
 import jax
 import numpy as np
 import pytest
+from helpers import bags_in
 
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
-from mgc_jax.data.batches import Parts, TrainBatches, assign_rows, fill_rows, split_long_bags
+from mgc_jax.data.batches import (
+    Parts,
+    TrainBatches,
+    assign_bins,
+    fill_bins,
+    first_fit,
+    most_rows,
+    pad,
+    split_long_bags,
+)
+from mgc_jax.papers import matt
+from mgc_jax.runtime.devices import deal
 
 
 def epoch_of(batches: TrainBatches, epoch: int):
@@ -11,37 +25,93 @@ def epoch_of(batches: TrainBatches, epoch: int):
     return [batches(step) for step in range(first, first + batches.steps_per_epoch)]
 
 
-@pytest.mark.parametrize(("rows", "capacity"), [(1, 8), (2, 10), (8, 5), (4, 64)])
-def test_every_training_clip_is_seen_exactly_once_per_epoch(corpus, rows, capacity):
+@pytest.mark.parametrize(
+    ("clips", "options"),
+    [(8, {}), (20, {"most_bags": 3}), (40, {}), (256, {}), (24, {"accumulate": 3}),
+     (40, {"accumulate": 2, "most_bags": 6})],
+)  # fmt: skip
+def test_every_training_clip_is_seen_exactly_once_per_epoch(corpus, clips, options):
     bags = bags_of(corpus, "train", "pair")
-    assert bags.sizes.max() > 8  # one bag is longer than the rows of the first cases
-    batches = TrainBatches(bags, rows, capacity, seed=3)
+    assert bags.sizes.max() > 20  # one bag is longer than the batches of the first cases
+    batches, micro = TrainBatches(bags, clips, seed=3, **options), options.get("accumulate", 1)
     for epoch in (0, 5):
-        seen = [b.clip[b.segment < capacity] for b in epoch_of(batches, epoch)]
-        np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.sort(corpus.indices("train")))
+        seen = epoch_of(batches, epoch)
+        clip = np.concatenate([b.clip[b.real] for b in seen])
+        np.testing.assert_array_equal(np.sort(clip), np.sort(corpus.indices("train")))
+        in_bags = np.concatenate([clip for b in seen for clip, *_ in bags_in(b)])
+        np.testing.assert_array_equal(np.sort(in_bags), np.sort(clip))
+        for batch in seen:
+            assert batch.clip.shape[:-1] == ((micro,) if micro > 1 else ())
+            assert batch.clip.shape[-1] == batches.clips <= clips // micro
+            real = batch.real.reshape(micro, -1)
+            assert (np.diff(real.astype(int)) <= 0).all()  # padding is at the end
+            bags_each = (batch.weight > 0).reshape(micro, -1).sum(axis=1)
+            assert bags_each.max() <= (options.get("most_bags", 0) // micro or clips)
 
 
-@pytest.mark.parametrize("capacity", [5, 30])
-def test_a_segment_is_a_bag_or_a_weighted_part_of_one(corpus, capacity):
+@pytest.mark.parametrize("clips", [10, 60])
+def test_a_segment_is_a_bag_or_a_weighted_part_of_one(corpus, clips):
     bags = bags_of(corpus, "train", "pair")
     bag_of_clip = dict(zip(bags.clips, np.repeat(np.arange(len(bags)), bags.sizes), strict=True))
-    batches = TrainBatches(bags, 2, capacity, seed=0)
+    batches = TrainBatches(bags, clips, seed=0)
     weight = np.zeros(len(bags))
     for batch in epoch_of(batches, 0):
-        for row in range(2):
-            for segment in range(capacity):
-                clips = batch.clip[row][batch.segment[row] == segment]
-                if len(clips) == 0:
-                    assert batch.weight[row, segment] == 0
-                    continue
-                (bag,) = {bag_of_clip[c] for c in clips}
-                assert batch.label[row, segment] == bags.label[bag]
-                assert batch.weight[row, segment] == pytest.approx(len(clips) / bags.sizes[bag])
-                if bags.sizes[bag] <= capacity:
-                    assert len(clips) == bags.sizes[bag]  # not split without need
-                weight[bag] += batch.weight[row, segment]
+        for members, positions, place in bags_in(batch):
+            (bag,) = {bag_of_clip[c] for c in members}
+            assert positions.tolist() == list(range(positions[0], positions[0] + len(positions)))
+            assert batch.label[place] == bags.label[bag]
+            assert batch.weight[place] == pytest.approx(len(members) / bags.sizes[bag])
+            if bags.sizes[bag] <= clips:
+                assert len(members) == bags.sizes[bag]  # not split without need
+            weight[bag] += batch.weight[place]
     np.testing.assert_allclose(weight, 1, rtol=1e-6)
     assert batches.weight_per_step * batches.steps_per_epoch == pytest.approx(len(bags))
+
+
+def fma_medium_bags():
+    """Sizes as in FMA-medium: about 6,300 bags of mean 3.2, the longest 50."""
+    sizes = np.minimum(np.random.default_rng(0).geometric(1 / 3.2, 6300), 50)
+    label = np.zeros(len(sizes), np.int32)
+    return Bags(np.arange(sizes.sum()), np.concatenate([[0], np.cumsum(sizes)]), label, label)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_the_published_batch_is_dealt_evenly_to_any_number_of_devices(devices):
+    batches = TrainBatches(fma_medium_bags(), matt.on_spectrograms("crnn_tf", "matt").batch.clips, seed=0)
+    for batch in epoch_of(batches, 1):
+        each = deal(pad(batch, devices).real, devices).reshape(devices, -1).sum(axis=1)
+        assert each.max() - each.min() <= 1
+        assert each.sum() == batch.real.sum() > 45
+
+
+def test_padding_adds_clips_and_rows_that_count_nothing():
+    batch = TrainBatches(fma_medium_bags(), 150, seed=0, mixup=0.4)(0)
+    assert batch.segment.shape[0] == 3
+    padded = pad(batch, 8)
+    assert (padded.clip.shape, padded.segment.shape[0]) == ((152,), 8)
+    for before, after in zip(jax.tree.leaves(batch), jax.tree.leaves(padded), strict=True):
+        np.testing.assert_array_equal(after[: len(before)], before)
+        assert after.dtype == before.dtype
+    assert not padded.real[150:].any()
+    assert (padded.segment[3:] == batch.segment.shape[1]).all()
+    assert not padded.weight[3:].any()
+    assert pad(TrainBatches(fma_medium_bags(), 50, seed=0)(0), 8).segment.shape[0] == 1  # one row stays one
+
+
+def test_rows_of_the_pooling_are_as_few_and_short_as_bags_allow():
+    bags = fma_medium_bags()
+    assert TrainBatches(bags, 50, seed=0)(0).segment.shape == (1, 50)
+    assert TrainBatches(bags, 512, seed=0)(0).segment.shape == (8, 64)
+    alone = Bags(bags.clips, np.arange(len(bags.clips) + 1), bags.clips.astype(np.int32), bags.clips.astype(np.int32))
+    batch = TrainBatches(alone, 32, seed=0)(0)
+    assert batch.segment.shape == (32, 1)
+    assert sorted(batch.at[batch.segment == 0]) == list(range(batch.real.sum()))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes, slots = rng.integers(1, 9, rng.integers(1, 30)), int(rng.integers(8, 12))
+        row = first_fit(sizes, np.zeros(len(sizes), int), slots)
+        assert np.bincount(row, weights=sizes).max() <= slots
+        assert row.max() < most_rows(sizes.sum(), slots)
 
 
 def same(one, other):
@@ -52,18 +122,18 @@ def same(one, other):
 @pytest.mark.parametrize("options", [{}, {"sampling": "sqrt", "sub_bags": True, "mixup": 0.4}])
 def test_a_batch_depends_on_seed_and_step_alone(corpus, options):
     bags = bags_of(corpus, "train", "pair")
-    one, other = (TrainBatches(bags, 2, 16, seed=1, **options) for _ in range(2))
+    one, other = (TrainBatches(bags, 32, seed=1, **options) for _ in range(2))
     in_order = [one(step) for step in range(12)]
     for step in (11, 3, 7, 0):  # as after a resume, in any order
         assert same(in_order[step], other(step))
-    assert not same(in_order[0], TrainBatches(bags, 2, 16, seed=2, **options)(0))
+    assert not same(in_order[0], TrainBatches(bags, 32, seed=2, **options)(0))
     assert not same(in_order[0], one(one.steps_per_epoch))
 
 
 def test_bags_of_one_clip_leave_no_slot_empty(corpus):
     bags = single_clip_bags(corpus, "train")
-    batches = TrainBatches(bags, 1, 16, seed=0)
-    full = [int((b.segment < 16).sum()) for b in epoch_of(batches, 0)]
+    batches = TrainBatches(bags, 16, seed=0)
+    full = [int(b.real.sum()) for b in epoch_of(batches, 0)]
     assert batches.steps_per_epoch == -(-len(bags) // 16)
     assert max(full) - min(full) <= 1
 
@@ -75,14 +145,15 @@ def test_long_bags_are_cut_into_nearly_equal_parts():
     np.testing.assert_array_equal(size, [3, 3, 3, 4, 1])
 
 
-def test_rows_are_filled_evenly_like_fma_medium():
-    # Sizes as in FMA-medium: about 6,300 bags of mean 3.2, the longest 50.
-    rng = np.random.default_rng(0)
-    sizes = np.sort(np.minimum(rng.geometric(1 / 3.2, 6300), 50))[::-1]
-    row, rows = assign_rows(sizes, 50, 1)
-    load = np.bincount(row, weights=sizes, minlength=rows)
+def test_batches_are_filled_evenly_like_fma_medium():
+    sizes = np.sort(fma_medium_bags().sizes)[::-1]
+    chosen, number = assign_bins(sizes, 50, 1)
+    load = np.bincount(chosen, weights=sizes, minlength=number)
     assert load.max() <= 50
-    assert sizes.sum() / (rows * 50) > 0.98
+    assert sizes.sum() / (number * 50) > 0.98
+    chosen, number = assign_bins(sizes, 50, 4, most=12)
+    assert np.bincount(chosen).max() <= 12
+    assert number % 4 == 0
 
 
 def long_tailed_bags():
@@ -98,7 +169,7 @@ def bag_counts(batches, epochs):
     for epoch in range(epochs):
         seen = epoch_of(batches, epoch)
         counts += sum(np.bincount(b.label[b.weight > 0], b.weight[b.weight > 0], minlength=4) for b in seen)
-        clips.append(sum(int((b.segment < b.segment.shape[1]).sum()) for b in seen))
+        clips.append(sum(int(b.real.sum()) for b in seen))
     return counts, clips
 
 
@@ -109,8 +180,8 @@ def bag_counts(batches, epochs):
 )  # fmt: skip
 def test_bags_are_drawn_by_genre(sampling, shares):
     bags = long_tailed_bags()
-    batches = TrainBatches(bags, 2, 8, seed=0, sampling=sampling)
-    assert batches.steps_per_epoch == TrainBatches(bags, 2, 8, seed=0).steps_per_epoch
+    batches = TrainBatches(bags, 16, seed=0, sampling=sampling)
+    assert batches.steps_per_epoch == TrainBatches(bags, 16, seed=0).steps_per_epoch
     counts, clips = bag_counts(batches, 60)
     np.testing.assert_allclose(counts[:3] / counts.sum(), shares, atol=0.02)
     assert set(clips) == {len(bags.clips)}
@@ -122,7 +193,7 @@ def test_a_bag_that_is_longer_than_all_others_does_not_end_the_epoch():
     sizes = np.array([600, 1, 1, 1])
     label = np.array([0, 1, 2, 3], np.int32)
     bags = Bags(np.arange(603), np.concatenate([[0], np.cumsum(sizes)]), label, label)
-    batches = TrainBatches(bags, 2, 8, seed=0, sampling="class_balanced")
+    batches = TrainBatches(bags, 16, seed=0, sampling="class_balanced")
     _, clips = bag_counts(batches, 5)
     assert set(clips) == {603}
     assert all(batch.weight.any() for epoch in range(5) for batch in epoch_of(batches, epoch))
@@ -131,16 +202,15 @@ def test_a_bag_that_is_longer_than_all_others_does_not_end_the_epoch():
 def test_sub_bags_are_random_parts_of_bags(corpus):
     bags = bags_of(corpus, "train", "pair")
     bag_of_clip = dict(zip(bags.clips, np.repeat(np.arange(len(bags)), bags.sizes), strict=True))
-    batches = TrainBatches(bags, 2, 30, seed=0, sub_bags=True)
+    batches = TrainBatches(bags, 60, seed=0, sub_bags=True)
     together = []
     for epoch in range(4):
         seen, weight, whole = [], np.zeros(len(bags)), 0
         for batch in epoch_of(batches, epoch):
-            for row, segment in zip(*np.nonzero(batch.weight), strict=True):
-                clips = batch.clip[row][batch.segment[row] == segment]
+            for clips, _, place in bags_in(batch):
                 (bag,) = {bag_of_clip[c] for c in clips}
                 seen.extend(clips)
-                weight[bag] += batch.weight[row, segment]
+                weight[bag] += batch.weight[place]
                 whole += len(clips) == bags.sizes[bag]
                 together.append(frozenset(clips.tolist()))
         assert sorted(seen) == sorted(corpus.indices("train"))
@@ -153,16 +223,26 @@ def test_sub_bags_are_random_parts_of_bags(corpus):
 def test_bags_may_count_as_many_as_their_clips():
     bags = long_tailed_bags()
     for sub_bags in (False, True):
-        batches = TrainBatches(bags, 2, 3, seed=0, bag_weight="size", sub_bags=sub_bags)
+        batches = TrainBatches(bags, 6, seed=0, bag_weight="size", sub_bags=sub_bags)
         for batch in epoch_of(batches, 1):
-            size = np.stack([(batch.segment == s).sum(axis=1) for s in range(3)], axis=1)
-            np.testing.assert_array_equal(batch.weight, size)
+            assert all(batch.weight[place] == len(clips) for clips, _, place in bags_in(batch))
+            assert batch.weight.sum() == batch.real.sum()
         assert batches.weight_per_step * batches.steps_per_epoch == len(bags.clips)
 
 
-def test_what_does_not_fit_into_a_row_is_cut():
-    parts, row = fill_rows(Parts(np.arange(3), np.array([0, 4, 8]), np.array([4, 4, 4])), 6, 2)
-    assert np.bincount(row, weights=parts.size).tolist() == [6, 6]
+@pytest.mark.parametrize("sampling", ["natural", "sqrt", "class_balanced"])
+def test_no_batch_has_more_bags_than_asked_for(sampling):
+    batches = TrainBatches(long_tailed_bags(), 16, seed=0, most_bags=3, sampling=sampling)
+    assert batches.steps_per_epoch == 34
+    counts = [int((batch.weight > 0).sum()) for epoch in range(20) for batch in epoch_of(batches, epoch)]
+    assert max(counts) == 3
+    weights = [sum(b.weight.sum() for b in epoch_of(batches, epoch)) for epoch in range(20)]
+    np.testing.assert_allclose(np.mean(weights), batches.weight_per_step * batches.steps_per_epoch, rtol=0.05)
+
+
+def test_what_does_not_fit_into_a_batch_is_cut():
+    parts, chosen = fill_bins(Parts(np.arange(3), np.array([0, 4, 8]), np.array([4, 4, 4])), 6, 2)
+    assert np.bincount(chosen, weights=parts.size).tolist() == [6, 6]
     covered = sorted(
         i for start, size in zip(parts.start, parts.size, strict=True) for i in range(start, start + size)
     )
@@ -170,21 +250,25 @@ def test_what_does_not_fit_into_a_row_is_cut():
     assert np.bincount(parts.bag, weights=parts.size).tolist() == [4, 4, 4]
 
 
-def test_mixup_pairs_whole_bags():
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clips", [24, 150])
+def test_mixup_pairs_whole_bags(clips, accumulate):
     bags = long_tailed_bags()
     label_of_clip = np.repeat(bags.label, bags.sizes)
     bag_of_clip = np.repeat(np.arange(len(bags)), bags.sizes)
-    batches = TrainBatches(bags, 3, 8, seed=0, mixup=0.5)
+    batches = TrainBatches(bags, clips, seed=0, mixup=0.5, accumulate=accumulate)
     shares = []
     for batch in epoch_of(batches, 0):
-        in_batch = set(bag_of_clip[batch.clip[batch.segment < 8]].tolist())
-        for row, segment in zip(*np.nonzero(batch.weight), strict=True):
-            member = batch.segment[row] == segment
-            (partner,) = {bag_of_clip[c] for c in batch.mix.clip[row][member]}
+        in_batch = set(bag_of_clip[batch.clip[batch.real]].tolist())
+        for members, positions, place in bags_in(batch):
+            partners = batch.mix.clip.ravel()[positions]
+            (partner,) = {bag_of_clip[c] for c in partners}
             assert partner in in_batch
-            assert partner != bag_of_clip[batch.clip[row][member][0]]
-            assert batch.mix.label[row, segment] == label_of_clip[batch.mix.clip[row][member][0]]
-            shares.append(batch.mix.share[row, segment])
+            assert partner != bag_of_clip[members[0]]
+            assert batch.mix.label[place] == label_of_clip[partners[0]]
+            assert (batch.mix.share_of_clip.ravel()[positions] == batch.mix.share[place]).all()
+            shares.append(batch.mix.share[place])
         assert not batch.mix.share[batch.weight == 0].any()
+        assert not batch.mix.share_of_clip[~batch.real].any()
     assert 0.5 <= min(shares) < 0.6
     assert 0.95 < max(shares) <= 1

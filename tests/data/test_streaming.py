@@ -123,17 +123,18 @@ def test_features_are_picked_and_mel_before_time_is_turned(tmp_path, corpus):
     np.testing.assert_array_equal(picked[[[8, 3]]], vectors.clips[[[8, 3]]][..., [4, 1]])
 
 
-def steps_of(config, first=0, total=9, mixup=0.5):
+def steps_of(config, first=0, total=9, mixup=0.5, accumulate=1):
     config.data.placement = "stream"
     corpus = open_corpus(config.data)
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), 6, 6, seed=0, mixup=mixup)
+    batches = TrainBatches(bags_of(corpus, "train", "pair"), 36, seed=0, mixup=mixup, accumulate=accumulate)
     return Steps(batches, corpus.clips, 8, first, total)
 
 
 @SOURCES
-def test_every_placement_gives_the_same_batches(tmp_path, corpus, make_config):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_placement_gives_the_same_batches(tmp_path, corpus, make_config, accumulate):
     config, mesh = make_config(tmp_path, corpus), data_mesh()
-    loaded, steps = open_corpus(config.data).clips, steps_of(config)
+    loaded, steps = open_corpus(config.data).clips, steps_of(config, accumulate=accumulate)
     take = jax.jit(lambda clips: clips.take())
     first, total = 2, 9  # as after resuming, over the end of an epoch
     assert first < steps.batches.steps_per_epoch < total

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make_corpus, small_config
+from helpers import make_corpus, score_in_rows, small_config
 
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.inputs import make_inputs
@@ -39,8 +39,8 @@ def test_every_bag_is_scored_as_if_alone(parts):
     for b in [0, 1, 2, int(scores.bag_sizes.argmax()), len(scores.bag_sizes) - 1]:
         rows = bags.clips[offsets[b] : offsets[b + 1]]
         clips = inputs.evaluation(jnp.asarray(corpus.clips[rows]))
-        together, aux = model(clips[None], jnp.zeros((1, len(rows)), int))
-        alone, _ = model(clips[:, None], jnp.zeros((len(rows), 1), int))
+        together, aux = score_in_rows(model, clips[None], jnp.zeros((1, len(rows)), int))
+        alone, _ = score_in_rows(model, clips[:, None], jnp.zeros((len(rows), 1), int))
         np.testing.assert_allclose(
             scores.bag_scores[offsets[b] : offsets[b + 1]], np.broadcast_to(together[0, 0], (len(rows), 3)), atol=1e-5
         )

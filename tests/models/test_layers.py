@@ -9,7 +9,7 @@ from mgc_jax.models import layers
 from mgc_jax.models.kernels import conv_pool
 from mgc_jax.models.kernels.time_conv import time_conv_pool
 from mgc_jax.runtime import platform
-from mgc_jax.runtime.devices import data_mesh, replicate, shard
+from mgc_jax.runtime.devices import data_mesh, deal, replicate, shard, undeal
 
 
 def _normal(seed, *shape):
@@ -246,3 +246,17 @@ def test_dense_is_a_matrix_product():
     x = _normal(0, 2, 4, 5)
     _assert_close(dense(x), np.asarray(x) @ dense.kernel[...] + dense.bias[...])
     assert dense(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.devices(8)
+def test_dropout_does_not_depend_on_the_number_of_devices():
+    dropout, x = layers.Dropout(0.3), jnp.asarray(np.random.default_rng(0).normal(size=(16, 200)), jnp.float32)
+    assert dropout(x, deterministic=True, rngs=None) is x
+    expected = dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=1))
+    kept = expected != 0
+    assert 0.66 < kept.mean() < 0.74
+    np.testing.assert_allclose(expected[kept], x[kept] / 0.7, rtol=1e-6)
+    for number in (2, 8):
+        with platform.dealt_over(data_mesh(jax.devices()[:number])):
+            dropped = dropout(deal(x, number), deterministic=False, rngs=nnx.Rngs(dropout=1))
+        np.testing.assert_array_equal(undeal(dropped, number), expected)

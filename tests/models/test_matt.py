@@ -16,6 +16,7 @@ from mgc_jax.models.classifier import build_model, count_parameters, split_model
 from mgc_jax.models.pooling import Target
 from mgc_jax.models.pooling.hierarchical_matt import HierarchicalMattPooling
 from mgc_jax.models.pooling.matt import MattPooling
+from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.training.checkpoint import open_checkpoints
 from mgc_jax.training.optimizer import make_optimizer
 from mgc_jax.training.step import make_loss, make_train_step
@@ -163,16 +164,20 @@ def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
     optimizer = make_optimizer(config.optimizer, 1, 10)
     rng = np.random.default_rng(0)
     batch = Batch(
-        clip=np.zeros((2, 6), np.int32),
+        clip=np.zeros(12, np.int32),
+        real=np.tile(np.array([1, 1, 1, 1, 1, 0], bool), 2),
+        at=np.arange(12, dtype=np.int32).reshape(2, 6),
         segment=np.tile(np.array([0, 0, 0, 1, 1, 6], np.int32), (2, 1)),
         label=rng.integers(0, GENRES, (2, 6)).astype(np.int32),
         subgenre=rng.integers(0, GENRES, (2, 6)).astype(np.int32),
         weight=np.tile(np.array([1, 1, 0, 0, 0, 0], np.float32), (2, 1)),
     )
-    clips = PlacedClips(jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32))
+    clips = PlacedClips(jnp.asarray(rng.normal(size=(12, 3)), jnp.float32))
     inputs = Inputs(config, (3,), None, Standardization(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32)))
     ones = np.ones(GENRES, np.float32)
-    step = make_train_step(make_loss(graph, inputs, config.loss, 4.0, ones, 0 * ones), optimizer)
+    step = make_train_step(
+        make_loss(graph, inputs, config.loss, 4.0, ones, 0 * ones), optimizer, data_mesh(jax.devices()[:1])
+    )
     state = optimizer.initial_state(params, stats)
     for _ in range(3):
         state, _ = step(state, batch, clips, None, jax.random.key(0))

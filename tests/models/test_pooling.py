@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import score_in_rows
 from pooling_reference import PARENTS, REFERENCES, log_softmax, softmax, weights_of
 
 from mgc_jax.config.keys import default
@@ -203,9 +204,11 @@ def test_the_classifier_hands_its_head_to_the_pooling(name, embeddings, target):
     assert model.head.kernel.shape == (model.pooling.features, 3)
     kernel, weights = np.asarray(model.head.kernel[...], np.float64), weights_of(model.pooling)
     for truth in (target, None):
-        run = jax.jit(lambda clips, truth: model(clips, jnp.asarray(SEGMENT), truth, train=truth is not None))
+        run = jax.jit(
+            lambda clips, truth: score_in_rows(model, clips, jnp.asarray(SEGMENT), truth, train=truth is not None)
+        )
         scores, aux = run(embeddings, truth)
-        np.testing.assert_array_equal(aux["embedding"], embeddings)  # the identity encoder
+        np.testing.assert_array_equal(aux["embedding"], embeddings.reshape(-1, 5))  # the identity encoder
         for row, bag in BAGS:
             clips = np.asarray(embeddings, np.float64)[row, members(row, bag)]
             options = SMALL.get(name, {})
@@ -226,8 +229,10 @@ def test_head_dropout_is_for_training_alone(embeddings, target):
     config.model.head_dropout = 0.5
     model = build_model(config.model, (5,), 3, seed=0)
     clips, segment = jnp.asarray(embeddings), jnp.asarray(SEGMENT)
-    np.testing.assert_array_equal(model(clips, segment)[0], model(clips, segment)[0])
-    one, two = (model(clips, segment, target, train=True, rngs=nnx.Rngs(dropout=key))[0] for key in (0, 1))
+    np.testing.assert_array_equal(*(score_in_rows(model, clips, segment)[0] for _ in range(2)))
+    one, two = (
+        score_in_rows(model, clips, segment, target, train=True, rngs=nnx.Rngs(dropout=key))[0] for key in (0, 1)
+    )
     assert not np.allclose(one, two)
 
 

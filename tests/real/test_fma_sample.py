@@ -151,7 +151,7 @@ def test_from_mp3_files_to_results(tmp_path):
     spec.loader.exec_module(module)
     config = module.get_config()
     config.data.corpus, config.data.data_dir = "fma_small", str(tmp_path / "data")
-    config.batch.rows, config.batch.clips_per_row = 8, 2  # eight fake devices
+    config.batch.clips = 16
     config.model.encoder.filters = (4, 4, 4, 4)
     config.optimizer.name, config.optimizer.learning_rate = "adam", 0.01
     config.train.epochs = 2

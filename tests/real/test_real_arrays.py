@@ -67,7 +67,7 @@ def test_album_artist_bags_of_echonest_tracks(real_data):
 def test_echonest_features_learn(real_data, tmp_path, pooling):
     config = echonest_config(real_data, pooling)
     config.train.epochs = 10
-    config.batch.rows, config.batch.clips_per_row = 8, 32  # eight fake devices
+    config.batch.clips = 256
     validate(config)
     validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
     assert validation["clip"]["accuracy"] > validation["majority_accuracy"] + 0.2
@@ -77,7 +77,7 @@ def test_echonest_features_learn(real_data, tmp_path, pooling):
 def test_mean_pooling_with_a_linear_head_is_the_clip_average(real_data, tmp_path):
     """The bag's logits are the mean of its clips' logits, so both views must agree."""
     config = echonest_config(real_data, "mean")
-    config.train.epochs, config.batch.rows, config.batch.clips_per_row = 2, 8, 32
+    config.train.epochs, config.batch.clips = 16, 32
     validation = train_and_evaluate(config, tmp_path / "run")["splits"]["validation"]
     assert validation["bag"]["accuracy"] == pytest.approx(validation["clip_mean"]["accuracy"], abs=0.002)
     assert validation["bag"]["micro_ap"] == pytest.approx(validation["clip_mean"]["micro_ap"], abs=1e-4)

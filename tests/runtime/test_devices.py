@@ -1,5 +1,6 @@
 """Several devices: what they exchange in a train step, and that their number changes nothing else."""
 
+import functools
 import re
 from itertools import pairwise
 
@@ -9,9 +10,10 @@ import pytest
 from helpers import make_corpus, placed_batches, small_config
 
 from mgc_jax import modes
-from mgc_jax.data.placement import HostClips
+from mgc_jax.data.placement import DeviceClips, HostClips
 from mgc_jax.experiment import Experiment
-from mgc_jax.runtime.devices import data_mesh, gather, replicate, shard
+from mgc_jax.runtime.devices import data_mesh, gather, replicate, shard, undeal
+from mgc_jax.runtime.platform import dealt_over, draw_per_clip
 from mgc_jax.training.checkpoint import open_checkpoints
 from mgc_jax.training.phases import initial_state, make_phase
 
@@ -27,13 +29,13 @@ _COLLECTIVE = re.compile(
 
 
 def compiled_step(config, folder):
-    """The compiled train step on all devices, as text, and the state it takes."""
+    """The compiled train step on all devices, as text, and the state and the batch it takes."""
     run = Experiment(config, folder / "run")
     phase = make_phase(run, classifier_only=False)
     state = initial_state(run, phase.optimizer)
     batch, clips, partners = next(placed_batches(phase.batches, run.clips, run.mesh, 0, 1))
     step = phase.train_step.lower(state, batch, clips, partners, jax.random.key(0))
-    return step.compile().as_text(), state
+    return step.compile().as_text(), state, batch
 
 
 def collectives(text):
@@ -66,20 +68,27 @@ def without_gradient(params):
     [
         pytest.param({}, id="matt"),
         pytest.param({"data.placement": "host", **AUGMENTED}, id="on the host, augmented", marks=pytest.mark.slow),
+        pytest.param({"batch.clips": 100, "batch.bags": 30}, id="several rows", marks=pytest.mark.slow),
         pytest.param({"model.pooling.name": "set_transformer"}, id="set transformer", marks=pytest.mark.slow),
     ],
 )
-def test_devices_exchange_gradients_and_moments_alone(tmp_path, corpus, changes):
-    text, state = compiled_step(small_config(tmp_path, corpus, **changes), tmp_path)
+def test_devices_exchange_embeddings_gradients_and_moments_alone(tmp_path, corpus, changes):
+    config = small_config(tmp_path, corpus, **changes)
+    text, state, batch = compiled_step(config, tmp_path)
     found = collectives(text)
-    assert {name for name, _, _ in found} == {"all-reduce"}
+    assert {name for name, _, _ in found} == {"all-gather", "all-reduce"}
     assert not any(looped for _, _, looped in found)
-    sizes = [size for _, sizes, _ in found for size in sizes]
-    arrays, scalars = [n for n in sizes if n > 4], [n for n in sizes if n <= 4]
-    exchanged = jax.tree.leaves((state.params, state.batch_stats))
-    wanted = sum(leaf.nbytes for leaf in exchanged) - without_gradient(state.params)
-    # Every gradient once; mean and variance of every batch norm once. The set transformer: one of 1 KiB comes twice.
-    assert sum(arrays) - wanted == (1024 if "model.pooling.name" in changes else 0)
+    (embeddings,) = (size for name, sizes, _ in found for size in sizes if name == "all-gather")
+    assert embeddings == batch.clip.size * config.model.encoder.features * 4
+    reduced = [size for name, sizes, _ in found for size in sizes if name == "all-reduce"]
+    arrays, scalars = [n for n in reduced if n > 4], [n for n in reduced if n <= 4]
+    # Every gradient of the encoder once; mean and variance of every batch norm once. One row is pooled by all devices
+    # alike; several are split, and then the gradients of the pooling, the head and the embeddings are exchanged too.
+    rows = len(batch.segment) > 1
+    trained = state.params if rows else state.params["encoder"]
+    wanted = sum(leaf.nbytes for leaf in jax.tree.leaves((trained, state.batch_stats))) - without_gradient(trained)
+    small = sum(leaf.nbytes for leaf in jax.tree.leaves(trained) if leaf.nbytes <= 4)
+    assert sum(arrays) == wanted - small + (embeddings if rows else 0)
     assert len(scalars) <= 8  # the sums that are logged, and how many clips the moments are of
 
 
@@ -89,7 +98,7 @@ def test_gradients_without_batch_norm_are_exchanged_in_one_go(tmp_path):
     with config.unlocked():
         config.model.encoder = MLP
     found = collectives(compiled_step(config, tmp_path)[0])
-    assert sum(any(size > 4 for size in sizes) for _, sizes, _ in found) == 1
+    assert [name for name, sizes, _ in found if any(size > 4 for size in sizes)] == ["all-gather", "all-reduce"]
 
 
 def test_collectives_in_loops_are_found():
@@ -144,12 +153,30 @@ def test_one_two_four_and_eight_devices_give_the_same_curve(tmp_path, corpus):
         np.testing.assert_allclose(scores, curves[0][1], atol=1e-2)
 
 
-def test_rows_are_dealt_and_gathered_in_order(corpus):
+def test_clips_are_dealt_and_gathered_in_order(corpus):
     mesh = data_mesh()
     assert [device.id for device in mesh.devices.flat] == sorted(device.id for device in jax.devices())
-    index = np.random.default_rng(0).integers(0, len(corpus), (16, 3))
-    clips = HostClips(corpus.clips, mesh)(index).take()
-    assert len(clips.sharding.device_set) == 8
-    np.testing.assert_array_equal(gather(clips), corpus.clips[index])
-    stacked = shard(np.stack([index, index + 1]), mesh, axis=1)
-    assert stacked.addressable_shards[0].data.shape == (2, 2, 3)
+    index = np.random.default_rng(0).integers(0, len(corpus), (3, 16))
+    for clips in (HostClips(corpus.clips, mesh)(index).take(), DeviceClips(corpus.clips, mesh)(index).take()):
+        assert len(clips.sharding.device_set) == 8
+        for micro, of_micro in zip(gather(clips), index, strict=True):
+            np.testing.assert_array_equal(undeal(micro, 8), corpus.clips[of_micro])
+    second = HostClips(corpus.clips, mesh)(index[0]).take().addressable_shards[1].data
+    np.testing.assert_array_equal(second, corpus.clips[index[0][[1, 9]]])
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "normal", "uniform", "randint"])
+def test_a_clip_has_the_same_draws_on_any_number_of_devices_and_whatever_the_padding(name):
+    arguments = {"bernoulli": (0.3,)}.get(name, ())
+    sample = functools.partial(getattr(jax.random, name), jax.random.key(3), *arguments)
+    if name == "randint":
+        sample = functools.partial(sample, minval=0, maxval=1000)
+    draws = [sample(shape=(13, 5))]
+    for number in (1, 2, 4, 8):
+        shape = (-(-13 // number) * number, 5)
+        with dealt_over(data_mesh(jax.devices()[:number])):
+            draws.append(undeal(draw_per_clip(sample, shape), number)[:13])
+    for other in draws[1:]:
+        np.testing.assert_array_equal(draws[0], other)
+    # Dropout on the bags of padded rows, too.
+    assert (sample(shape=(8, 7, 5))[:3] == sample(shape=(3, 7, 5))).all()

@@ -25,7 +25,7 @@ def get_config():
     config.data.bag_key = "pair"
     config.data.arrays.axes = "clip feature"
     config.model.encoder.update(name="mlp", hidden=(8,))
-    config.batch.rows, config.batch.clips_per_row = 8, 6
+    config.batch.clips = 48
     config.optimizer.update(name="sgd", learning_rate=0.05, plateau_factor=0.5, plateau_patience=1)
     config.train.epochs, config.train.log_every_steps = 4, 1
     config.train.checkpoint_every_steps = 1

@@ -707,7 +707,7 @@ def get_config(system="mlp+matt"):
     config.data.arrays.axes = "clip feature"
     config.model.encoder = options.encoder_options(encoder)
     config.model.pooling = options.pooling_options(pooling)
-    config.batch.clips_per_row = 64
+    config.batch.clips = 64
     config.optimizer.learning_rate = 0.01
     config.train.epochs = 2
     config.train.select = "clip/micro_ap" if pooling == "none" else "bag/micro_ap"

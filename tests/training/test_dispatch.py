@@ -28,6 +28,7 @@ from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.compilation_cache import cache_folder
 from mgc_jax.runtime.devices import data_mesh, replicate
+from mgc_jax.runtime.platform import dealt_over
 from mgc_jax.training import dispatch
 from mgc_jax.training.accumulation import accumulated
 from mgc_jax.training.checkpoint import Checkpoints, open_checkpoints
@@ -118,7 +119,7 @@ def weights(config, workdir, clip_shape):
 
 
 def test_several_steps_per_dispatch_train_as_one_by_one_and_resume(tmp_path, features, monkeypatch):
-    changes = {"batch.clips_per_row": 2, "train.log_every_steps": 4, "train.checkpoint_every_steps": 7}
+    changes = {"batch.clips": 16, "train.log_every_steps": 4, "train.checkpoint_every_steps": 7}
     config = config_with(tmp_path, features, MLP, **changes, **{"optimizer.ema": 0.5, "augment.mixup": 0.5})
     singly = modes.train(config, tmp_path / "one")
     config.train.steps_per_dispatch = 3
@@ -161,7 +162,7 @@ def test_divergence_is_named_at_the_same_step(tmp_path, features):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.log_every_steps": 4}
     messages = []
     for number in (1, 3):
-        config = config_with(tmp_path, features, MLP, **changes, **{"batch.clips_per_row": 2})
+        config = config_with(tmp_path, features, MLP, **changes, **{"batch.clips": 16})
         config.train.steps_per_dispatch = number
         with pytest.raises(UserError, match="no longer finite at step") as raised:
             modes.train(config, tmp_path / f"run{number}")
@@ -183,7 +184,7 @@ def test_nothing_moves_between_host_and_devices_unnoticed(tmp_path, features):
     dispatcher.compile(state, placed)
     for forgotten in (
         placed._replace(batch=jax.device_get(placed.batch)),
-        placed._replace(clips=placed.clips.with_per_row(np.asarray(placed.clips.index))),
+        placed._replace(clips=placed.clips.with_per_clip(np.asarray(placed.clips.index))),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
             dispatcher(state, forgotten)
@@ -212,54 +213,79 @@ def test_the_step_is_compiled_ahead_and_its_memory_is_known(tmp_path, features, 
     assert memory.total >= memory.arguments + memory.temporaries
 
 
-def loss_parts(config, corpus, devices, rows=16):
+def loss_parts(config, corpus, devices, clips=96, accumulate=1):
     mesh = data_mesh(devices)
     graph, params, stats = split_model(build_model(config.model, corpus.clips.shape[1:], 3, seed=0))
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), rows, 6, seed=0, mixup=config.augment.mixup)
+    batches = TrainBatches(
+        bags_of(corpus, "train", "pair"), clips, seed=0, mixup=config.augment.mixup, accumulate=accumulate
+    )
     ones = np.ones(3, np.float32)
     loss = make_loss(graph, make_inputs(config, corpus), config.loss, batches.weight_per_step, ones, 0 * ones)
     placed = next(placed_batches(batches, DeviceClips(corpus.clips, mesh), mesh, 0, 1))
     return loss, (replicate(params, mesh), replicate(stats, mesh), *placed, replicate(jax.random.key(0), mesh))
 
 
+def dealt(function, devices):
+    """The function, jitted, of clips that are dealt to devices."""
+
+    @jax.jit
+    def run(*arguments):
+        with dealt_over(data_mesh(devices)):
+            return function(*arguments)
+
+    return run
+
+
 @pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.devices(8))])
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, corpus, unroll, devices):
-    encoder = CNN if unroll else {**MLP, "dropout": 0.0}
+def test_accumulated_gradients_are_the_sum_over_the_micro_batches(tmp_path, corpus, unroll, devices):
+    encoder = CNN if unroll else MLP
     corpus = corpus if unroll else make_corpus(clip_shape=(12,))
-    config = config_with(tmp_path, corpus, encoder, **{"model.head_dropout": 0.0, "augment.mixup": 0.5})
-    loss, arguments = loss_parts(config, corpus, jax.devices()[:devices])
-    whole = jax.jit(jax.value_and_grad(loss, has_aux=True))(*arguments)
-    parts = jax.jit(accumulated(loss, 2, unroll=unroll))(*arguments)
-    assert float(whole[0][0]) > 0
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole[1]))
+    config, devices = config_with(tmp_path, corpus, encoder, **{"augment.mixup": 0.5}), jax.devices()[:devices]
+    loss, arguments = loss_parts(config, corpus, devices, clips=60, accumulate=3)
+    (value, (_, sums)), gradients = dealt(accumulated(loss, 3, unroll=unroll), devices)(*arguments)
+    params, stats, batch, clips, partners, key = arguments
+    one, parts = dealt(jax.value_and_grad(loss, has_aux=True), devices), []
+    for number, draw in enumerate(jax.random.split(key, 3)):
+        part = jax.tree.map(lambda values, number=number: values[number], batch)
+        micro, mixed_with = (placed.with_per_clip(placed.per_clip[number]) for placed in (clips, partners))
+        parts.append(one(params, stats, part, micro, mixed_with, draw))
+    assert float(value) > 0
+    total = jax.tree.map(lambda *leaves: sum(leaves), *(gradient for _, gradient in parts))
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(total))
     assert scale > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6 * scale), whole[1], parts[1])
-    np.testing.assert_allclose(whole[0][0], parts[0][0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole[0][1], parts[0][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6 * scale), total, gradients)
+    np.testing.assert_allclose(value, sum(float(part[0][0]) for part in parts), rtol=1e-5)
+    for name, number in sums.items():
+        np.testing.assert_allclose(number, sum(float(part[0][1][1][name]) for part in parts), rtol=1e-5)
 
 
-def test_an_accumulated_step_is_the_step(tmp_path, features):
-    config = config_with(tmp_path, features, {**MLP, "dropout": 0.0}, **{"model.head_dropout": 0.0, "batch.rows": 16})
+@pytest.mark.parametrize("pooling", ["matt", "mean"])
+def test_an_accumulated_step_is_the_step_on_its_micro_batches_together(tmp_path, features, pooling):
+    changes = {"model.head_dropout": 0.0, "model.pooling.name": pooling}
+    config = config_with(tmp_path, features, {**MLP, "dropout": 0.0}, **changes)
     config.optimizer.update(name="sgd", learning_rate=0.1, options=ConfigDict({"momentum": 0.9}))
-    loss, (params, stats, *placed, key) = loss_parts(config, features, jax.devices())
+    loss, (params, stats, batch, clips, _, key) = loss_parts(config, features, jax.devices(), accumulate=2)
+    slots = batch.clip.shape[-1]
+    at = batch.at + slots * np.arange(2, dtype=np.int32)[:, None, None]
+    flat = jax.tree.map(lambda values: np.asarray(values).reshape(-1, *values.shape[2:]), batch._replace(at=at))
+    together = DeviceClips(features.clips, data_mesh())(flat.clip)
     optimizer = make_optimizer(config.optimizer, 1, 10)
     after = []
-    for accumulate in (1, 2):
-        step = make_train_step(loss, optimizer, accumulate=accumulate)
+    for accumulate, data in ((1, (flat, together)), (2, (batch, clips))):
+        step = make_train_step(loss, optimizer, data_mesh(), accumulate=accumulate)
         state = replicate(optimizer.initial_state(params, stats), data_mesh())
         for _ in range(3):
-            state, sums = step(state, *placed, key)
+            state, sums = step(state, *data, None, key)
         after.append((state, sums))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)
 
 
 def norm_loss(params, batch_stats, batch, clips, partners, key):
     """A loss whose statistics are those of batch norm: a moving average of the mean over the clips."""
-    there = batch.segment < batch.segment.shape[1]
-    x = jnp.where(there, clips.take(), 0)
-    mean = x.sum() / jnp.maximum(there.sum(), 1)
-    sums = {"loss": (params["w"] * (x - mean) ** 2).sum(), "clips": there.sum()}
+    x = jnp.where(batch.real, clips.take(), 0)
+    mean = x.sum() / jnp.maximum(batch.real.sum(), 1)
+    sums = {"loss": (params["w"] * jnp.where(batch.real, x - mean, 0) ** 2).sum(), "clips": batch.real.sum()}
     return sums["loss"] / 7, ({"mean": 0.9 * batch_stats["mean"] + 0.1 * mean}, sums)
 
 
@@ -267,16 +293,16 @@ def norm_loss(params, batch_stats, batch, clips, partners, key):
 def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(unroll):
     rng = np.random.default_rng(0)
     corpus = rng.normal(size=20).astype(np.float32)
-    index = rng.integers(0, 20, (6, 4))
-    segment = np.zeros((6, 4), np.int32)
-    segment[1::3] = 4  # the rows of the second of three micro-batches are empty
-    zero = np.zeros((6, 4), np.int32)
-    batch = Batch(index, segment, zero, zero, zero.astype(np.float32))
+    index = rng.integers(0, 20, (3, 8))
+    real = np.ones((3, 8), bool)
+    real[1] = False  # the second of three micro-batches is empty
+    zero = np.zeros((3, 1, 8), np.int32)
+    batch = Batch(index, real, zero, zero, zero, zero, zero.astype(np.float32))
     params, stats = {"w": jnp.float32(2)}, {"mean": jnp.float32(1)}
     (value, (stats, sums)), gradients = jax.jit(accumulated(norm_loss, 3, unroll=unroll))(
         params, stats, batch, PlacedClips(jnp.asarray(corpus), jnp.asarray(index)), None, jax.random.key(0)
     )
-    parts = [corpus[index[i::3]] for i in (0, 2)]
+    parts = [corpus[index[i]] for i in (0, 2)]
     squares = sum(((part - part.mean()) ** 2).sum() for part in parts)
     np.testing.assert_allclose(value, 2 * squares / 7, rtol=1e-5)
     np.testing.assert_allclose(gradients["w"], squares / 7, rtol=1e-5)
@@ -288,26 +314,20 @@ def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(un
 @pytest.mark.parametrize(("unroll", "share"), [(True, 0.5), (False, 0.3)], ids=["unrolled", "loop"])
 def test_accumulation_saves_memory(tmp_path, corpus, unroll, share):
     config = config_with(tmp_path, corpus, CNN)
-    loss, arguments = loss_parts(config, corpus, jax.devices()[:1])
-    optimizer = make_optimizer(config.optimizer, 1, 10)
-    state = optimizer.initial_state(*arguments[:2])
+    optimizer, mesh = make_optimizer(config.optimizer, 1, 10), data_mesh(jax.devices()[:1])
     temporaries = []
     for accumulate in (1, 4):
-        step = make_train_step(loss, optimizer, accumulate=accumulate, unroll=unroll)
+        loss, arguments = loss_parts(config, corpus, jax.devices()[:1], accumulate=accumulate)
+        state = optimizer.initial_state(*arguments[:2])
+        step = make_train_step(loss, optimizer, mesh, accumulate=accumulate, unroll=unroll)
         temporaries.append(dispatch.memory_of(step.lower(state, *arguments[2:]).compile()).temporaries)
     assert temporaries[1] < share * temporaries[0]
 
 
-@pytest.mark.devices(8)
-def test_rows_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features):
-    with pytest.raises(UserError, match=r"config\.train\.accumulate=3 is invalid: the 8 row\(s\)"):
-        small_config(tmp_path, features, **{"train.accumulate": 3})
-    config = config_with(tmp_path, features, MLP, **{"train.accumulate": 2})
-    run = Experiment(config, tmp_path / "run")
-    with pytest.raises(UserError, match=r"each of the 8 device\(s\) has 1 of the 8 rows .* a multiple of 16"):
-        make_phase(run, classifier_only=False)
-    config.batch.rows = 16
-    make_phase(run, classifier_only=False)
+@pytest.mark.parametrize(("changes", "key"), [({}, "clips=48"), ({"batch.clips": 50, "batch.bags": 12}, "bags=12")])
+def test_batches_that_cannot_be_cut_into_micro_batches_are_named(tmp_path, features, changes, key):
+    with pytest.raises(UserError, match=rf"config\.train\.accumulate=5 is invalid: .*divides config\.batch\.{key}"):
+        small_config(tmp_path, features, **{"train.accumulate": 5, **changes})
 
 
 def equations(jaxpr):
@@ -326,7 +346,7 @@ def test_a_bfloat16_step_convolves_in_bfloat16_and_updates_in_float32(tmp_path, 
     loss, arguments = loss_parts(config, corpus, jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, 1, 10)
     state = optimizer.initial_state(*arguments[:2])
-    step = jax.make_jaxpr(make_train_step(loss, optimizer))(state, *arguments[2:])
+    step = jax.make_jaxpr(make_train_step(loss, optimizer, data_mesh(jax.devices()[:1])))(state, *arguments[2:])
     found = list(equations(step.jaxpr))
     convolutions = [e for e in found if e.primitive.name == "conv_general_dilated"]
     assert len(convolutions) >= 4  # two blocks, and their gradients

@@ -12,22 +12,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from helpers import make_corpus, placed_batches, small_config
 from ml_collections import ConfigDict
 
 from mgc_jax import modes
 from mgc_jax.config import keys
+from mgc_jax.config.loading import load_config
 from mgc_jax.data.bags import bags_of
-from mgc_jax.data.batches import TrainBatches, pad_rows
+from mgc_jax.data.batches import TrainBatches, pad
 from mgc_jax.data.inputs import make_inputs
-from mgc_jax.data.placement import DeviceClips, HostClips
+from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
+from mgc_jax.inference import load_model
 from mgc_jax.models.classifier import build_model, split_model
-from mgc_jax.runtime.devices import data_mesh, replicate, shard
+from mgc_jax.runtime.devices import data_mesh
+from mgc_jax.runtime.platform import dealt_over, in_order
 from mgc_jax.runtime.workdir import claim
 from mgc_jax.training.checkpoint import Checkpoints, open_checkpoints
 from mgc_jax.training.optimizer import make_optimizer
@@ -37,45 +39,50 @@ from mgc_jax.training.step import make_loss, make_train_step
 ROOT = Path(__file__).parents[2]
 
 
-def step_parts(config, corpus, devices, source):
-    """Everything for one train step on the given devices: the loss, and its arguments."""
-    mesh = data_mesh(devices)
-    model = build_model(config.model, corpus.clips.shape[1:], len(corpus.genres), seed=0)
-    graph, params, stats = split_model(model)
-    batches = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=config.augment.mixup)
-    ones = np.ones(len(corpus.genres), np.float32)
-    loss = make_loss(graph, make_inputs(config, corpus), config.loss, batches.weight_per_step, ones, 0 * ones)
-    batch, clips = batches(0), source(corpus.clips, mesh)
-    partners = None if batch.mix is None else clips(batch.mix.clip)
-    arguments = replicate(params, mesh), replicate(stats, mesh), shard(batch, mesh), clips(batch.clip), partners
-    return loss, arguments
-
-
 AUGMENTED = {
     "augment.mixup": 0.5, "augment.noise": 0.1, "augment.crop_frames": 40, "augment.time_masks": 1,
     "augment.mel_masks": 1, "augment.mel_mask_bands": 3,
 }  # fmt: skip
 
 
+def loss_curve(config, corpus, devices, folder, steps=3):
+    """The sums of some steps, and the state after them."""
+    run = Experiment(config, folder, corpus=corpus, devices=jax.devices()[:devices])
+    phase = make_phase(run, classifier_only=False)
+    state, sums = initial_state(run, phase.optimizer), []
+    for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, steps):
+        state, of_step = phase.train_step(state, batch, clips, partners, jax.random.key(0))
+        sums.append(jax.device_get(of_step))
+    return sums, jax.device_get(state)
+
+
 @pytest.mark.devices(8)
 @pytest.mark.parametrize(
-    ("changes", "source"),
-    [({"model.pooling.name": "mean"}, DeviceClips), ({}, HostClips), (AUGMENTED, DeviceClips)],
-    ids=["mean", "matt on the host", "matt augmented"],
+    ("devices", "changes"),
+    [
+        ((2, 4, 8), {**AUGMENTED, "augment.crop_frames": 32}),
+        ((8,), {"model.pooling.name": "mean", "data.placement": "host", "batch.clips": 30}),
+        ((8,), {"augment.mixup": 0.5, "batch.clips": 100, "batch.bags": 30}),  # several rows
+        ((8,), {"model.pooling.name": "none", "train.select": "clip/accuracy", "batch.clips": 21}),
+        ((8,), {"augment.mixup": 0.5, "train.accumulate": 2, "batch.clips": 30}),
+    ],
+    ids=["matt augmented", "mean on the host", "rows", "none", "accumulated"],
 )
-def test_the_same_batch_on_one_and_eight_devices(tmp_path, corpus, changes, source):
+def test_training_does_not_depend_on_the_number_of_devices(tmp_path, corpus, devices, changes):
+    """Batch norm, dropout, augmentation: all as on one device."""
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1, **changes}
     config = small_config(tmp_path, corpus, **changes)
-    results = []
-    for devices, clips in ((jax.devices()[:1], DeviceClips), (jax.devices(), source)):
-        loss, arguments = step_parts(config, corpus, devices, clips)
-        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        results.append(jax.device_get(run(*arguments, jax.random.key(0))))
+    config.model.encoder.dropout = 0.5
+    assert config.model.head_dropout == 0.5
     assert len(jax.devices()) == 8
-    (one, gradients_one), (eight, gradients_eight) = results
-    np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
-    scale = float(optax.tree.norm(gradients_one))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6 * scale), gradients_one, gradients_eight)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one[1][0], eight[1][0])
+    (one, state), *others = (loss_curve(config, corpus, number, tmp_path) for number in (1, *devices))
+    assert one[0]["loss"] != one[-1]["loss"]
+    for sums, after in others:
+        for mine, theirs in zip(one, sums, strict=True):
+            assert mine["clips"] == theirs["clips"]
+            np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-5)
+        for mine, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -191,7 +198,7 @@ def test_a_constant_rate_run_can_be_lengthened(tmp_path, corpus):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("model.pooling.name", "mean"), ("seed", 1), ("batch.rows", 16), ("train.select", "clip/accuracy")],
+    [("model.pooling.name", "mean"), ("seed", 1), ("batch.clips", 16), ("train.select", "clip/accuracy")],
 )
 def test_a_workdir_of_another_model_is_refused(tmp_path, corpus, key, value):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
@@ -259,20 +266,34 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         modes.train(config, tmp_path / "run")
 
 
-@pytest.mark.devices(8)
-def test_rows_that_do_not_divide_by_the_devices_are_padded(tmp_path, corpus):
-    config = small_config(tmp_path, corpus, **{"batch.rows": 1, "batch.clips_per_row": 64, "train.epochs": 2})
-    assert len(jax.devices()) == 8
-    results = modes.train(config, tmp_path / "run")
-    assert results["last_step"] == 4
-    batch = TrainBatches(bags_of(corpus, "train", "pair"), 3, 32, seed=0)(0)
-    padded = pad_rows(batch, 8)
-    assert padded.clip.shape == (8, 32)
-    for before, after in zip(batch[:-1], padded[:-1], strict=True):
-        np.testing.assert_array_equal(after[:3], before)
-        assert after.dtype == before.dtype
-    assert (padded.segment[3:] == 32).all()
-    assert not padded.weight[3:].any()
+def in_rows(saved, rows, clips_per_row):
+    """A configuration as earlier versions saved it."""
+    batch = {key: value for key, value in saved["batch"].items() if key not in ("clips", "bags")}
+    return saved | {"batch": batch | {"rows": rows, "clips_per_row": clips_per_row}}
+
+
+@pytest.mark.parametrize(("rows", "clips_per_row"), [(1, 48), (8, 6)])
+def test_a_run_of_before_goes_on_where_its_batches_are_the_same(tmp_path, corpus, monkeypatch, rows, clips_per_row):
+    config, workdir = small_config(tmp_path, corpus, **{"train.epochs": 2}), tmp_path / "run"
+    whole = modes.train(config, tmp_path / "whole")
+    to_json = keys.to_json
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "to_json", lambda config: in_rows(to_json(config), rows, clips_per_row))
+        config.train.epochs = 1
+        modes.train(config, workdir)
+    assert json.loads((workdir / "config.json").read_text())["batch"]["clips_per_row"] == clips_per_row
+    evaluated = modes.evaluate(load_config(workdir), workdir)  # as --workdir alone
+    assert evaluated["last_step"] == whole["last_step"] // 2
+    assert load_model(modes.export(load_config(workdir), workdir)).genres == corpus.genres
+    longer = load_config(workdir, {"train.epochs": 2})
+    assert longer.batch.clips == 48
+    if rows == 1:
+        assert modes.train(longer, workdir)["splits"] == whole["splits"]
+        return
+    with pytest.raises(
+        UserError, match=r"^the run in .* can be evaluated .* but not trained on; give a new --workdir"
+    ):
+        modes.train(longer, workdir)
 
 
 def test_the_step_compiles_once(tmp_path, corpus):
@@ -286,7 +307,7 @@ def test_the_step_compiles_once(tmp_path, corpus):
         traced.append(1)
         return loss(*arguments)
 
-    step = make_train_step(counted, phase.optimizer)
+    step = make_train_step(counted, phase.optimizer, run.mesh)
     state = initial_state(run, phase.optimizer)
     for batch, clips, partners in placed_batches(phase.batches, run.clips, run.mesh, 0, 4):
         state, _ = step(state, batch, clips, partners, jax.random.key(0))
@@ -433,18 +454,20 @@ def test_masks_are_for_spectrograms(tmp_path):
 def test_mixup_mixes_the_standardized_clips(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"augment.mixup": 0.5})
     inputs, mesh = make_inputs(config, corpus), data_mesh()
-    batch = TrainBatches(bags_of(corpus, "train", "pair"), 8, 6, seed=0, mixup=0.5)(0)
+    batch = pad(TrainBatches(bags_of(corpus, "train", "pair"), 48, seed=0, mixup=0.5)(0), mesh.size)
     clips = DeviceClips(corpus.clips, mesh)
-    mixed = inputs.training(batch, clips(batch.clip).take(), clips(batch.mix.clip).take(), jax.random.key(0))
-    one, other = (
-        inputs.evaluation(corpus.clips[i.ravel()]).reshape(mixed.shape) for i in (batch.clip, batch.mix.clip)
-    )
-    for row, slot in zip(*np.nonzero(batch.segment < 6), strict=True):
-        share = batch.mix.share[row, batch.segment[row, slot]]
+
+    @jax.jit
+    def mix(batch, clips, partners):
+        with dealt_over(mesh):
+            return in_order(inputs.training(batch, clips.take(), partners.take(), jax.random.key(0)))
+
+    mixed = mix(batch, clips(batch.clip), clips(batch.mix.clip))
+    one, other = (inputs.evaluation(corpus.clips[index]) for index in (batch.clip, batch.mix.clip))
+    for clip in np.flatnonzero(batch.real):
+        share = batch.mix.share_of_clip[clip]
         assert share >= 0.5
-        np.testing.assert_allclose(
-            mixed[row, slot], share * one[row, slot] + (1 - share) * other[row, slot], rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(mixed[clip], share * one[clip] + (1 - share) * other[clip], rtol=1e-4, atol=1e-5)
 
 
 MLP = ConfigDict({"name": "mlp", "hidden": (8,)})

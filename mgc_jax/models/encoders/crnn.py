@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.models.encoders.common import check_fractions, check_sizes, conv_blocks
+from mgc_jax.models.layers import Dropout
 from mgc_jax.models.recurrent import ParallelGRU
 
 
@@ -56,7 +57,7 @@ class Crnn(nnx.Module):
         self.features = gru_units
         self.first_gru = ParallelGRU(1, mel * filters[-1], gru_units, rngs=rngs)
         self.second_gru = ParallelGRU(1, gru_units, gru_units, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(
         self, clips: Float[Array, "n time mel"], mask: Bool[Array, " n"], train: bool, rngs: nnx.Rngs | None

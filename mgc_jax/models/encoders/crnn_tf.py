@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.models.encoders.common import check_fractions, check_sizes, conv_blocks
-from mgc_jax.models.layers import Dense
+from mgc_jax.models.layers import Dense, Dropout
 from mgc_jax.models.recurrent import ParallelGRU
 
 
@@ -60,7 +60,7 @@ class CrnnTf(nnx.Module):
         self.features = features
         self.along_frequency = ParallelGRU(4, time * channels, gru_units, rngs=rngs)
         self.along_time = ParallelGRU(4, mel * channels, gru_units, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.dense = Dense(8 * gru_units, features, rngs=rngs)
 
     def __call__(

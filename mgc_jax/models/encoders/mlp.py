@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mgc_jax.models.encoders.common import check_fractions, check_sequences
-from mgc_jax.models.layers import Dense
+from mgc_jax.models.layers import Dense, Dropout
 
 
 class Mlp(nnx.Module):
@@ -38,7 +38,7 @@ class Mlp(nnx.Module):
         widths = [math.prod(clip_shape), *hidden]
         self.features = widths[-1]
         self.layers = nnx.List(Dense(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(widths))
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(
         self, clips: Float[Array, "n *shape"], mask: Bool[Array, " n"], train: bool, rngs: nnx.Rngs | None

@@ -366,6 +366,6 @@ def conv_norm_pool(
         return (pooled * factor + (norm.offset - mean * factor)).astype(x.dtype), (mean * sign + bias, var)
     mean, var = norm.moving
     factor = norm.scale * lax.rsqrt(var + norm.epsilon)
-    form = functools.partial(_pooled, pool, padding)
-    pooled = _own_clips_on_cpu(form, len(x), (0, None), 0)(x, (kernel * factor).astype(x.dtype))
+    pooling = functools.partial(_pooled, pool, padding)
+    pooled = _own_clips_on_cpu(pooling, len(x), (0, None), 0)(x, (kernel * factor).astype(x.dtype))
     return (pooled + (norm.offset + (bias - mean) * factor)).astype(x.dtype), (mean, var)

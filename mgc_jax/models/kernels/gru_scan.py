@@ -136,7 +136,7 @@ def _states_bwd(residuals, g):
 
     def of_one(x, kernel, h, kept, g_step):
         """Gradients of the inputs and weights of a GRU, from those of all its steps."""
-        g_gates, g_candidate, g_from_state = (None if a is None else a.reshape(-1, a.shape[-1]) for a in g_step)
+        g_gates, g_candidate = (each.reshape(-1, each.shape[-1]) for each in g_step[:2])
         inputs, h = jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[-1]).T, h.reshape(-1, units).T
         ones = jnp.ones(len(g_gates), x.dtype)
         g_projected = jnp.concatenate([g_gates, g_candidate], -1)

@@ -55,7 +55,7 @@ def _time_conv_pool_bwd(window, residuals, g):
 
     gk, gx = lax.scan(add_clip, jnp.zeros((size * cin, cout), jnp.float32), (x, winner, g))
     if cin == 1:  # needed only for the gradient of the clips themselves; otherwise the compiler drops it
-        gx = lax.map(lambda clip: _input_gradient(_spread(*clip[1:], window), kernel, clip[0]), (x, winner, g))
+        gx = lax.map(lambda clip: _input_gradient(_spread(clip[1], clip[2], window), kernel, clip[0]), (x, winner, g))
     return gx, gk.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -1,0 +1,41 @@
+"""Configurations that earlier versions saved."""
+
+import copy
+import json
+
+import pytest
+
+from mgc_jax.config import earlier, keys
+from mgc_jax.config.identity import differences
+from mgc_jax.config.loading import load_config
+
+
+def saved(rows, clips_per_row):
+    """As a version with rows saved it."""
+    config = keys.to_json(load_config("matt_crnn_tf"))
+    del config["batch"]["clips"], config["batch"]["bags"], config["bench"]["batch_clips"]
+    config["batch"] |= {"rows": rows, "clips_per_row": clips_per_row}
+    config["bench"] |= {"rows": [], "clips_per_row": [8]}
+    config["demo"]["batch"] = {"clips_per_row": 32}
+    return config
+
+
+def test_a_saved_configuration_gets_the_keys_of_this_version(tmp_path):
+    before = saved(4, 12)
+    given = copy.deepcopy(before)
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    loaded = load_config(tmp_path)
+    assert (loaded.batch.clips, loaded.batch.bags) == (48, 0)
+    assert earlier.current(given) == earlier.current(earlier.current(given))
+    assert given == before
+    assert earlier.current(keys.to_json(loaded)) == keys.to_json(loaded)
+
+
+@pytest.mark.parametrize(("rows", "clips_per_row", "different"), [(1, 50, 0), (1, 64, 1), (5, 10, 1), (2, 50, 2)])
+def test_batches_of_one_row_are_those_of_this_version(rows, clips_per_row, different):
+    config = load_config("matt_crnn_tf")
+    assert config.batch.clips == 50
+    found = differences(config, saved(rows, clips_per_row))
+    assert len(found) == different
+    evaluated = differences(config, saved(rows, clips_per_row), training=False)
+    assert evaluated == [line for line in found if line.startswith("batch.clips")]
