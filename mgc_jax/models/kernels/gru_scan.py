@@ -141,14 +141,12 @@ def _states_bwd(residuals, g):
         ones = jnp.ones(len(g_gates), x.dtype)
         g_projected = jnp.concatenate([g_gates, g_candidate], -1)
         gx = (g_projected @ kernel.T).reshape(*g_step[0].shape[:2], -1).swapaxes(0, 1)
-        if g_from_state is None:
-            reset = (kept.gates[..., units:].reshape(-1, units).T * h, g_candidate)
+        if recurrent_bias is None:
+            reset_h, g_from_state = kept.gates[..., units:].reshape(-1, units).T * h, g_candidate
         else:
-            reset = (h, g_from_state)
-        g_recurrent = jnp.concatenate([_product(h, g_gates), _product(*reset)], -1)
-        g_added = (
-            None if g_from_state is None else jnp.concatenate([_product(ones, g_gates), _product(ones, reset[1])])
-        )
+            reset_h, g_from_state = h, g_step[2].reshape(-1, units)
+        g_recurrent = jnp.concatenate([_product(h, g_gates), _product(reset_h, g_from_state)], -1)
+        g_added = jnp.concatenate([_product(ones, g_gates), _product(ones, g_from_state)])
         return gx, _product(inputs, g_projected), g_recurrent, _product(ones, g_projected), g_added
 
     each = zip(x, kernel.astype(x.dtype), before, kept, steps, strict=True)
