@@ -29,6 +29,7 @@ from mgc_jax.models.recurrent import gru_form
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
+from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Experiment:
             clips: those of the corpus, placed on these devices; by default they are placed as the configuration says.
             devices: those to use; by default all.
         """
+        warn_without_cpu_flags()
         self.config, self.workdir = config, workdir
         check_names(config.model)
         check_selection(config.train.select)

@@ -22,6 +22,7 @@ from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, build_model, split_model
 from mgc_jax.runtime.devices import data_mesh, replicate
+from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,7 @@ def load_model(folder: str | Path) -> ExportedModel:
     Raises:
         UserError: there is no export, a file is missing or damaged, or the weights belong to another model.
     """
+    warn_without_cpu_flags()
     folder = Path(folder)
     if (folder / EXPORT).is_dir():
         folder = folder / EXPORT

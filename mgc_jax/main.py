@@ -22,10 +22,11 @@ from mgc_jax.config.flag import define_config
 from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
+from mgc_jax.runtime.launch import launch_settings
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.runtime.workdir import default_workdir
-from mgc_jax.runtime.xla_flags import use_deterministic_gpus
+from mgc_jax.runtime.xla_flags import use_cpu_flags, use_deterministic_gpus
 
 _CONFIG = define_config(
     "Configuration: a file, or an experiment in configs (matt_crnn_tf); FILE.py:ARGUMENT gives it an argument. "
@@ -50,6 +51,10 @@ _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On a GPU: operations that give the same bits every time, which may be slower, by way of "
     "XLA_FLAGS. Without it a run that is repeated or resumed on a GPU is equal but for rounding. CPUs do not need it.",
 )  # fmt: skip
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "On a CPU: devices that a batch is dealt to. 0: one per core, at most 8; with several processes "
+    "one each. Other numbers give the same results but for rounding. XLA_FLAGS come first.", lower_bound=0,
+)  # fmt: skip
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: HOST:PORT of process 0. Not needed with srun and mpirun. Environment "
     "variables: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.",
@@ -65,7 +70,7 @@ log = logging.getLogger("mgc_jax")
 
 def command() -> None:
     """Runs the command `mgc-jax`, also `python -m mgc_jax.main`, and exits with its status."""
-    prepare_process()
+    prepare_process(cpu_devices=None)  # --cpu_devices says how many
     app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))
 
 
@@ -89,8 +94,11 @@ def _main(argv: list[str]) -> int:
         raise UserError(
             "--config.KEY=VALUE overrides a configuration: give --config FILE, or a --workdir that holds one"
         )
+    launcher = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    # Before anything, a configuration's own code included, may start JAX's backend:
+    use_cpu_flags(_CPU_DEVICES.value or (0 if launch_settings(*launcher) is None else 1))
     if _DETERMINISTIC.value:
-        use_deterministic_gpus()  # before anything, a configuration's own code included, may start JAX's backend
+        use_deterministic_gpus()
     config = None if source is None else load_config(source, _CONFIG.overrides)
     if _PREDICTIONS.value:
         from mgc_jax import modes
@@ -99,7 +107,7 @@ def _main(argv: list[str]) -> int:
         return 0
     if source is None or config is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")
-    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, timeout=_TIMEOUT.value)
+    processes.start(*launcher, timeout=_TIMEOUT.value)
     with processes.joined():
         _run(Path(source.partition(":")[0]).stem, config, workdir)
     return 0

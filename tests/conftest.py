@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mgc_jax.runtime.xla_flags import use_cpu_flags
+
 DEVICES = int(os.environ.get("MGC_TEST_DEVICES", 8))
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+use_cpu_flags(DEVICES)  # as the commands do, before JAX starts
 # Many tests compile the same small programs; so do the processes that they start, and those of pytest-xdist, which
 # take the folder from the first process.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -4,6 +4,9 @@ What the user has put there always stays. An unknown flag ends the process at th
 with the version of JAX that they run on.
 """
 
+import functools
+import importlib.metadata
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +18,16 @@ from mgc_jax.runtime.huge_pages import computes_on_cpu
 # Excludes operations whose sums depend on the order in which threads arrive, and chooses kernels without timing them,
 # which may come out differently every time.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+log = logging.getLogger(__name__)
+
+# What XLA's CPU backend hands to the library YNNPACK. By default that includes convolutions, whose gradients are several
+# times slower there than XLA's own. Before jaxlib 0.12 reductions are left out, too: fused with a product of matrices,
+# they gave wrong sums from row 32,768 on (jaxlib 0.10.2, jax issue 39103).
+_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
+_DEVICES = "--xla_force_host_platform_device_count"
+_MOST_CPU_DEVICES = 8  # by default; more were not measured
 
 
 def with_flags(given: str, wanted: Sequence[str]) -> str:
@@ -59,3 +72,44 @@ def use_deterministic_gpus() -> None:
     """Lets GPUs give the same bits every time, if one will compute. Call it before JAX is used."""
     if not computes_on_cpu():  # whose results do not depend on the order of threads
         os.environ["XLA_FLAGS"] = deterministic_gpu_flags(present_flags())
+
+
+def cpu_flags(devices: int, jaxlib: str | None = None) -> list[str]:
+    """Returns the flags for CPUs.
+
+    Args:
+        devices: CPU devices that JAX is to have.
+        jaxlib: its version; None: the installed one.
+    """
+    version = jaxlib or importlib.metadata.version("jaxlib")
+    major, minor = (int(part) for part in version.split(".")[:2])
+    kinds = ["DOT", "INDIVIDUAL_DOT", *(["REDUCE"] if (major, minor) >= (0, 12) else [])]
+    fusions = f"{_YNNPACK}={','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)}"
+    return [*([fusions] if (major, minor) >= (0, 10) else []), f"{_DEVICES}={devices}"]
+
+
+def default_cpu_devices() -> int:
+    """Returns the CPU devices of a process alone on its host: one per core that it may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_CPU_DEVICES)
+
+
+def use_cpu_flags(devices: int = 0) -> None:
+    """Sets the flags for CPUs, if one will compute. Call it before JAX is used.
+
+    Args:
+        devices: CPU devices; 0: `default_cpu_devices`.
+    """
+    if computes_on_cpu():
+        os.environ["XLA_FLAGS"] = with_flags(present_flags(), cpu_flags(devices or default_cpu_devices()))
+
+
+@functools.cache
+def warn_without_cpu_flags() -> None:
+    """Warns, once, where a CPU computes without the flags that the commands set."""
+    if computes_on_cpu() and _YNNPACK not in present_flags():
+        log.warning(
+            "JAX runs without the XLA flags that mgc_jax sets for CPUs: it is slower, and jaxlib before 0.12 may give "
+            "wrong sums. Call mgc_jax.runtime.process_setup.prepare_process() first, or set XLA_FLAGS='%s'.",
+            " ".join(cpu_flags(default_cpu_devices())),
+        )
