@@ -50,6 +50,7 @@ class Experiment:
         batch_stats: initial batch statistics.
         num_parameters: weights and batch-norm moments.
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
+        devices: number and kind of the devices, such as "2 x cpu".
         evaluator: scores splits.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
@@ -89,6 +90,7 @@ class Experiment:
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
         self.gru_form = gru_form(model)
+        self.devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
@@ -156,6 +158,7 @@ class Experiment:
             init_from=init_from,
             window=tuple(window),
             gru_form=self.gru_form,
+            devices=self.devices,
         )
 
     def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:

@@ -54,6 +54,7 @@ class CheckpointMeta:
             `fingerprint`, and `reset`, the parts of the model that were drawn at random; None: drawn at random.
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
         gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
+        devices: number and kind of the devices that trained, such as "2 x cpu"; empty: not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -73,6 +74,7 @@ class CheckpointMeta:
     init_from: dict[str, Any] | None = None
     window: tuple[dict[str, float], ...] = ()
     gru_form: str = ""
+    devices: str = ""
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Shared set-up: fake devices, one process per core, shape checks, a compilation cache, and where the real data is.
 
-The environment `MGC_TEST_DEVICES` (default 8) sets the number of fake CPU devices. With one, convolutions, pools and
-the GRU take the forms made for a single CPU, and XLA optimizes everything, as in a run on such a machine.
+The environment `MGC_TEST_DEVICES` (default 8) sets the number of fake CPU devices. With one, no clips are dealt, and
+XLA optimizes everything, as in a run with `--cpu_devices=1`.
 """
 
 import os

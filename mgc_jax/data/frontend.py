@@ -91,7 +91,7 @@ class LogMelFrontend(nnx.Module):
     noiseless tones does the rounding of a float32 FFT, 2^-24 of the strongest amplitude, show more (2e-3 dB, 78 dB
     below the tone). There is nothing to train. It is differentiable with respect to float32 audio.
 
-    On one CPU device clips are computed one at a time in blocks of frames, which stay in the cache; otherwise all are
+    On CPUs clips are computed one at a time in blocks of frames, which stay in the cache; otherwise all are
     one batch.
 
     Attributes:

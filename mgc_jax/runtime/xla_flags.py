@@ -22,9 +22,9 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 log = logging.getLogger(__name__)
 
-# What XLA's CPU backend hands to the library YNNPACK. By default that includes convolutions, whose gradients are several
-# times slower there than XLA's own. Before jaxlib 0.12 reductions are left out, too: fused with a product of matrices,
-# they gave wrong sums from row 32,768 on (jaxlib 0.10.2, jax issue 39103).
+# What XLA's CPU backend hands to the library YNNPACK. By default that includes convolutions, whose gradients are
+# several times slower there than XLA's own. Before jaxlib 0.12 reductions are left out, too: fused with a product of
+# matrices, they gave wrong sums from row 32,768 on (jaxlib 0.10.2, jax issue 39103).
 _YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 _DEVICES = "--xla_force_host_platform_device_count"
 _MOST_CPU_DEVICES = 8  # by default; more were not measured

@@ -133,6 +133,11 @@ def start(
     log.info("resuming %s at step %d", experiment.workdir, step)
     if epochs != train.epochs:
         _report_length(experiment.config, epochs, step, timetable)
+    if saved.devices and saved.devices != experiment.devices:
+        log.warning(
+            "trained on %s up to step %d and on %s from there on, which differs in rounding (--cpu_devices)",
+            saved.devices, step, experiment.devices,
+        )  # fmt: skip
     if saved.gru_form and saved.gru_form != experiment.gru_form:
         log.warning(
             "the GRUs ran as a %s up to step %d and run as a %s from there on, which differs in rounding",

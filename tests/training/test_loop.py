@@ -656,3 +656,14 @@ def test_a_run_that_fails_leaves_no_threads(tmp_path, vectors):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+@pytest.mark.devices(2)
+def test_a_run_that_goes_on_on_other_devices_says_so(tmp_path, vectors, monkeypatch, caplog):
+    config = mlp_config(tmp_path, vectors, **{"train.epochs": 1})
+    monkeypatch.setattr("mgc_jax.experiment.data_mesh", lambda devices: data_mesh(jax.devices()[:2]))
+    step = modes.train(config, tmp_path / "run")["last_step"]
+    config.train.epochs = 2
+    monkeypatch.setattr("mgc_jax.experiment.data_mesh", lambda devices: data_mesh(jax.devices()[:1]))
+    modes.train(config, tmp_path / "run")
+    assert f"trained on 2 x cpu up to step {step} and on 1 x cpu from there on" in caplog.text

@@ -1,4 +1,4 @@
-"""Convolution with 3 x 3 kernels by Winograd's minimal filtering F(4 x 4, 3 x 3), for one CPU device.
+"""Convolution with 3 x 3 kernels by Winograd's minimal filtering F(4 x 4, 3 x 3), for CPUs.
 
 Y = A' [(G g G') * (B' d B)] A (Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"): a tile d of
 6 x 6 inputs, transformed, gives 4 x 4 outputs by 36 products per pair of channels instead of 144. The products are 36
