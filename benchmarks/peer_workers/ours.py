@@ -3,6 +3,10 @@
 import importlib.util
 import json
 
+from mgc_jax.runtime.xla_flags import use_cpu_flags
+
+use_cpu_flags()  # as the commands do, before JAX starts
+
 import jax
 import numpy as np
 from flax import nnx
