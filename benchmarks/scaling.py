@@ -6,8 +6,8 @@
 Every point is measured by `python -m mgc_jax.main --mode bench` in a process of its own, or, where a flag takes
 several values, with the others in one process and in turn. What has been measured is not measured again: delete its
 folder for that. On a CPU the devices are XLA's fake ones, which share the cores: they show what dealing the work
-costs, not what more hardware gains. All their numbers are measured in one process, where layers have the form for
-several devices; a process that has one device only takes forms made for that, and is measured, too.
+costs, not what more hardware gains. All their numbers are measured in one process, and a process that has one device
+only is measured, too. The other studies run on one device.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def points_of(study, model, number, out, devices):
     points, environments = [], []
     for value, flags in processes:
         name = f"{study}-{number}" + (f"-{value}" if value else "")
-        result = measure([*MODELS[model], *COMMON, *flags], out / name, devices if study == "devices" else ())
+        result = measure([*MODELS[model], *COMMON, *flags], out / name, devices if study == "devices" else (1,))
         for row in result["rows"]:
             if row["status"] == "ok":
                 rate = row["clips_per_second"]

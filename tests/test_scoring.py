@@ -41,7 +41,8 @@ def exported(tmp_path):
 def at_once(model, clips, segment):
     """Scores and attention of all bags in one row, op by op."""
     x = model.inputs.evaluation(jnp.asarray(clips))
-    scores, aux = model.model(x[None], jnp.asarray(segment)[None])
+    everything = jnp.ones(len(x), bool), jnp.arange(len(x))[None], jnp.asarray(segment)[None]
+    scores, aux = model.model(x, *everything)
     bags = segment.max() + 1
     return jax.nn.log_softmax(scores[0, :bags] + model.adjustment), aux["attention"][0, :bags]
 

@@ -75,8 +75,8 @@ def settings_of(config: ConfigDict, num_devices: int) -> list[Setting]:
     devices = tuple(bench.devices) or (num_devices,)
     if max(devices) > num_devices:
         raise UserError(
-            f"config.bench.devices={devices}, but there are {num_devices}. On a CPU the environment variable "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={max(devices)} makes as many of its cores."
+            f"config.bench.devices={devices}, but there are {num_devices}. On a CPU "
+            f"--cpu_devices={max(devices)} makes as many of its cores."
         )
     combinations = itertools.product(
         tuple(bench.batch_clips) or (config.batch.clips,), tuple(bench.dtypes) or (config.model.dtype,),

@@ -35,5 +35,5 @@ def current(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def packed_in_rows(saved: Mapping[str, Any]) -> bool:
-    """Whether the batches of a saved configuration had several rows: then they held other bags than they would now."""
-    return saved.get("batch", {}).get("rows", 1) > 1
+    """Whether a model was trained on batches of several rows, which held other bags than they would now."""
+    return saved.get("batch", {}).get("rows", 1) > 1 and not saved.get("baseline", {}).get("name")

@@ -158,7 +158,7 @@ class LogMelFrontend(nnx.Module):
             def by_clip(audio: jax.Array) -> jax.Array:
                 return lax.map(lambda clip: self._spectrograms(clip[None], _BLOCK_FRAMES)[0], audio)
 
-            return platform.on_own_clips(by_clip, len(audio), (0,), 0)(audio)
+            return platform.on_own_clips(by_clip, audio.shape[0], (0,), 0)(audio)
         return self._spectrograms(audio, None)
 
     def _spectrograms(self, audio: jax.Array, block_frames: int | None) -> jax.Array:

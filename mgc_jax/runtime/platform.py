@@ -58,7 +58,7 @@ def on_own_clips(
 def shared_by(clips: int) -> int:
     """Number of devices that divide this many clips among them in `on_own_clips`."""
     devices = data_devices()
-    return devices if clips % devices == 0 else 1
+    return devices if devices > 1 and clips % devices == 0 else 1  # clips may be a symbol, in jax.export
 
 
 def draw_per_clip(sample: Callable[[tuple[int, ...]], jax.Array], shape: tuple[int, ...]) -> jax.Array:
@@ -86,9 +86,4 @@ def split_rows(rows: jax.Array) -> jax.Array:
     devices = data_devices()
     if devices == 1 or len(rows) % devices:
         return rows
-    return jax.lax.with_sharding_constraint(rows, PartitionSpec("data"))
-
-
-def on_one_cpu_device() -> bool:
-    """Whether the only device is a CPU, which the convolutions' and the front end's CPU kernels are made for."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return jax.lax.with_sharding_constraint(rows, PartitionSpec(DATA))

@@ -106,10 +106,16 @@ def use_cpu_flags(devices: int = 0) -> None:
 
 @functools.cache
 def warn_without_cpu_flags() -> None:
-    """Warns, once, where a CPU computes without the flags that the commands set."""
-    if computes_on_cpu() and _YNNPACK not in present_flags():
+    """Warns, once, where a CPU computes without the flags that the commands set, or JAX started before them."""
+    import jax
+
+    flags = present_flags()
+    devices = re.findall(rf"{_DEVICES}=(\d+)", flags)
+    late = bool(devices) and jax.local_device_count() != int(devices[-1])
+    if computes_on_cpu() and (late or _YNNPACK not in flags):
         log.warning(
             "JAX runs without the XLA flags that mgc_jax sets for CPUs: it is slower, and jaxlib before 0.12 may give "
-            "wrong sums. Call mgc_jax.runtime.process_setup.prepare_process() first, or set XLA_FLAGS='%s'.",
+            "wrong sums. Call mgc_jax.runtime.process_setup.prepare_process() before JAX is used, or set "
+            "XLA_FLAGS='%s'.",
             " ".join(cpu_flags(default_cpu_devices())),
         )

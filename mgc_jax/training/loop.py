@@ -15,6 +15,7 @@ from mgc_jax.experiment import Experiment
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.models.classifier import describe_model
 from mgc_jax.runtime import processes
+from mgc_jax.runtime.devices import on_cpu
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.preemption import Preempted, notice
 from mgc_jax.training.checkpoint import Checkpoints
@@ -135,8 +136,8 @@ def start(
         _report_length(experiment.config, epochs, step, timetable)
     if saved.devices and saved.devices != experiment.devices:
         log.warning(
-            "trained on %s up to step %d and on %s from there on, which differs in rounding (--cpu_devices)",
-            saved.devices, step, experiment.devices,
+            "trained on %s up to step %d and on %s from there on, which differs in rounding%s",
+            saved.devices, step, experiment.devices, " (--cpu_devices)" if on_cpu(experiment.mesh) else "",
         )  # fmt: skip
     if saved.gru_form and saved.gru_form != experiment.gru_form:
         log.warning(

@@ -257,7 +257,7 @@ def test_fast_steps_are_repeated_and_slow_ones_are_not():
 
 def test_more_devices_than_there_are(config):
     config.bench.devices = (1, 9)
-    with pytest.raises(UserError, match="xla_force_host_platform_device_count=9"):
+    with pytest.raises(UserError, match="--cpu_devices=9"):
         settings_of(config, 8)
 
 

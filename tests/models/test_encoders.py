@@ -163,7 +163,7 @@ def test_plain_trains_every_encoder_as_auto_does(name, monkeypatch):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_no_encoder_needs_what_gpus_refuse_to_do_deterministically(name, monkeypatch):
     """With --deterministic XLA compiles no select-and-scatter, the gradient of its own max pooling, for a GPU."""
-    monkeypatch.setattr(platform, "on_one_cpu_device", lambda: False)
+    monkeypatch.setattr(platform, "on_cpu", lambda: False)
 
     def program(kernels):
         encoder = ENCODERS[name]((16, 8), **SMALL.get(name, {}), rngs=nnx.Rngs(0))

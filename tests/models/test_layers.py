@@ -231,6 +231,16 @@ def test_time_conv_pool_is_the_same_on_eight_devices(in_features):
     _assert_close(_on_eight_devices(gradients, (True, False), x, kernel), jax.jit(gradients)(x, kernel), rtol=1e-5)
 
 
+@pytest.mark.parametrize("in_features", [1, 4])
+def test_time_conv_pool_keeps_nan(in_features):
+    x = _normal(0, 2, 9, 8, in_features).at[0, 4, 3, 0].set(jnp.nan)
+    kernel = _normal(1, 3, 1, in_features, 6)
+    dims = ("NHWC", "HWIO", "NHWC")
+    y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=dims)
+    plain = jnp.isnan(y[:, :6]).reshape(2, 3, 2, 4, 2, 6).any((2, 4))
+    np.testing.assert_array_equal(jnp.isnan(time_conv_pool(x, kernel, (2, 2))), plain)
+
+
 def test_time_conv_pool_gives_the_gradient_to_the_first_of_equal_maxima():
     x, kernel = jnp.zeros((1, 4, 2, 1)), jnp.ones((3, 1, 1, 1))
     g = jax.grad(lambda x: jnp.sum(time_conv_pool(x, kernel, (2, 2))))(x)

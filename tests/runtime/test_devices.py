@@ -82,13 +82,15 @@ def test_devices_exchange_embeddings_gradients_and_moments_alone(tmp_path, corpu
     assert embeddings == batch.clip.size * config.model.encoder.features * 4
     reduced = [size for name, sizes, _ in found for size in sizes if name == "all-reduce"]
     arrays, scalars = [n for n in reduced if n > 4], [n for n in reduced if n <= 4]
-    # Every gradient of the encoder once; mean and variance of every batch norm once. One row is pooled by all devices
+    # Every gradient of the encoder once; mean and variance of every batch norm once, and their
+    # gradients. One row is pooled by all devices
     # alike; several are split, and then the gradients of the pooling, the head and the embeddings are exchanged too.
     rows = len(batch.segment) > 1
     trained = state.params if rows else state.params["encoder"]
     wanted = sum(leaf.nbytes for leaf in jax.tree.leaves((trained, state.batch_stats))) - without_gradient(trained)
     small = sum(leaf.nbytes for leaf in jax.tree.leaves(trained) if leaf.nbytes <= 4)
-    assert sum(arrays) == wanted - small + (embeddings if rows else 0)
+    moments = sum(leaf.nbytes for leaf in jax.tree.leaves(state.batch_stats))
+    assert sum(arrays) == wanted - small + moments + (embeddings if rows else 0)
     assert len(scalars) <= 8  # the sums that are logged, and how many clips the moments are of
 
 

@@ -26,6 +26,7 @@ from mgc_jax.data.placement import DeviceClips, HostClips, PlacedClips
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.classifier import build_model, split_model
+from mgc_jax.runtime import platform
 from mgc_jax.runtime.compilation_cache import cache_folder
 from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.platform import dealt_over
@@ -312,7 +313,8 @@ def test_micro_batches_have_batch_statistics_of_their_own_and_empty_ones_none(un
 
 
 @pytest.mark.parametrize(("unroll", "share"), [(True, 0.5), (False, 0.3)], ids=["unrolled", "loop"])
-def test_accumulation_saves_memory(tmp_path, corpus, unroll, share):
+def test_accumulation_saves_memory(tmp_path, corpus, unroll, share, monkeypatch):
+    monkeypatch.setattr(platform, "on_cpu", lambda: False)  # CPU forms hold little beside their own buffers
     config = config_with(tmp_path, corpus, CNN)
     optimizer, mesh = make_optimizer(config.optimizer, 1, 10), data_mesh(jax.devices()[:1])
     temporaries = []
@@ -337,9 +339,9 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
-# On one device the 3 x 3 kernels are matrix products.
 @pytest.mark.parametrize("encoder", ["crnn_tf", pytest.param("cnn", marks=pytest.mark.devices(8))])
-def test_a_bfloat16_step_convolves_in_bfloat16_and_updates_in_float32(tmp_path, corpus, encoder):
+def test_a_bfloat16_step_convolves_in_bfloat16_and_updates_in_float32(tmp_path, corpus, encoder, monkeypatch):
+    monkeypatch.setattr(platform, "on_cpu", lambda: False)  # on CPUs they are products of matrices
     config = small_config(tmp_path, corpus, **{"model.dtype": "bfloat16"})
     if encoder == "cnn":
         config.model.encoder = ConfigDict(CNN)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
+from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.training.optimizer import make_optimizer, make_schedule
 from mgc_jax.training.step import make_train_step
 
@@ -127,7 +128,7 @@ def linear_loss(params, batch_stats, batch, clips, partners, key):
 def steps(number, trained=None, **changes):
     """States before and after some steps of a loss with constant gradients 3 (body) and 2 (head)."""
     optimizer = make_optimizer(options(name="sgd", learning_rate=0.1, **changes), 1, 10)
-    step = make_train_step(linear_loss, optimizer, trained=trained)
+    step = make_train_step(linear_loss, optimizer, data_mesh(jax.devices()[:1]), trained=trained)
     state = optimizer.initial_state({"body": {"w": np.float32(1)}, "head": {"w": np.float32(1)}}, {})
     states = []
     for _ in range(number):
@@ -140,7 +141,7 @@ def test_moving_average_of_the_weights(monkeypatch):
     monkeypatch.setattr("jax.random.fold_in", lambda key, data: key)
     average, weight = 1.0, 1.0
     optimizer = make_optimizer(options(name="sgd", learning_rate=0.1, ema=0.4), 1, 10)
-    step = make_train_step(linear_loss, optimizer)
+    step = make_train_step(linear_loss, optimizer, data_mesh(jax.devices()[:1]))
     state = optimizer.initial_state({"body": {"w": np.float32(1)}, "head": {"w": np.float32(1)}}, {})
     for number in range(8):
         state, _ = step(state, None, None, None, jnp.zeros((), jnp.uint32))
@@ -156,7 +157,7 @@ def test_a_young_average_follows_fast_also_late_in_training(monkeypatch):
     """As when the classifier is trained again: the average begins anew, the steps go on."""
     monkeypatch.setattr("jax.random.fold_in", lambda key, data: key)
     optimizer = make_optimizer(options(name="sgd", learning_rate=0.0, ema=0.999), 1, 10)
-    step = make_train_step(linear_loss, optimizer)
+    step = make_train_step(linear_loss, optimizer, data_mesh(jax.devices()[:1]))
     state = optimizer.initial_state({"body": {"w": np.float32(0)}, "head": {"w": np.float32(0)}}, {})
     state = dataclasses.replace(state, step=state.step + 10_000, params=jax.tree.map(lambda w: w + 1, state.params))
     for _ in range(100):
@@ -174,7 +175,7 @@ def test_only_the_trained_part_changes(monkeypatch):
 def test_the_plateau_scales_the_step(monkeypatch):
     monkeypatch.setattr("jax.random.fold_in", lambda key, data: key)
     optimizer = make_optimizer(options(name="sgd", learning_rate=0.1, plateau_factor=0.5, plateau_patience=1), 1, 10)
-    step = make_train_step(linear_loss, optimizer)
+    step = make_train_step(linear_loss, optimizer, data_mesh(jax.devices()[:1]))
     state = optimizer.initial_state({"body": {"w": np.float32(1)}, "head": {"w": np.float32(1)}}, {})
     for metric in (0.5, 0.5):  # the second is no progress
         state = optimizer.after_evaluation(state, metric)

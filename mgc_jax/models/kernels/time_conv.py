@@ -96,7 +96,7 @@ def _winners(places: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """The maximum over the places, and the number of the first place that has it."""
     best, winner = places[0], jnp.zeros(places[0].shape, jnp.uint8 if len(places) <= 256 else jnp.int32)
     for number, place in enumerate(places[1:], 1):
-        wins = place > best
+        wins = (place > best) | (place != place)  # NaN wins, as in a plain pooling
         best, winner = jnp.where(wins, place, best), jnp.where(wins, jnp.asarray(number, winner.dtype), winner)
     return best, winner
 
