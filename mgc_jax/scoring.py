@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgc_jax.data.bags import Bags
-from mgc_jax.data.batches import assign_bins, pack, split_long_bags
 from mgc_jax.data.feed import placed_ahead
 from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.packing import assign_bins, pack, split_long_bags
 from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, split_model

@@ -10,6 +10,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mgc_jax.errors import UserError
 
+DATA = "data"  # the mesh axis that clips are dealt to
+
+
+def dealt(axis: int = 0) -> PartitionSpec:
+    """Splits this axis of an array over the devices, and no other."""
+    return PartitionSpec(*[None] * axis, DATA)
+
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh with one axis, `data`, over the given devices (by default all, process by process).
@@ -23,7 +30,7 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
         if len(set(counts.values())) > 1:
             named = ", ".join(f"process {index} has {number}" for index, number in sorted(counts.items()))
             raise UserError(f"all processes need the same number of devices: {named}")
-    return Mesh(np.array(list(devices)), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(list(devices)), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def on_cpu(mesh: Mesh) -> bool:
@@ -38,7 +45,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
     """Splits the rows (first axis, or another) of every array over the devices; a process sends its devices' rows."""
-    return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
+    return _place(tree, NamedSharding(mesh, dealt(axis)))
 
 
 def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: Mesh, axis: int = 0) -> jax.Array:
@@ -56,7 +63,7 @@ def shard_rows(shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh
         start, stop, _ = index[axis].indices(shape[axis])
         return rows(slice(start, stop))
 
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    sharding = NamedSharding(mesh, dealt(axis))
     return jax.make_array_from_callback(shape, sharding, part)
 
 

@@ -7,9 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec, get_abstract_mesh
 
-from mgc_jax.runtime.devices import undeal
-
-DATA = "data"  # the mesh axis that clips are dealt to
+from mgc_jax.runtime.devices import DATA, dealt, undeal
 
 
 def on_cpu() -> bool:
@@ -49,7 +47,7 @@ def on_own_clips(
         return function
 
     def spec(axis: int | None) -> PartitionSpec:
-        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
+        return PartitionSpec() if axis is None else dealt(axis)
 
     outs = jax.tree.map(spec, out_axes, is_leaf=lambda axis: axis is None)
     return jax.shard_map(function, in_specs=tuple(map(spec, in_axes)), out_specs=outs, check_vma=False)
@@ -86,4 +84,4 @@ def split_rows(rows: jax.Array) -> jax.Array:
     devices = data_devices()
     if devices == 1 or len(rows) % devices:
         return rows
-    return jax.lax.with_sharding_constraint(rows, PartitionSpec(DATA))
+    return jax.lax.with_sharding_constraint(rows, dealt())

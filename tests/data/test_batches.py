@@ -6,16 +6,8 @@ import pytest
 from helpers import bags_in
 
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
-from mgc_jax.data.batches import (
-    Parts,
-    TrainBatches,
-    assign_bins,
-    fill_bins,
-    first_fit,
-    most_rows,
-    pad,
-    split_long_bags,
-)
+from mgc_jax.data.batches import TrainBatches, pad
+from mgc_jax.data.packing import Parts, assign_bins, fill_bins, first_fit, most_rows, split_long_bags
 from mgc_jax.papers import matt
 from mgc_jax.runtime.devices import deal
 

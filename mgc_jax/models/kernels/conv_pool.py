@@ -21,6 +21,7 @@ from mgc_jax.models import operations
 from mgc_jax.models.kernels.winograd import clips_at_once, conv3x3, conv3x3_gradients
 from mgc_jax.models.operations import moments, weight_fraction
 from mgc_jax.runtime import platform
+from mgc_jax.runtime.devices import DATA
 
 _BLOCK_POSITIONS = 4096  # of a one-channel map at a time; between 2048 and 8192, both measured faster than 32768
 
@@ -328,9 +329,9 @@ def _pooled_with_moments(
     if devices == 1:
         return pooled, mean, var
     number = jnp.sum(weight)
-    share = number / jnp.maximum(lax.psum(number, platform.DATA), 1.0)
-    whole = lax.psum(share * mean, platform.DATA)
-    return pooled, whole, lax.psum(share * (var + jnp.square(mean - whole)), platform.DATA)
+    share = number / jnp.maximum(lax.psum(number, DATA), 1.0)
+    whole = lax.psum(share * mean, DATA)
+    return pooled, whole, lax.psum(share * (var + jnp.square(mean - whole)), DATA)
 
 
 def conv_norm_pool(

@@ -23,7 +23,7 @@ def time_conv_pool(x: jax.Array, kernel: jax.Array, window: tuple[int, int]) -> 
     if not platform.on_cpu():
         return max_pool(operations.conv2d(x, kernel, "VALID"), window, "VALID")
     by_clip = functools.partial(_clipwise_time_conv_pool, window=window)
-    return platform.on_own_clips(lambda x, kernel: by_clip(x, kernel), len(x), (0, None), 0)(x, kernel)
+    return platform.on_own_clips(by_clip, len(x), (0, None), 0)(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
