@@ -317,7 +317,7 @@ def test_the_step_compiles_once(tmp_path, corpus):
 EVERYTHING = {
     "batch.sampling": "sqrt", "batch.sub_bags": True, "loss.name": "focal", "loss.label_smoothing": 0.1,
     "loss.bag_weight": "size", "loss.class_weights": "class_balanced", "optimizer.ema": 0.8,
-    "optimizer.plateau_factor": 0.5, "optimizer.plateau_patience": 1, "optimizer.warmup_epochs": 0.5,
+    "optimizer.plateau_factor": 0.5, "optimizer.plateau_patience": 4, "optimizer.warmup_epochs": 0.5,
     "model.dtype": "bfloat16", **AUGMENTED, "augment.crop_frames": 32,
 }  # fmt: skip
 
@@ -325,7 +325,10 @@ EVERYTHING = {
 @pytest.mark.slow
 def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
     corpus = make_corpus(num_clips=300)
-    config = small_config(tmp_path, corpus, **{**EVERYTHING, "train.epochs": 8, "train.classifier_epochs": 3})
+    # Wide enough to learn from any seed in spite of all that: narrower ones fail for half of them.
+    wide = {"model.encoder.filters": (8, 8), "model.encoder.gru_units": 8, "model.encoder.features": 16}
+    changes = {**EVERYTHING, **wide, "train.epochs": 12, "train.classifier_epochs": 3}
+    config = small_config(tmp_path, corpus, **changes)
     whole = modes.train(config, tmp_path / "whole")
     validation = whole["splits"]["validation"]
     assert validation["clip_mean"]["accuracy"] > validation["majority_accuracy"] + 0.15
@@ -333,8 +336,8 @@ def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch)
     class Stop(Exception):
         pass
 
-    steps = whole["last_step"] // 11
-    for stop in (3 * steps, 8 * steps, 9 * steps):  # in the first phase, between the phases, in the second
+    steps = whole["last_step"] // 15
+    for stop in (3 * steps, 12 * steps, 13 * steps):  # in the first phase, between the phases, in the second
         save = Checkpoints.save
 
         def save_and_stop(self, state, meta, metrics, stop=stop, save=save):
@@ -348,7 +351,7 @@ def test_all_options_at_once_learn_and_resume_bit_for_bit(tmp_path, monkeypatch)
                 modes.train(config, tmp_path / "interrupted")
     again = modes.train(config, tmp_path / "interrupted")
     assert again["splits"] == whole["splits"]
-    assert again["best_step"] == whole["best_step"] > 8 * steps  # of the last phase
+    assert again["best_step"] == whole["best_step"] > 12 * steps  # of the last phase
     one, two = (final_state(config, tmp_path / name) for name in ("whole", "interrupted"))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
