@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 
 from mgc_jax.runtime.xla_flags import use_cpu_flags
 
@@ -18,8 +19,9 @@ from mgc_jax.data.inputs import Inputs
 from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.models.classifier import build_model, split_model
-from mgc_jax.runtime.devices import data_mesh, replicate
+from mgc_jax.runtime.devices import data_mesh, deal, replicate
 from mgc_jax.runtime.environment import describe_environment
+from mgc_jax.runtime.platform import dealt_over
 from mgc_jax.training.optimizer import make_optimizer
 from mgc_jax.training.step import make_loss, make_train_step
 
@@ -97,8 +99,10 @@ class Ours(Peer):
         self.problem, options = problem, problem.options
         self.config = read_config(options["config"])
         self.config.model.dtype = options["dtype"]
-        self.mesh = data_mesh(jax.devices()[:1])
         rows, slots = problem.segment.shape
+        # A device per core, as the peers have a thread per core; of GPUs one, as the peers.
+        devices = math.gcd(rows * slots, jax.device_count()) if jax.default_backend() == "cpu" else 1
+        self.mesh = data_mesh(jax.devices()[:devices])
         statistics = Standardization(*(np.full(options["clip_shape"][-1], value, np.float32) for value in (0, 1)))
         self.inputs = Inputs(self.config, tuple(options["clip_shape"]), None, statistics)
         index = np.arange(rows * slots, dtype=np.int32)
@@ -114,7 +118,9 @@ class Ours(Peer):
 
         def scores(params, batch_stats, batch, clips):
             model = nnx.merge(graph, params, batch_stats)
-            return model(self.inputs.evaluation(clips.take()), batch.real, batch.at, batch.segment)[0]
+            with dealt_over(self.mesh):
+                real = deal(batch.real, self.mesh.size)
+                return model(self.inputs.evaluation(clips.take()), real, batch.at, batch.segment)[0]
 
         self.scores = jax.jit(scores)
         self.weights = (self.state.params, self.state.batch_stats)
