@@ -69,13 +69,13 @@ class Scorer:
             with platform.dealt_over(mesh):
                 return _embeddings(nnx.merge(graph, params, batch_stats), inputs.evaluation(clips.take()))
 
-        def score(params, batch_stats, embeddings, segment):
-            scores, attention = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment)
+        def score(params, batch_stats, embeddings, segment, bags):
+            scores, attention = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment, bags=bags)
             # A clip has a weight in its own bag alone: the sum over the bags is that weight.
             return adjust(scores, adjustment), jnp.moveaxis(attention.sum(axis=1), -1, 1)
 
         self._embed: Callable[..., jax.Array] = jax.jit(embed)
-        self._score: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(score)
+        self._score: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(score, static_argnames="bags")
 
     def embed(self, params: Any, batch_stats: Any, clips: ClipStore, rows: np.ndarray) -> np.ndarray:
         """Embeds clips, a chunk at a time; the last one is filled up with others.
@@ -119,12 +119,14 @@ class Scorer:
         num_rows = -(-num_rows // chunk) * chunk
         parts = split_long_bags(bags.offsets, capacity)  # none is: a part is a bag
         packed = pack(bags, parts, np.ones(len(bags)), row, num_rows, capacity)
+        places = bag_places(int(np.bincount(row).max()), capacity)
         pooled = _fetched(
             self._score(
                 params,
                 batch_stats,
                 shard(embeddings[packed.clip[begin : begin + chunk]], self._mesh),
                 shard(packed.segment[begin : begin + chunk], self._mesh),
+                bags=places,
             )
             for begin in range(0, num_rows, chunk)
         )
@@ -174,6 +176,19 @@ def row_slots(longest: int) -> int:
     """
     step = max(64, 2 ** (longest.bit_length() - 3))
     return -(-longest // step) * step
+
+
+def bag_places(most: int, slots: int) -> int:
+    """Returns the places for bags in a row: half of the slots or all of them, so that few programs are compiled.
+
+    Fewer are less work: MATT looks at every place with all its queries.
+
+    Args:
+        most: bags of a row.
+        slots: its slots.
+    """
+    half = -(-slots // 2)
+    return half if most <= half else slots
 
 
 def _embeddings(model: BagClassifier, x: Float[Array, "clip ..."]) -> Float[Array, "clip feature"]:

@@ -11,6 +11,7 @@ from mgc_jax.config.keys import default
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_dispatches
 from mgc_jax.inference import CheckpointMeta
+from mgc_jax.models.pooling import Segments
 
 GENRES = ("Rock", "Folk", "Jazz")
 # What a checkpoint says of itself.
@@ -76,6 +77,11 @@ def small_config(folder: Path, corpus: Corpus, **changes):
     config.update_from_flattened_dict(changes)
     validate(config)
     return config
+
+
+def segments_of(segment):
+    """Segments of clips with as many places for bags as slots."""
+    return Segments(jnp.asarray(segment), segment.shape[1])
 
 
 def score_in_rows(model, clips, segment, target=None, **options):

@@ -101,6 +101,7 @@ def test_a_second_call_compiles_nothing(exported, caplog):
     segment = np.arange(900) // 9
     assert compiled(caplog, lambda: exported(clips, segment)) == 2  # to embed and to pool
     assert compiled(caplog, lambda: exported(clips, segment)) == 0
+    assert compiled(caplog, lambda: exported(clips)) == 1  # more bags in a row
     assert compiled(caplog, lambda: exported(clips)) == 0
     assert compiled(caplog, lambda: exported(clips[:777], segment[:777])) == 0
     assert compiled(caplog, lambda: exported(clips.astype(float)[::-1], np.zeros(900, int))) == 1  # a longer bag
@@ -110,8 +111,8 @@ def test_calls_with_any_number_of_clips_compile_few_programs(tmp_path, caplog):
     _, model = make(tmp_path, **{"eval.batch_clips": 64})
     model = dataclasses.replace(model, mesh=data_mesh(jax.devices()[:1]))
     clips = RNG.normal(size=(70, 6))
-    # 1, 2, 4, ..., 64 clips, and 1 or 2 rows.
-    assert compiled(caplog, lambda: [model(clips[:number]) for number in range(1, 71)]) == 7 + 2
+    # 1, 2, 4, ..., 64 clips; a row with up to 32 or 64 bags, or two rows.
+    assert compiled(caplog, lambda: [model(clips[:number]) for number in range(1, 71)]) == 7 + 3
 
 
 def test_the_number_of_devices_changes_nothing(exported):

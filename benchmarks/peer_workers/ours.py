@@ -22,6 +22,7 @@ from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.devices import data_mesh, deal, replicate
 from mgc_jax.runtime.environment import describe_environment
 from mgc_jax.runtime.platform import dealt_over
+from mgc_jax.scoring import bag_places
 from mgc_jax.training.optimizer import make_optimizer
 from mgc_jax.training.step import make_loss, make_train_step
 
@@ -114,13 +115,13 @@ class Ours(Peer):
         self.batch = replicate(Batch(index, real, at, problem.segment, label, label, weight), self.mesh)
         self.key = jax.random.key(0)
         self.step, self.state = self.make_step(self.config.model)
-        graph = self.graph
+        graph, places = self.graph, bag_places(problem.label.shape[1], slots)
 
         def scores(params, batch_stats, batch, clips):
             model = nnx.merge(graph, params, batch_stats)
             with dealt_over(self.mesh):
                 real = deal(batch.real, self.mesh.size)
-                return model(self.inputs.evaluation(clips.take()), real, batch.at, batch.segment)[0]
+                return model(self.inputs.evaluation(clips.take()), real, batch.at, batch.segment, bags=places)[0]
 
         self.scores = jax.jit(scores)
         self.weights = (self.state.params, self.state.batch_stats)

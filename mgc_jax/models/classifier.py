@@ -12,7 +12,7 @@ from mgc_jax.config.keys import KERNELS
 from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
-from mgc_jax.models.pooling import POOLINGS, Target
+from mgc_jax.models.pooling import POOLINGS, Segments, Target
 from mgc_jax.models.recurrent import use_gru_kernels
 from mgc_jax.runtime.platform import in_order, split_rows
 
@@ -41,9 +41,10 @@ class BagClassifier(nnx.Module):
         segment: Int[Array, "row slot"],
         target: Target | None = None,
         *,
+        bags: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "row slot genre"], dict[str, jax.Array]]:
+    ) -> tuple[Float[Array, "row bag genre"], dict[str, jax.Array]]:
         """Embeds clips and scores the bags of each row.
 
         Args:
@@ -52,6 +53,7 @@ class BagClassifier(nnx.Module):
             at: which clip is in each slot, as they are before they are dealt; any one where there is none.
             segment: the bag of each clip within its row; the number of slots where there is no clip.
             target: genre and sub-genre of each bag: in training, for the poolings that use them.
+            bags: places for bags in a row, if they are fewer than the slots.
             train: batch statistics and dropout.
             rngs: with a stream `dropout`, in training.
 
@@ -59,7 +61,9 @@ class BagClassifier(nnx.Module):
             Log scores of each bag, and `aux` with `embedding` [clip, feature] (not dealt) and `attention`.
         """
         embeddings = in_order(self.embed(clips, mask, train=train, rngs=rngs))
-        scores, attention = self.score_bags(split_rows(embeddings[at]), segment, target, train=train, rngs=rngs)
+        scores, attention = self.score_bags(
+            split_rows(embeddings[at]), segment, target, bags=bags, train=train, rngs=rngs
+        )
         return scores, {"embedding": embeddings, "attention": attention}
 
     def embed(
@@ -79,9 +83,10 @@ class BagClassifier(nnx.Module):
         segment: Int[Array, "row slot"],
         target: Target | None = None,
         *,
+        bags: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "row slot genre"], jax.Array]:
+    ) -> tuple[Float[Array, "row bag genre"], jax.Array]:
         """Pools embeddings and classifies the bags; returns their log scores, and the attention weights.
 
         Pooling and head work in float32, whatever the encoder's type.
@@ -90,7 +95,8 @@ class BagClassifier(nnx.Module):
         def classify(vectors: Float[Array, "*leading feature"]) -> Float[Array, "*leading genre"]:
             return self.head(self.dropout(vectors, deterministic=not train, rngs=rngs))
 
-        return self.pooling(embeddings.astype(jnp.float32), segment, target, classify)
+        segments = Segments(segment, segment.shape[1] if bags is None else bags)
+        return self.pooling(embeddings.astype(jnp.float32), segments, target, classify)
 
 
 def build_model(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import CHECKPOINT_META
+from helpers import CHECKPOINT_META, segments_of
 
 from mgc_jax.config.keys import default
 from mgc_jax.data.batches import Batch
@@ -30,7 +30,7 @@ def attention_of(score, embeddings, seed, scale=1.0):
     rng = np.random.default_rng(seed)
     state = nnx.state(pooling, nnx.Param)
     nnx.update(pooling, jax.tree.map(lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32), state))
-    _, attention = pooling.views.every(embeddings, jnp.zeros(embeddings.shape[:2], int))
+    _, attention = pooling.views.every(embeddings, segments_of(jnp.zeros(embeddings.shape[:2], int)))
     return np.asarray(attention[:, 0], np.float64)
 
 
@@ -73,9 +73,9 @@ def test_under_equation_1_no_clip_weighs_more_than_e_squared_times_another(bags)
 def test_the_bias_of_equation_1_has_no_effect(bags):
     pooling = MattPooling(FEATURES, GENRES, score="additive", rngs=nnx.Rngs(0))
     segment = jnp.zeros(bags.shape[:2], int)
-    before, _ = pooling.views.every(bags, segment)
+    before, _ = pooling.views.every(bags, segments_of(segment))
     pooling.views.bias[...] = jnp.asarray(3.0)
-    np.testing.assert_allclose(pooling.views.every(bags, segment)[0], before, atol=1e-5)
+    np.testing.assert_allclose(pooling.views.every(bags, segments_of(segment))[0], before, atol=1e-5)
 
 
 def head(rng, features):
@@ -97,8 +97,8 @@ def test_without_sub_genres_the_hierarchy_is_matt(bags, train_query):
     segment = jnp.asarray(np.random.default_rng(4).integers(0, 3, bags.shape[:2]))
     label = jnp.asarray(np.random.default_rng(5).integers(0, GENRES, bags.shape[:2]))
     for target in (None, Target(label, label)):
-        expected = matt(bags, segment, target, lambda vectors: vectors @ joined)
-        for a, b in zip(tree(bags, segment, target, classify), expected, strict=True):
+        expected = matt(bags, segments_of(segment), target, lambda vectors: vectors @ joined)
+        for a, b in zip(tree(bags, segments_of(segment), target, classify), expected, strict=True):
             np.testing.assert_allclose(a[:, :3], b[:, :3], rtol=1e-4, atol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_a_sub_genre_can_only_raise_the_score_of_its_genre(bags):
     nnx.update(large.genres, nnx.state(small.genres))
     large.subgenres.queries[...] = jnp.concatenate([small.subgenres.queries[...], 5 * jnp.ones((1, FEATURES))])
     _, classify = head(np.random.default_rng(3), small.features)
-    before, after = (np.asarray(p(bags, segment, None, classify)[0][:, 0]) for p in (small, large))
+    before, after = (np.asarray(p(bags, segments_of(segment), None, classify)[0][:, 0]) for p in (small, large))
     others = [0, 1, 3, 4]
     np.testing.assert_allclose(after[:, others], before[:, others], rtol=1e-5, atol=1e-6)
     assert (after[:, 2] >= before[:, 2] - 1e-5).all()
@@ -132,7 +132,9 @@ def test_on_bags_of_one_clip_every_view_is_the_clip():
     matt = MattPooling(FEATURES, GENRES, rngs=nnx.Rngs(0))
     expected = jax.nn.log_softmax(classify(jnp.tanh(clips)))
     for target in (None, Target(label, label)):
-        np.testing.assert_allclose(matt(clips, segment, target, classify)[0], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            matt(clips, segments_of(segment), target, classify)[0], expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_own_queries_are_one_function_for_training_and_evaluation(bags):
@@ -140,7 +142,7 @@ def test_own_queries_are_one_function_for_training_and_evaluation(bags):
     _, classify = head(np.random.default_rng(1), FEATURES)
     segment = jnp.zeros(bags.shape[:2], int)
     target = Target(jnp.ones_like(segment), jnp.ones_like(segment))
-    np.testing.assert_array_equal(*(matt(bags, segment, t, classify)[0] for t in (None, target)))
+    np.testing.assert_array_equal(*(matt(bags, segments_of(segment), t, classify)[0] for t in (None, target)))
 
 
 def model_with(name="matt", seed=0, **options):

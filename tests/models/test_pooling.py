@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import score_in_rows
+from helpers import score_in_rows, segments_of
 from pooling_reference import PARENTS, REFERENCES, log_softmax, softmax, weights_of
 
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, describe_model
-from mgc_jax.models.pooling import POOLINGS, Target
+from mgc_jax.models.pooling import POOLINGS, Segments, Target
 
 SEGMENT = np.array([[0, 0, 0, 1, 2, 2, 7], [0, 1, 1, 1, 1, 7, 7]])  # 7: no clip
 BAGS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
@@ -66,21 +66,21 @@ def build(name, options=(), features=5):
 
 @functools.cache
 def compiled(name, options):
-    """A built pooling, its head, and run(embeddings, segment, target) -> (scores, attention, gradients).
+    """A built pooling, its head, and run(embeddings, segment, target, bags) -> (scores, attention, gradients).
 
     The gradients, by the weights and by the embeddings, are those of the sum of the first genre's scores.
     """
     pooling, classify = build(name, options)
     graph, params, rest = nnx.split(pooling, nnx.Param, ...)
 
-    def loss(params, embeddings, segment, target):
-        scores, attention = nnx.merge(graph, params, rest)(embeddings, segment, target, classify)
-        return jnp.sum(jnp.where(REAL_BAG, scores[..., 0], 0)), (scores, attention)
+    def loss(params, embeddings, segments, target):
+        scores, attention = nnx.merge(graph, params, rest)(embeddings, segments, target, classify)
+        return jnp.sum(jnp.where(REAL_BAG[:, : segments.bags], scores[..., 0], 0)), (scores, attention)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
-    def run(embeddings, segment, target):
-        (_, outputs), gradients = step(params, embeddings, segment, target)
+    def run(embeddings, segment, target, bags=7):
+        (_, outputs), gradients = step(params, embeddings, Segments(jnp.asarray(segment), bags), target)
         return jax.tree.map(np.asarray, (*outputs, gradients))
 
     return pooling, classify, run
@@ -130,6 +130,18 @@ def test_neither_the_order_of_the_slots_nor_what_is_in_empty_ones_matters(name, 
 
 
 @every_pooling
+def test_fewer_places_for_bags_change_nothing(name, options, embeddings, target):
+    run = compiled(name, options)[-1]
+    for truth in (target, None):
+        places = truth and jax.tree.map(lambda values: values[:, :4], truth)
+        many, few = run(embeddings, SEGMENT, truth), run(embeddings, SEGMENT, places, bags=4)
+        for all_places, four in zip(many[:2], few[:2], strict=True):
+            assert four.shape == (2, 4, *all_places.shape[2:])
+            np.testing.assert_allclose(four[REAL_BAG[:, :4]], all_places[REAL_BAG], rtol=1e-5, atol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), many[2], few[2])
+
+
+@every_pooling
 def test_a_bag_of_equal_clips_is_one_clip(name, options, embeddings):
     _, classify, run = compiled(name, options)
     clips = np.broadcast_to(embeddings[:, :1], embeddings.shape)
@@ -151,9 +163,9 @@ def test_the_mean_under_a_linear_head_is_the_mean_of_the_clips_logits(embeddings
 def test_equal_maxima_share_weight_and_gradient():
     pooling = POOLINGS["max"](2, 2, rngs=nnx.Rngs(0))
     clips, segment = jnp.array([[[1.0, 0.0], [1.0, 3.0], [0.0, 3.0]]]), jnp.zeros((1, 3), int)
-    _, attention = pooling(clips, segment, None, lambda vectors: vectors)
+    _, attention = pooling(clips, segments_of(segment), None, lambda vectors: vectors)
     np.testing.assert_allclose(attention[0, 0], [0.25, 0.5, 0.25])
-    gradient = jax.grad(lambda x: pooling(x, segment, None, lambda v: v)[0][0, 0, 0])(clips)
+    gradient = jax.grad(lambda x: pooling(x, segments_of(segment), None, lambda v: v)[0][0, 0, 0])(clips)
     p = 1 / (1 + np.exp(1 - 3))  # of the second genre, whose logit is 3
     np.testing.assert_allclose(gradient[0], [[p / 2, 0], [p / 2, -p / 2], [0, -p / 2]], rtol=1e-5, atol=1e-7)
 
@@ -164,7 +176,9 @@ def test_noisy_or_is_exact_for_certain_clips():
 
     @jax.jit
     def scores(clips):
-        return pooling(clips[None], jnp.zeros((1, len(clips)), int), None, lambda vectors: vectors)[0][0, 0]
+        return pooling(clips[None], segments_of(jnp.zeros((1, len(clips)), int)), None, lambda vectors: vectors)[0][
+            0, 0
+        ]
 
     alone = jnp.array([[200.0, 0.0, -200.0]])
     np.testing.assert_allclose(scores(alone), [0, -200, -400])
@@ -181,7 +195,9 @@ def test_noisy_or_needs_one_sure_clip_and_the_mean_does_not():
     segment = jnp.zeros((1, 4), int)
 
     def bag(name):
-        return np.exp(POOLINGS[name](2, 2, rngs=nnx.Rngs(0))(clips[None], segment, None, lambda v: v)[0][0, 0])
+        return np.exp(
+            POOLINGS[name](2, 2, rngs=nnx.Rngs(0))(clips[None], segments_of(segment), None, lambda v: v)[0][0, 0]
+        )
 
     p = softmax(np.asarray(clips, np.float64))
     np.testing.assert_allclose(bag("mean_probability"), p.mean(0), rtol=1e-5)

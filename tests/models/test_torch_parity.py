@@ -53,7 +53,7 @@ WITH_DROPOUT = ("crnn", "crnn_tf", "mlp")
 
 
 def _runs(case):
-    """In training or not, and the form of our convolutions (the library's, or made for one CPU device)."""
+    """In training or not, and the form of our convolutions (the library's, or made for CPUs)."""
     if case in WITH_BATCH_NORM:
         return [(False, "library"), (True, "library"), (True, "cpu")]
     return [(False, "library"), (False, "cpu")] if case in ("cnn5", "parallel_cnn") else [(False, "library")]

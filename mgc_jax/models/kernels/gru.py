@@ -344,8 +344,8 @@ def _on_blocks(
 def _over_devices(function: Callable[..., Array], rule: str, replicated: tuple[str, ...]) -> Callable[..., Array]:
     """Lets every device run the kernels on its own rows.
 
-    Without it, a partitioned program would gather all rows on every device, as it cannot look into a kernel. The
-    models do not know the mesh, so it is not `shard_map`, which needs one.
+    Without it, a partitioned program would gather all rows on every device, as it cannot look into a kernel. It
+    also works outside of `platform.dealt_over`, where `on_own_clips` knows no mesh.
     """
     partitioned = custom_partitioning(function, static_argnums=(0,))
 

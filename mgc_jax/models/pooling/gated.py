@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mgc_jax.models.pooling.options import check_size
-from mgc_jax.models.pooling.segments import Classify, Target, membership, softmax_in_bag, weighted_sum
+from mgc_jax.models.pooling.segments import Classify, Segments, Target, membership, softmax_in_bag, weighted_sum
 
 
 class GatedAttentionPooling(nnx.Module):
@@ -37,11 +37,11 @@ class GatedAttentionPooling(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
         scores = self.output(jnp.tanh(self.content(embeddings)) * jax.nn.sigmoid(self.gate(embeddings)))
-        attention = softmax_in_bag(scores.swapaxes(1, 2), membership(segment))
+        attention = softmax_in_bag(scores.swapaxes(1, 2), membership(segments))
         return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention

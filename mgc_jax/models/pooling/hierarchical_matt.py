@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mgc_jax.models.pooling.matt import QueryViews, check_matt_options
-from mgc_jax.models.pooling.segments import Classify, Target
+from mgc_jax.models.pooling.segments import Classify, Segments, Target
 
 
 class HierarchicalMattPooling(nnx.Module):
@@ -67,21 +67,21 @@ class HierarchicalMattPooling(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot *genre slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag *genre slot"]]:
         """Returns log scores of the bags, and the clips' weights, the mean of both levels'.
 
         The weights are those of the gold path, or for each genre those of its best path.
         """
         if target is not None and self.train_query == "gold":
-            genre, genre_attention = self.genres.one(embeddings, segment, target.label)
-            subgenre, subgenre_attention = self.subgenres.one(embeddings, segment, target.subgenre)
+            genre, genre_attention = self.genres.one(embeddings, segments, target.label)
+            subgenre, subgenre_attention = self.subgenres.one(embeddings, segments, target.subgenre)
             logits = classify(jnp.concatenate([genre, subgenre], axis=-1))
             return jax.nn.log_softmax(logits), (genre_attention + subgenre_attention) / 2
-        genres, genre_attention = self.genres.every(embeddings, segment)
-        subgenres, subgenre_attention = self.subgenres.every(embeddings, segment)
+        genres, genre_attention = self.genres.every(embeddings, segments)
+        subgenres, subgenre_attention = self.subgenres.every(embeddings, segments)
         parents = np.array(self.parents)
         logits = classify(jnp.concatenate([genres[:, :, parents], subgenres], axis=-1))
         logs = logits if self.train_query == "own" else jax.nn.log_softmax(logits)
@@ -94,7 +94,7 @@ class HierarchicalMattPooling(nnx.Module):
             (genre_attention + best_attention) / 2,
         )
 
-    def _best_paths(self, of_path: Float[Array, "row slot path"]) -> Int[Array, "row slot genre"]:
+    def _best_paths(self, of_path: Float[Array, "row bag path"]) -> Int[Array, "row bag genre"]:
         """Returns the path with the highest score of each genre."""
         of_genre = np.array(self.parents) == np.arange(self.num_genres)[:, None]
         return jnp.argmax(jnp.where(of_genre, of_path[:, :, None], -jnp.inf), axis=-1)

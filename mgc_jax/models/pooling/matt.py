@@ -6,7 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mgc_jax.models.pooling.options import check_choice, check_size
-from mgc_jax.models.pooling.segments import Classify, Target, membership, of_own_bag, softmax_in_bag, weighted_sum
+from mgc_jax.models.pooling.segments import (
+    Classify,
+    Segments,
+    Target,
+    membership,
+    of_own_bag,
+    softmax_in_bag,
+    weighted_sum,
+)
 
 SCORES = ("dot", "scaled_dot", "additive", "hidden")
 ACTIVATIONS = ("tanh", "none")
@@ -80,20 +88,20 @@ class QueryViews(nnx.Module):
     def one(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
-        query: Int[Array, "row slot"],
-    ) -> tuple[Float[Array, "row slot feature"], Float[Array, "row slot slot2"]]:
+        segments: Segments,
+        query: Int[Array, "row bag"],
+    ) -> tuple[Float[Array, "row bag feature"], Float[Array, "row bag slot"]]:
         """Returns each bag's view under one query, given per bag, and the clips' weights."""
-        query_of_clip = of_own_bag(query, segment)
+        query_of_clip = of_own_bag(query, segments)
         scores = jnp.take_along_axis(self.scores(embeddings), query_of_clip[:, None], axis=1)
-        attention = softmax_in_bag(scores, membership(segment))
+        attention = softmax_in_bag(scores, membership(segments))
         return self._activate(weighted_sum(attention, embeddings)), attention
 
     def every(
-        self, embeddings: Float[Array, "row slot feature"], segment: Int[Array, "row slot"]
-    ) -> tuple[Float[Array, "row slot query feature"], Float[Array, "row slot query slot2"]]:
+        self, embeddings: Float[Array, "row slot feature"], segments: Segments
+    ) -> tuple[Float[Array, "row bag query feature"], Float[Array, "row bag query slot"]]:
         """Returns each bag's views under all queries, and the clips' weights."""
-        attention = softmax_in_bag(self.scores(embeddings)[:, None], membership(segment)[:, :, None])
+        attention = softmax_in_bag(self.scores(embeddings)[:, None], membership(segments)[:, :, None])
         return self._activate(weighted_sum(attention, embeddings)), attention
 
     def _activate(self, vectors: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -154,15 +162,15 @@ class MattPooling(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot *genre slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag *genre slot"]]:
         """Returns log scores of the bags, and the clips' weights: for the gold query, or for each genre."""
         if target is not None and self.train_query == "gold":
-            vectors, attention = self.views.one(embeddings, segment, target.label)
+            vectors, attention = self.views.one(embeddings, segments, target.label)
             return jax.nn.log_softmax(classify(vectors)), attention
-        vectors, attention = self.views.every(embeddings, segment)
+        vectors, attention = self.views.every(embeddings, segments)
         logits = classify(vectors)
         if self.train_query == "own":
             return jax.nn.log_softmax(jnp.diagonal(logits, axis1=2, axis2=3)), attention

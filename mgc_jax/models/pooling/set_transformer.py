@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mgc_jax.errors import UserError
 from mgc_jax.models.pooling.options import check_size
-from mgc_jax.models.pooling.segments import Classify, Target, membership, softmax_in_bag
+from mgc_jax.models.pooling.segments import Classify, Segments, Target, membership, softmax_in_bag
 
 
 class Attention(nnx.Module):
@@ -119,14 +119,15 @@ class SetTransformerPooling(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
-        same_bag = segment[:, :, None] == segment[:, None]
+        same_bag = segments.of_clip[:, :, None] == segments.of_clip[:, None]
         x = self.embed(embeddings)
         for block in self.layers:
             x, _ = block(x, x, same_bag)
-        vectors, attention = self.pool(jnp.broadcast_to(self.seed[...], x.shape), x, membership(segment))
+        seeds = jnp.broadcast_to(self.seed[...], (len(x), segments.bags, x.shape[-1]))
+        vectors, attention = self.pool(seeds, x, membership(segments))
         return jax.nn.log_softmax(classify(self.norm(vectors))), attention

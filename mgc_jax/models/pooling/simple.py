@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mgc_jax.models.pooling.segments import (
     Classify,
+    Segments,
     Target,
     log_sum_in_bag,
     membership,
@@ -36,12 +37,12 @@ class MeanPooling(_Weightless):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
-        attention = uniform(membership(segment))
+        attention = uniform(membership(segments))
         return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention
 
 
@@ -55,18 +56,18 @@ class MaxPooling(_Weightless):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
-        member = membership(segment)
+        member = membership(segments)
         values = jax.lax.stop_gradient(embeddings)  # the maxima are only compared with; the gradient takes the shares
-        in_row = functools.partial(jax.ops.segment_max, num_segments=segment.shape[1])
-        maximum = jax.vmap(in_row)(values, segment)
-        wins = (values == of_own_bag(maximum, segment)).astype(embeddings.dtype)
+        in_row = functools.partial(jax.ops.segment_max, num_segments=segments.bags)
+        maximum = jax.vmap(in_row)(values, segments.of_clip)
+        wins = (values == of_own_bag(maximum, segments)).astype(embeddings.dtype)
         ties = weighted_sum(member.astype(embeddings.dtype), wins)
-        share = wins / jnp.maximum(of_own_bag(ties, segment), 1)
+        share = wins / jnp.maximum(of_own_bag(ties, segments), 1)
         vectors = weighted_sum(member.astype(embeddings.dtype), share * embeddings)
         return jax.nn.log_softmax(classify(vectors)), jnp.where(member, share.mean(-1)[:, None], 0)
 
@@ -77,12 +78,12 @@ class MeanProbabilityPooling(_Weightless):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
-        member = membership(segment)
+        member = membership(segments)
         logs = jax.nn.log_softmax(classify(embeddings))
         size = jnp.maximum(member.sum(-1, keepdims=True), 1)
         return log_sum_in_bag(logs, member) - jnp.log(size), uniform(member)
@@ -98,12 +99,12 @@ class NoisyOrPooling(_Weightless):
     def __call__(
         self,
         embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
+        segments: Segments,
         target: Target | None,
         classify: Classify,
-    ) -> tuple[Float[Array, "row slot genre"], Float[Array, "row slot genre slot2"]]:
+    ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag genre slot"]]:
         """Returns log scores of the bags, and the clips' weights for each genre."""
-        member = membership(segment)
+        member = membership(segments)
         log_evidence = _log_softplus(_log_odds(classify(embeddings)))  # of -log(1 - p)
         attention = softmax_in_bag(log_evidence.swapaxes(1, 2)[:, None], member[:, :, None])
         scores = _log_probability(log_sum_in_bag(log_evidence, member))
