@@ -20,11 +20,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgc_jax" / "xla"
 
 
-def keep_compiled_programs(*, small: bool = False) -> None:
+def keep_compiled_programs() -> None:
     """Makes JAX keep what it compiles from here on, unless the user chose otherwise. Does not import JAX.
 
-    Args:
-        small: also programs that compile in less than a second: for many runs that compile the same ones.
+    Small programs too: a run compiles a hundred of them, which together take as long as a large one.
     """
     if _chosen_by_user():
         return
@@ -36,11 +35,14 @@ def keep_compiled_programs(*, small: bool = False) -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: the user's home is unknown
         log.info("compiled programs are not kept for the next run: %s", error)
         return
-    settings: dict[str, str | float] = {"jax_compilation_cache_dir": str(folder)}
-    if small:
-        settings["jax_persistent_cache_min_compile_time_secs"] = 0.0
-        settings["jax_persistent_cache_min_entry_size_bytes"] = -1
+    settings: dict[str, str | float] = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     for name, value in settings.items():
+        if name.upper() in os.environ:
+            continue
         if "jax" in sys.modules:
             sys.modules["jax"].config.update(name, value)
         else:

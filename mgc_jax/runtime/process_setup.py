@@ -10,7 +10,7 @@ from mgc_jax.runtime.terminal import LOGGERS, log_to_terminal
 from mgc_jax.runtime.xla_flags import use_cpu_flags
 
 
-def prepare_process(*loggers: str, small_programs: bool = False, cpu_devices: int | None = 0) -> None:
+def prepare_process(*loggers: str, cpu_devices: int | None = 0) -> None:
     """Sets up the process as the commands do. Call it first in a script: on a CPU the script starts again.
 
     1. On a CPU under Linux the program starts again with huge pages, unless the session is interactive
@@ -25,11 +25,10 @@ def prepare_process(*loggers: str, small_programs: bool = False, cpu_devices: in
 
     Args:
         loggers: names of those that are shown; by default all of `mgc_jax` and `tfds_fma`.
-        small_programs: keep also compiled programs that took less than a second.
         cpu_devices: CPU devices of JAX; 0: one per core, at most 8; None: `XLA_FLAGS` stay as they are.
     """
     restart_with_huge_pages()
     if cpu_devices is not None:
         use_cpu_flags(cpu_devices)
     log_to_terminal(*loggers or LOGGERS)
-    keep_compiled_programs(small=small_programs)
+    keep_compiled_programs()

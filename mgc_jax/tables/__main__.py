@@ -127,5 +127,5 @@ def _tail() -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    prepare_process("mgc_jax.tables", "mgc_jax.data", "tfds_fma", small_programs=True)
+    prepare_process("mgc_jax.tables", "mgc_jax.data", "tfds_fma")
     app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))

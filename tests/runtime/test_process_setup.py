@@ -43,7 +43,7 @@ def test_imports_change_nothing_of_the_process():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 @pytest.mark.parametrize("first", ["", "import jax\n"])
 def test_one_function_sets_up_the_process(tmp_path, first):
-    program = "from mgc_jax.runtime.process_setup import prepare_process\nprepare_process(small_programs=True)\n"
+    program = "from mgc_jax.runtime.process_setup import prepare_process\nprepare_process()\n"
     program += "early = 'jax' in sys.modules\nimport jax\nvalues = jax.config.values\n"
     program += "print(json.dumps([state(), early, [values['jax_persistent_cache_min_entry_size_bytes'],"
     program += " values['jax_persistent_cache_min_compile_time_secs']]]))"
