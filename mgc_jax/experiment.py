@@ -28,6 +28,7 @@ from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
+from mgc_jax.runtime.environment import describe_devices
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
@@ -50,7 +51,7 @@ class Experiment:
         batch_stats: initial batch statistics.
         num_parameters: weights and batch-norm moments.
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
-        devices: number and kind of the devices, such as "2 x cpu".
+        devices: number and kind of the devices, and the threads of CPUs, such as "2 x cpu, 2 threads".
         evaluator: scores splits.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
@@ -90,7 +91,7 @@ class Experiment:
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
         self.gru_form = gru_form(model)
-        self.devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
+        self.devices = describe_devices(list(self.mesh.devices.flat))
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))

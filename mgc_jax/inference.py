@@ -54,7 +54,7 @@ class CheckpointMeta:
             `fingerprint`, and `reset`, the parts of the model that were drawn at random; None: drawn at random.
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
         gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
-        devices: number and kind of the devices that trained, such as "2 x cpu"; empty: not recorded.
+        devices: the devices that trained, such as "2 x cpu, 2 threads"; empty: not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.

@@ -1,14 +1,15 @@
 """What a result was made with: the command, the versions of what matters, and the machine."""
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mgc_jax.runtime.xla_flags import present_flags
+from mgc_jax.runtime.xla_flags import cpu_threads, present_flags, usable_cores
 
 _PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "scikit-learn", "numpy", "librosa")
 
@@ -25,12 +26,9 @@ def command() -> str:
 def describe_environment() -> dict[str, str]:
     """Returns versions, processors and, where JAX is in use, its devices and the flags of XLA."""
     environment = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    # Not every system can say which processors this process may use.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment["processors"] = f"{usable} of {_processor()}"
+    environment["processors"] = f"{usable_cores()} of {_processor()}"
     if "jax" in sys.modules:
-        devices = sys.modules["jax"].devices()
-        environment["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+        environment["devices"] = describe_devices(sys.modules["jax"].devices())
         if flags := present_flags():
             environment["XLA_FLAGS"] = flags
     for package in _PACKAGES:
@@ -41,6 +39,16 @@ def describe_environment() -> dict[str, str]:
     if commit := _git_commit():
         environment["commit"] = commit
     return environment
+
+
+def describe_devices(devices: Sequence[Any]) -> str:
+    """Returns number and kind of JAX's devices, and of CPUs the threads of a process: "2 x cpu, 2 threads"."""
+    first = devices[0]
+    threads = ""
+    if first.platform == "cpu":
+        number = cpu_threads(sys.modules["jax"].local_device_count())
+        threads = f", {number} thread{'s' if number > 1 else ''}"
+    return f"{len(devices)} x {first.device_kind}{threads}"
 
 
 def _processor() -> str:

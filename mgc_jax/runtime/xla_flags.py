@@ -88,10 +88,27 @@ def cpu_flags(devices: int, jaxlib: str | None = None) -> list[str]:
     return [*([fusions] if (major, minor) >= (0, 10) else []), f"{_DEVICES}={devices}"]
 
 
+def usable_cores() -> int:
+    """Returns how many cores this process may use; not every system can say which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_cpu_devices() -> int:
     """Returns the CPU devices of a process alone on its host: one per core that it may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_CPU_DEVICES)
+    return min(usable_cores(), _MOST_CPU_DEVICES)
+
+
+def cpu_threads(devices: int) -> int:
+    """Returns the threads of XLA's CPU backend, by whose number its sums are split and so rounded.
+
+    As XLA does when it starts: the environment variable NPROC, else the cores that the process may use; not fewer
+    than the devices.
+
+    Args:
+        devices: CPU devices of this process, used or not.
+    """
+    given = os.environ.get("NPROC", "")
+    return max(int(given) if given.isdecimal() else usable_cores(), devices)
 
 
 def use_cpu_flags(devices: int = 0) -> None:

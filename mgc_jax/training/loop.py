@@ -135,9 +135,12 @@ def start(
     if epochs != train.epochs:
         _report_length(experiment.config, epochs, step, timetable)
     if saved.devices and saved.devices != experiment.devices:
+        remedy = (
+            " (--cpu_devices=N, and NPROC=N in the environment for the threads)" if on_cpu(experiment.mesh) else ""
+        )
         log.warning(
             "trained on %s up to step %d and on %s from there on, which differs in rounding%s",
-            saved.devices, step, experiment.devices, " (--cpu_devices)" if on_cpu(experiment.mesh) else "",
+            saved.devices, step, experiment.devices, remedy,
         )  # fmt: skip
     if saved.gru_form and saved.gru_form != experiment.gru_form:
         log.warning(

@@ -13,6 +13,7 @@ from mgc_jax.runtime.environment import describe_environment
 from mgc_jax.runtime.xla_flags import (
     DETERMINISTIC,
     cpu_flags,
+    cpu_threads,
     default_cpu_devices,
     deterministic_gpu_flags,
     present_flags,
@@ -85,6 +86,34 @@ def test_cpu_flags_are_for_the_version_of_jaxlib():
     assert kinds("0.10.2") == ["DOT", "INDIVIDUAL_DOT"]  # with REDUCE the sums below are wrong
     assert kinds("0.9.0") == []  # which ends at a flag that it does not know
     assert cpu_flags(3, "0.12.0.1")[-1] == "--xla_force_host_platform_device_count=3"
+
+
+def test_the_threads_are_those_that_xla_makes(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.delenv("NPROC", raising=False)
+    assert [cpu_threads(1), cpu_threads(8)] == [3, 8]
+    monkeypatch.setenv("NPROC", "2")
+    assert [cpu_threads(1), cpu_threads(8)] == [2, 8]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_nproc_and_devices_decide_the_bits_not_the_cores():
+    program = "\n".join([
+        "import hashlib, os, sys",
+        "if sys.argv[1] == 'one': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+        "import jax, jax.numpy as jnp, numpy as np",
+        "x = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 700)).astype(np.float32))",
+        "f = jax.jit(lambda x: jnp.sum(jnp.tanh(x @ x.T), axis=0) + jnp.linalg.norm(x))",
+        "print(hashlib.sha256(np.asarray(f(x)).tobytes()).hexdigest())",
+    ])  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "2", "XLA_FLAGS": " ".join(cpu_flags(2))}
+    sums = [
+        subprocess.run(
+            [sys.executable, "-c", program, cores], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for cores in ("one", "all")
+    ]
+    assert sums[0] == sums[1] != ""
 
 
 def test_a_device_per_core_unless_the_user_says_otherwise(monkeypatch):

@@ -663,10 +663,19 @@ def test_a_run_that_fails_leaves_no_threads(tmp_path, vectors):
 
 @pytest.mark.devices(2)
 def test_a_run_that_goes_on_on_other_devices_says_so(tmp_path, vectors, monkeypatch, caplog):
+    monkeypatch.setenv("NPROC", "2")
+    threads = f"{max(2, jax.local_device_count())} threads"
     config = mlp_config(tmp_path, vectors, **{"train.epochs": 1})
     monkeypatch.setattr("mgc_jax.experiment.data_mesh", lambda devices: data_mesh(jax.devices()[:2]))
     step = modes.train(config, tmp_path / "run")["last_step"]
     config.train.epochs = 2
     monkeypatch.setattr("mgc_jax.experiment.data_mesh", lambda devices: data_mesh(jax.devices()[:1]))
     modes.train(config, tmp_path / "run")
-    assert f"trained on 2 x cpu up to step {step} and on 1 x cpu from there on" in caplog.text
+    assert f"trained on 2 x cpu, {threads} up to step {step} and on 1 x cpu, {threads} from there on" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("NPROC", "99")
+    config.train.epochs = 3
+    modes.train(config, tmp_path / "run")
+    assert f"on 1 x cpu, {threads} up to" in caplog.text
+    assert "on 1 x cpu, 99 threads from there on" in caplog.text
+    assert "NPROC=N" in caplog.text
