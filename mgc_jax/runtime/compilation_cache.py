@@ -1,8 +1,8 @@
 """Compiled programs kept between runs, so that the next one starts at once: XLA needs seconds to minutes for them.
 
 They are found by what XLA compiles, its version, its options, and the kind of device or the instructions of the CPU.
-JAX's own settings win: `JAX_COMPILATION_CACHE_DIR` names another folder (or none, if it is empty), and
-`JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+JAX's own settings win: `JAX_COMPILATION_CACHE_DIR` names another folder (or none, if it is empty), in which JAX keeps
+no program that compiled in less than a second, and `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
 """
 
 import contextlib

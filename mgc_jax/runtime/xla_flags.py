@@ -101,14 +101,15 @@ def default_cpu_devices() -> int:
 def cpu_threads(devices: int) -> int:
     """Returns the threads of XLA's CPU backend, by whose number its sums are split and so rounded.
 
-    As XLA does when it starts: the environment variable NPROC, else the cores that the process may use; not fewer
-    than the devices.
+    As XLA does when it starts: the environment variable PJRT_NPROC or NPROC, else the cores that the process may use;
+    not fewer than the devices.
 
     Args:
         devices: CPU devices of this process, used or not.
     """
-    given = os.environ.get("NPROC", "")
-    return max(int(given) if given.isdecimal() else usable_cores(), devices)
+    values = (os.environ.get(name, "") for name in ("PJRT_NPROC", "NPROC"))
+    given = next((int(value) for value in values if value.isdecimal()), usable_cores())
+    return max(given, devices)
 
 
 def use_cpu_flags(devices: int = 0) -> None:

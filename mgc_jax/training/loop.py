@@ -136,7 +136,9 @@ def start(
         _report_length(experiment.config, epochs, step, timetable)
     if saved.devices and saved.devices != experiment.devices:
         remedy = (
-            " (--cpu_devices=N, and NPROC=N in the environment for the threads)" if on_cpu(experiment.mesh) else ""
+            " (to go on as before: --cpu_devices=DEVICES, and NPROC=THREADS in the environment)"
+            if on_cpu(experiment.mesh)
+            else ""
         )
         log.warning(
             "trained on %s up to step %d and on %s from there on, which differs in rounding%s",

@@ -90,10 +90,13 @@ def test_cpu_flags_are_for_the_version_of_jaxlib():
 
 def test_the_threads_are_those_that_xla_makes(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
-    monkeypatch.delenv("NPROC", raising=False)
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
     assert [cpu_threads(1), cpu_threads(8)] == [3, 8]
     monkeypatch.setenv("NPROC", "2")
     assert [cpu_threads(1), cpu_threads(8)] == [2, 8]
+    monkeypatch.setenv("PJRT_NPROC", "5")
+    assert [cpu_threads(1), cpu_threads(8)] == [5, 8]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -102,18 +105,19 @@ def test_nproc_and_devices_decide_the_bits_not_the_cores():
         "import hashlib, os, sys",
         "if sys.argv[1] == 'one': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
         "import jax, jax.numpy as jnp, numpy as np",
-        "x = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 700)).astype(np.float32))",
-        "f = jax.jit(lambda x: jnp.sum(jnp.tanh(x @ x.T), axis=0) + jnp.linalg.norm(x))",
+        "x = jnp.asarray(np.random.default_rng(0).normal(size=(20000, 64)).astype(np.float32))",
+        "f = jax.jit(lambda x: x.T @ x)",
         "print(hashlib.sha256(np.asarray(f(x)).tobytes()).hexdigest())",
     ])  # fmt: skip
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "2", "XLA_FLAGS": " ".join(cpu_flags(2))}
-    sums = [
-        subprocess.run(
-            [sys.executable, "-c", program, cores], env=environment, capture_output=True, text=True, check=True
-        ).stdout
-        for cores in ("one", "all")
-    ]
-    assert sums[0] == sums[1] != ""
+
+    def bits(cores, nproc):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": nproc, "XLA_FLAGS": " ".join(cpu_flags(1))}
+        command = [sys.executable, "-c", program, cores]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert bits("one", "2") == bits("all", "2")
+    assert bits("one", "1") == bits("all", "1")
+    assert bits("one", "1") != bits("one", "2")
 
 
 def test_a_device_per_core_unless_the_user_says_otherwise(monkeypatch):

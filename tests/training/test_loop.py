@@ -678,4 +678,4 @@ def test_a_run_that_goes_on_on_other_devices_says_so(tmp_path, vectors, monkeypa
     modes.train(config, tmp_path / "run")
     assert f"on 1 x cpu, {threads} up to" in caplog.text
     assert "on 1 x cpu, 99 threads from there on" in caplog.text
-    assert "NPROC=N" in caplog.text
+    assert "NPROC=THREADS" in caplog.text
