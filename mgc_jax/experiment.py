@@ -22,13 +22,14 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.inference import CheckpointMeta
+from mgc_jax.inference import CheckpointMeta, check_weights
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
+from mgc_jax.probe import Probe
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
-from mgc_jax.runtime.environment import describe_devices
+from mgc_jax.runtime.environment import code_version, describe_devices
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
@@ -52,7 +53,9 @@ class Experiment:
         num_parameters: weights and batch-norm moments.
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
         devices: number and kind of the devices, and the threads of CPUs, such as "2 x cpu, 2 threads".
+        code: what runs, as `runtime.environment.code_version` says it.
         evaluator: scores splits.
+        probe: scores fixed clips, by which saved weights show that the code is still that which saved them.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
         adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
@@ -92,6 +95,7 @@ class Experiment:
         self.num_parameters = count_parameters(model)
         self.gru_form = gru_form(model)
         self.devices = describe_devices(list(self.mesh.devices.flat))
+        self.code = code_version()
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
@@ -113,6 +117,7 @@ class Experiment:
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
         scorer = Scorer(model, self.inputs, self.mesh, config.eval.batch_clips, self.adjustment)
         self.evaluator = Evaluator(scorer, self.clips, self.has_pooling)
+        self.probe = Probe(model, self.inputs, self.corpus.clips.shape[1:])
 
     @property
     def has_pooling(self) -> bool:
@@ -160,12 +165,18 @@ class Experiment:
             window=tuple(window),
             gru_form=self.gru_form,
             devices=self.devices,
+            code=self.code,
         )
 
     def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:
         """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
         check_same(self.config, meta.config, self.workdir, training=training)
         check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
+
+    def check_state(self, meta: CheckpointMeta, state: Any) -> None:
+        """Raises `ChangedCodeError` if the code does no longer give the scores of a restored state's weights."""
+        what = f"the checkpoint of step {meta.step} in {self.workdir}"
+        check_weights(meta, self.probe, state.evaluated, state.batch_stats, what)
 
 
 def open_together(config: ConfigDict) -> Corpus:

@@ -197,6 +197,29 @@ def finish(
     return results
 
 
+def show_earlier(about: dict[str, Any], workdir: Path, headline: str, *, test: bool) -> dict[str, Any] | None:
+    """Prints the results that a workdir holds already, and leaves them as they are.
+
+    Args:
+        about: what says whose results they are, as for `finish`; all of it but the seconds must be the same.
+        workdir: the run's folder.
+        headline: printed above the table.
+        test: whether results on the test split must be among them.
+
+    Returns:
+        What `results.json` holds; None where there are no such results, or their predictions are gone.
+    """
+    before = _results_before(workdir)
+    same = all(before.get(key) == value for key, value in about.items() if key != "seconds")
+    if not same or not before["splits"] or (test and "test" not in before["splits"]):
+        return None
+    if not (workdir / PREDICTIONS_FILE).is_file():
+        return None
+    say(f"\n{headline}\n{format_table(before['splits'])}\n", sys.stdout)
+    log.info("these are the results of %s; nothing was computed again (--mode eval does)", before.get("date"))
+    return before
+
+
 def _test_evaluations(before: dict[str, Any]) -> int:
     """How often the test split was evaluated; older versions always evaluated it and did not count."""
     return int(before.get("test_evaluations", "test" in before["splits"]))

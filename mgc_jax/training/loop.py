@@ -1,5 +1,6 @@
 """The training loop: step, log, evaluate, save."""
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -86,7 +87,9 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 stops = agrees and sigterm.agreed()
                 if timetable.saves(step) or stops:
                     with monitor.timed("checkpoint"):
-                        checkpoints.save(state, monitor.meta(), metrics)
+                        scores = experiment.probe(state.evaluated, state.batch_stats)
+                        meta = dataclasses.replace(monitor.meta(), probe=tuple(scores))
+                        checkpoints.save(state, meta, metrics)
                 profile.after(step, state)
                 if stops:
                     checkpoints.wait()
@@ -114,7 +117,7 @@ def start(
     length of training: a schedule that depends on the length is rescaled from here on, and a warning says so.
 
     Raises:
-        UserError: the checkpoint is that of another run, or of one that is longer already.
+        UserError: the checkpoint is that of another run, of one that is longer already, or of other code.
     """
     train = experiment.config.train
     state = initial_state(experiment, optimizer)
@@ -125,6 +128,7 @@ def start(
         weights, origin = initial_weights(experiment, Path(train.init_from))
         return initial_state(experiment, optimizer, weights), experiment.meta({}, init_from=origin)
     state, saved = found
+    experiment.check_state(saved, state)
     step, epochs = int(state.step), saved.config["train"]["epochs"]
     if step > timetable.total_steps:
         raise UserError(
