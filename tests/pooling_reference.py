@@ -56,9 +56,10 @@ def score(clip, query, weights, form):
     return weights["output"] @ np.tanh(both @ weights["kernel"] + weights["bias"])
 
 
-def view(clips, number, weights, options):
-    """The view of one query on the bag, and the attention."""
-    query = weights["queries"][number]
+def view(clips, number, weights, options, gold=False):
+    """The view of one query on the bag, and the attention; `gold`: of the query that training is told."""
+    mismatched = options.get("queries") == "frozen_mismatched"
+    query = weights["other_queries" if gold and mismatched else "queries"][number]
     attention = softmax(np.array([score(clip, query, weights, options.get("score", "dot")) for clip in clips]))
     vector = attention @ clips
     return (np.tanh(vector) if options.get("activation", "tanh") == "tanh" else vector), attention
@@ -67,7 +68,7 @@ def view(clips, number, weights, options):
 def matt(clips, classify, weights, options, target):
     own = options.get("train_query", "gold") == "own"
     if target is not None and not own:
-        vector, attention = view(clips, target[0], weights["views"], options)
+        vector, attention = view(clips, target[0], weights["views"], options, gold=True)
         return log_softmax(classify(vector)), attention
     scores, attentions = [], []
     for genre in range(len(weights["views"]["queries"])):
@@ -81,13 +82,13 @@ def matt(clips, classify, weights, options, target):
 def hierarchical_matt(clips, classify, weights, options, target, parents=PARENTS):
     own = options.get("train_query", "gold") == "own"
 
-    def path(genre, subgenre):
-        top, top_attention = view(clips, genre, weights["genres"], options)
-        sub, sub_attention = view(clips, subgenre, weights["subgenres"], options)
+    def path(genre, subgenre, gold=False):
+        top, top_attention = view(clips, genre, weights["genres"], options, gold)
+        sub, sub_attention = view(clips, subgenre, weights["subgenres"], options, gold)
         return classify(np.concatenate([top, sub])), (top_attention + sub_attention) / 2
 
     if target is not None and not own:
-        logits, attention = path(*target)
+        logits, attention = path(*target, gold=True)
         return log_softmax(logits), attention
     num_genres = len(weights["genres"]["queries"])
     scores, attentions = np.full(num_genres, -np.inf), [None] * num_genres

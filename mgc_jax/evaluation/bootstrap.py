@@ -82,7 +82,7 @@ class ArtistBootstrap:
         return samples
 
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
-        """Micro average precision of each resample: float64 [resample]."""
+        """Micro average precision of each resample: float64 [resample]; `label`: int [clip] or bool [clip, genre]."""
         result = np.full(len(self.draws), np.nan)
         for i, (found, above) in enumerate(self._curves(label, log_scores)):
             if found.any():

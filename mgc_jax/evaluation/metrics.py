@@ -138,13 +138,15 @@ def per_genre(label: np.ndarray, predicted: np.ndarray, genres: Sequence[str]) -
 
 
 def one_against_rest(label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One-vs-rest, every score of every genre a case: (whether it is the true genre, score), both [n * genre].
+    """One-vs-rest, every score of every genre a case: (whether it is a true genre, score), both [n * genre].
 
+    `label` is int [n], or bool [n, genre] where several genres can be true.
     The scores are ranked as they are: probabilities below the smallest float would be tied at 0.
     """
-    one_hot = np.arange(log_scores.shape[1]) == np.asarray(label)[:, None]
+    label = np.asarray(label)
+    true = label if label.ndim == 2 else np.arange(log_scores.shape[1]) == label[:, None]
     lowest = np.finfo(np.float64).min  # stands for log 0: scikit-learn takes finite scores only
-    return one_hot.ravel(), np.maximum(log_scores.astype(np.float64), lowest).ravel()
+    return true.ravel(), np.maximum(log_scores.astype(np.float64), lowest).ravel()
 
 
 def precision_recall(label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +169,7 @@ def precision_at(precision: np.ndarray, recall: np.ndarray, recalls: Sequence[fl
 
 
 def micro_ap(label: np.ndarray, log_scores: np.ndarray) -> float:
-    """Average precision of all n x genre scores against the one-hot labels (MATT, section IV-B)."""
+    """Average precision of all n x genre scores (MATT, section IV-B); `label` as in `one_against_rest`."""
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(*one_against_rest(label, log_scores)))
@@ -264,6 +266,14 @@ def bag_micro_ap(label: np.ndarray, log_scores: np.ndarray, offsets: np.ndarray)
     """Micro average precision with a row per bag, which has its first clip's genre; arguments as `paper_accuracy`."""
     first = offsets[:-1]
     return micro_ap(label[first], log_scores[first])
+
+
+def bag_genres(label: np.ndarray, offsets: np.ndarray, num_genres: int) -> np.ndarray:
+    """Returns the genres of each bag's clips, all of them: bool [bag, genre]; arguments as `paper_accuracy`.
+
+    So do MATT's notebooks label the bags for the average precision over bags.
+    """
+    return np.logical_or.reduceat(np.arange(num_genres) == np.asarray(label)[:, None], offsets[:-1], axis=0)
 
 
 def rare_genres(train_clips: np.ndarray, below: float) -> tuple[int, ...]:

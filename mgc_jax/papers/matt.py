@@ -21,7 +21,8 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     """Returns a spectrogram system of MATT on FMA-medium with the published settings.
 
     Those of the CRNN-TF repository for encoders alone; for bags, the hyper-parameters in the names of MATT's result
-    files. On the demo corpus the layers are narrower, so that a run takes a minute or two.
+    files. MATT is the repaired one with trained queries; `MattPooling` says how the published code differs. On the
+    demo corpus the layers are narrower, so that a run takes a minute or two.
 
     Args:
         encoder: crnn_tf, crnn or fcn4.
@@ -71,6 +72,8 @@ _MATT_RATES = {
 
 def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
     """Returns a neural system of MATT on FMA-medium's features with the published settings.
+
+    The attention is the repaired one, as in `on_spectrograms`.
 
     Args:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.

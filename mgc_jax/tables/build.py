@@ -13,7 +13,7 @@ from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.papers import NOTES, PAPERS, matt_tables
 from mgc_jax.tables import pictures
 from mgc_jax.tables.measure import measure, rare_genres
-from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
+from mgc_jax.tables.plan import KNN_5, PAIR_KEYS, PARTS, TITLES, Cell, Data, Number, cells, numbers, paper_list
 from mgc_jax.tables.runs import Outcome, Settings, finished_cells, run_cells
 from mgc_jax.tables.sources import Source
 from mgc_jax.tables.write import Document, Entry, Section, write
@@ -267,8 +267,8 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         )
     if part == "fig4" and any(entry.number.column == "AP of bags" for entry in entries):
         facts.append(
-            "AP of bags: in the published ones all genres of a test bag's clips are right, in ours that of its first "
-            "clip."
+            "AP of bags: all genres of a bag's clips are right, as in the published figures; beside it, that of its "
+            "first clip alone."
         )
     if part == "fig3":
         facts.append(NOTES["no attention"])
@@ -281,6 +281,22 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         facts.append(
             "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). MATT's text has "
             "an MLP: the systems with a hidden layer."
+        )
+    if any("+MATT" in entry.number.cell.system for entry in entries):
+        facts.append(
+            "MATT has the dot product of its published code, but with trained queries; there they stay random, and "
+            "training has others than inference. “Equation 1”: the additive score of the paper's text, without the "
+            "code's tanh on the bag vector."
+        )
+    if any(entry.number.cell.system == KNN_5 for entry in entries):
+        facts.append(
+            "KNN has k = 200 as in FMA's paper (on other corpora the square root of the training clips, at most 200). "
+            "MATT's curves and its Table II have k = 5."
+        )
+    if any(entry.number.cell.system == PAIR_KEYS for entry in entries):
+        facts.append(
+            "“Pair keys”: bags of one album and artist in training and validation, too, where MATT's code has bags of "
+            "one album, artist and genre. Test bags are the same."
         )
     if any("+MIL" in entry.number.cell.system for entry in entries):
         facts.append(

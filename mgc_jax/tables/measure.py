@@ -100,13 +100,13 @@ def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _St
     if kind == "micro_ap":
         value = metrics.micro_ap(label, scores)
         return _Statistic(value, len(run), lambda: bootstrap().micro_ap(label, scores))
-    if kind == "bag_micro_ap":
+    if kind in ("bag_micro_ap", "multi_hot_bag_micro_ap"):
         first = run.offsets[:-1]
-        value = metrics.bag_micro_ap(label, scores, run.offsets)
+        genres = metrics.bag_genres(label, run.offsets, len(run.genres)) if kind.startswith("multi") else label[first]
         return _Statistic(
-            value,
+            metrics.micro_ap(genres, scores[first]),
             len(run),
-            lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(label[first], scores[first]),
+            lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(genres, scores[first]),
         )
     if kind == "support":
         clips = len(run) if of in AVERAGES else int(np.sum(label == run.genres.index(of)))

@@ -18,7 +18,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
 from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables
 from mgc_jax.papers.system import System
-from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VECTORS_ONLY, Cell, Data
+from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VARIANTS, VECTORS_ONLY, Cell, Data
 
 _VECTORS = "features_518"
 
@@ -97,6 +97,7 @@ class Prepared:
         config.data.corpus, config.data.data_dir = self.name, self.data_dir
         if config.baseline.name == "knn" and self.name == "demo":
             config.baseline.n_neighbors = neighbours(self._train_clips)
+        config.update_from_flattened_dict(_changes(cell))
         if self.name == "demo":
             config = keys.resolve_demo(config)
         return config
@@ -161,7 +162,8 @@ class FromFile:
                 f"{self.name}; so the paper's figures are of other features.",
             ]
         sets = () if spectrograms else ((self.name, ""),)
-        return _data(corpus, sets, spectrograms, folds, split, tail), lacks
+        data = _data(corpus, sets, spectrograms, folds, split, tail)
+        return dataclasses.replace(data, paper_keys=config.data.bag_key == "paper"), lacks
 
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the file's configuration with what makes the paper's system another one than its encoder is."""
@@ -171,6 +173,7 @@ class FromFile:
             config.baseline.update(system.baseline)
             if system.baseline.name == "knn":
                 config.baseline.n_neighbors = neighbours(self._train_clips)
+            config.update_from_flattened_dict(_changes(cell))
             return config
         encoder, pooling = system.model.encoder, system.model.pooling
         config = self._load(encoder.name, pooling.name)
@@ -178,6 +181,7 @@ class FromFile:
             return config
         usual = options.encoder_options(encoder.name)
         config.model.encoder.update({key: value for key, value in encoder.items() if value != usual[key]})
+        config.update_from_flattened_dict(_changes(cell))
         return config
 
     def _load(self, encoder: str, pooling: str) -> ConfigDict:
@@ -204,7 +208,12 @@ _SYSTEM = {name: system for system in SYSTEMS for name in (system.name, system.o
 
 
 def _system(cell: Cell) -> System:
-    return _SYSTEM[HIDDEN.get(cell.system, cell.system)]
+    return _SYSTEM[VARIANTS[cell.system][0] if cell.system in VARIANTS else HIDDEN.get(cell.system, cell.system)]
+
+
+def _changes(cell: Cell) -> Mapping[str, Any]:
+    """Returns what makes a variant another system, by dotted key; nothing for a system of the paper."""
+    return VARIANTS[cell.system][1] if cell.system in VARIANTS else {}
 
 
 def default_corpus(paper: str, data_dir: str) -> tuple[str, str]:

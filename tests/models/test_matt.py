@@ -145,6 +145,21 @@ def test_own_queries_are_one_function_for_training_and_evaluation(bags):
     np.testing.assert_array_equal(*(matt(bags, segments_of(segment), t, classify)[0] for t in (None, target)))
 
 
+def test_mismatched_queries_train_with_one_draw_and_score_with_another(bags):
+    """Where training is told the genre, its view is not the one that scores; with one frozen table it is."""
+    segment = jnp.zeros(bags.shape[:2], int)
+    target = Target(jnp.ones_like(segment), jnp.ones_like(segment))
+    _, classify = head(np.random.default_rng(1), FEATURES)
+    told, untold = {}, {}
+    for queries in ("frozen", "frozen_mismatched"):
+        matt = MattPooling(FEATURES, GENRES, queries=queries, rngs=nnx.Rngs(0))
+        told[queries] = matt(bags, segments_of(segment), target, classify)[1][:, 0]
+        untold[queries] = matt(bags, segments_of(segment), None, classify)[1][:, 0]
+    np.testing.assert_array_equal(untold["frozen_mismatched"], untold["frozen"])  # the same first draw
+    np.testing.assert_allclose(told["frozen"], untold["frozen"][:, 1], rtol=1e-6)
+    assert np.abs(told["frozen_mismatched"] - untold["frozen_mismatched"][:, 1]).max() > 0.1
+
+
 def model_with(name="matt", seed=0, **options):
     config = default()
     config.model.encoder.update(name="mlp", hidden=(FEATURES,))
@@ -153,13 +168,15 @@ def model_with(name="matt", seed=0, **options):
 
 
 @pytest.mark.parametrize("name", ["matt", "hierarchical_matt"])
-@pytest.mark.parametrize("queries", ["trained", "frozen"])
+@pytest.mark.parametrize("queries", ["trained", "frozen", "frozen_mismatched"])
 def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
     graph, params, stats = split_model(model_with(name, queries=queries))
     level = "views" if name == "matt" else "genres"
-    frozen = queries == "frozen"
-    assert ("queries" in params.get("pooling", {}).get(level, {})) == (not frozen)  # what an optimizer sees
-    before = np.asarray((stats if frozen else params)["pooling"][level]["queries"])
+    frozen = queries != "trained"
+    tables = ["queries", "other_queries"] if queries == "frozen_mismatched" else ["queries"]
+    for table in tables:
+        assert (table in params.get("pooling", {}).get(level, {})) == (not frozen)  # what an optimizer sees
+    before = [np.asarray((stats if frozen else params)["pooling"][level][table]) for table in tables]
 
     config = default()
     config.optimizer.update(name="adamw", learning_rate=0.1, weight_decay=0.1)
@@ -184,12 +201,13 @@ def test_frozen_queries_stay_and_are_restored(tmp_path, name, queries):
     for _ in range(3):
         state, _ = step(state, batch, clips, None, jax.random.key(0))
     trained = nnx.merge(graph, state.params, state.batch_stats)
-    after = np.asarray(getattr(trained.pooling, level).queries[...])
+    after = [np.asarray(getattr(getattr(trained.pooling, level), table)[...]) for table in tables]
     assert np.array_equal(after, before) == frozen
 
     _, other_params, other_stats = split_model(model_with(name, queries=queries, seed=1))
     like = optimizer.initial_state(other_params, other_stats)
-    assert not np.array_equal((other_stats if frozen else other_params)["pooling"][level]["queries"], after)
+    others = (other_stats if frozen else other_params)["pooling"][level]
+    assert not any(np.array_equal(others[table], values) for table, values in zip(tables, after, strict=True))
     with open_checkpoints(tmp_path, "bag/accuracy") as checkpoints:
         checkpoints.save(state, CHECKPOINT_META, None)
         restored = checkpoints.restore(3, like)
@@ -205,6 +223,7 @@ def test_weights_of_each_form():
 
     table = GENRES * FEATURES
     assert more() == more(score="scaled_dot") == more(queries="frozen") == table
+    assert more(queries="frozen_mismatched") == 2 * table
     assert more(score="additive") == table + 2 * FEATURES + 1
     assert more(score="hidden") == table + 2 * FEATURES * FEATURES + 2 * FEATURES
     assert more(score="hidden", hidden=7) == table + 2 * FEATURES * 7 + 2 * 7

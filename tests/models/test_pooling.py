@@ -31,6 +31,7 @@ CASES += [
     for name in ("matt", "hierarchical_matt")
     for options in (
         {"activation": "none", "queries": "frozen"},
+        {"queries": "frozen_mismatched"},
         {"score": "hidden", "hidden": 3, "activation": "none", "train_query": "own"},
     )
 ]
@@ -261,8 +262,9 @@ def test_head_dropout_is_for_training_alone(embeddings, target):
         ({"name": "hierarchical_matt", "subgenre_parents": (0,)}, "has no option subgenre_parents"),
         ({"name": "matt", "score": "cosine"}, "matt: score='cosine': choose one of dot, scaled_dot"),
         ({"name": "matt", "activation": "relu"}, "matt: activation='relu': choose one of tanh, none"),
-        ({"name": "matt", "queries": "learned"}, "choose one of trained, frozen"),
+        ({"name": "matt", "queries": "learned"}, "choose one of trained, frozen, frozen_mismatched"),
         ({"name": "hierarchical_matt", "train_query": "top"}, "hierarchical_matt: train_query='top': choose"),
+        ({"name": "matt", "queries": "frozen_mismatched", "train_query": "own"}, "needs train_query=gold"),
         ({"name": "matt", "hidden": -1}, "hidden=-1 must be a whole number of at least 0"),
         ({"name": "gated_attention", "hidden": 0}, "hidden=0 must be a whole number of at least 1"),
         ({"name": "set_transformer", "heads": 3}, "width=64 must be a multiple of heads=3"),

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html
 import io
+import itertools
 import json
 import os
 import re
@@ -89,7 +90,7 @@ def test_fmas_results_round_to_those_of_table_1():
 def test_table_2_is_the_hits_of_the_notebook():
     printed = {
         "LR": ((None, 7.06, 25.29), (None, 6.38, 22.87)),
-        "KNN": ((17.06, 25.88, 45.29), (15.43, 23.94, 41.49)),
+        "KNN, k = 5": ((17.06, 25.88, 45.29), (15.43, 23.94, 41.49)),
         "SVM": ((11.76, 19.41, 44.71), (10.64, 17.55, 40.42)),
         "MLP": ((None, 10.59, 28.23), (None, 10.11, 27.13)),
         "MLP+MATT": ((28.24, 44.71, 47.06), (26.60, 41.49, 44.15)),
@@ -138,7 +139,7 @@ def test_curves_agree_with_themselves():
     for curve in matt_tables.FIG4.values():
         f1 = 2 * curve.precision * curve.recall / (curve.precision + curve.recall)
         assert f1 == pytest.approx(curve.max_f1, abs=0.002)
-    assert set(matt_tables.FIG4) == set(matt_tables.FIG4C)
+    assert {name.removesuffix(", k = 5") for name in matt_tables.FIG4} == set(matt_tables.FIG4C)
 
 
 # What is planned.
@@ -171,6 +172,10 @@ def test_the_plan_has_the_papers_places():
     assert all(number.level != "clip_mean" for part in with_published.values() for number in part)
     bag_rows = {number.row for number in plan if number.level == "clip_mean" and number.part == "table2"}
     assert {"LR, clip mean", "MLP+MATT, clip mean", "CRNN-TF+MATT, clip mean"} <= bag_rows
+    assert {number.row for number in with_published["table2"]} >= {"KNN, k = 5"}  # as the notebook fitted it
+    assert {number.row for number in with_published["fig4c"]} >= {"KNN"}  # FMA's, with k = 200
+    (of_bags, *_) = [number for number in plan if (number.row, number.column) == ("MLP+MATT", "AP of bags")]
+    assert (of_bags.metric, of_bags.published.value) == ("multi_hot_bag_micro_ap", 0.7202)
     ubc = numbers("ubc", UBC_DATA, PARTS["ubc"])
     assert sum(number.published is not None for number in ubc if number.part == "table2") == 13
 
@@ -186,7 +191,8 @@ def test_every_cell_is_a_valid_configuration(paper, corpus, tmp_path):
         assert config.data.features == cell.features
         assert config.train.epochs <= 3
         if config.baseline.name == "knn":
-            assert config.baseline.n_neighbors == (28 if corpus == "demo" else 200)
+            usual = 28 if corpus == "demo" else 200
+            assert config.baseline.n_neighbors == (5 if cell.system == "KNN, k = 5" else usual)
 
 
 @pytest.mark.parametrize(("file", "paper"), [("echonest", "matt"), ("vggish", "matt"), ("fma_small_mels", "ubc")])
@@ -202,12 +208,32 @@ def test_every_cell_of_a_configuration_file_is_valid(file, paper, tmp_path):
         assert config.data.arrays.table == "table.csv"
         assert config.data.folds == 5
         if config.baseline.name == "knn":
-            assert config.baseline.n_neighbors == 100
+            assert config.baseline.n_neighbors == (5 if cell.system == "KNN, k = 5" else 100)
         if cell.system == "MLP+MATT":  # no hidden layer, as in the paper
             assert config.model.encoder.hidden == ()
             assert config.model.pooling.name == "matt"
         if cell.system == "3-layer CNN":
             assert config.model.encoder.filters == (16, 32, 64)
+
+
+def test_variants_differ_in_what_their_names_say(tmp_path):
+    prepared = Prepared("matt", "fma_medium", str(tmp_path))
+    by_file = FromFile("matt", ROOT / "configs" / "vggish.py", {"data.arrays.table": "table.csv"})
+    by_file._train_clips = 10_000
+    shown = {"KNN, k = 5", "MLP+MATT, equation 1", "MLP+MATT, trained on pair keys"}
+    assert shown <= {cell.system for cell in cells(numbers("matt", DATA, PARTS["matt"]))}
+    for source, features, bag_key in ((prepared, "all", {"data.bag_key"}), (by_file, "", set())):
+        for variant, base, expected in (
+            ("KNN, k = 5", "KNN", {"baseline.n_neighbors"}),
+            ("MLP+MATT, equation 1", "MLP+MATT", {"model.pooling.score", "model.pooling.activation"}),
+            ("MLP+MATT, trained on pair keys", "MLP+MATT", bag_key),  # the file has them already
+        ):
+            of_variant, of_base = (
+                dict(keys.leaves(source.config(Cell(system, features)))) for system in (variant, base)
+            )
+            assert {key for key, value in of_variant.items() if of_base[key] != value} == expected
+    no_pairs = cells(numbers("matt", dataclasses.replace(DATA, paper_keys=False), PARTS["matt"]))
+    assert shown - {cell.system for cell in no_pairs} == {"MLP+MATT, trained on pair keys"}
 
 
 def test_the_data_decide_what_is_left_out(tmp_path):
@@ -219,6 +245,7 @@ def test_the_data_decide_what_is_left_out(tmp_path):
     assert data.feature_sets == (("small", ""),)
     assert not data.spectrograms
     assert data.splits == ("test", "validation")
+    assert not data.paper_keys
     assert "CRNN" in lacks[0]
     assert "6 features of small" in lacks[1]
     assert source.data(0, "validation", (3, 5), ())[0] == dataclasses.replace(
@@ -344,8 +371,8 @@ class FakeSource:
 def test_a_failed_cell_stops_nothing_and_is_marked(fake_runs, tmp_path, caplog):
     caplog.set_level("INFO", "mgc_jax.tables")
     assert not make_tables(Request("matt", tmp_path, seeds=2, resamples=50), FakeSource())
-    assert len(fake_runs) == 1 + 1 + 1 + 5 * 2
-    assert any(re.match(r"3/13 svm-all-seed0: .*FAILED: the genre Jazz", line) for line in caplog.messages)
+    assert len(fake_runs) == 1 + 1 + 1 + 1 + 7 * 2
+    assert any(re.match(r"3/18 svm-all-seed0: .*FAILED: the genre Jazz", line) for line in caplog.messages)
     rows = list(csv.DictReader((tmp_path / "tables.csv").open()))
     failed = [row for row in rows if row["row"].startswith("SVM") or row["column"].startswith("SVM")]
     assert failed
@@ -445,7 +472,7 @@ def test_a_part_alone_takes_nothing_away(fake_runs, tmp_path):
     assert not list(tmp_path.glob("*.svg"))
     assert make_tables(Request("matt", tmp_path, resamples=20), WithoutSVM())
     everything, trained = tables(), len(fake_runs)
-    assert everything == {"case_study", "table1", "table1_hidden", "table2", "fig4", "fig4c"}
+    assert everything == {"case_study", "table1", "table1_variants", "table2", "fig4", "fig4c"}
     assert make_tables(Request("matt", tmp_path, resamples=20, parts=("case_study",)), WithoutSVM())
     assert tables() == everything
     assert len(fake_runs) == trained
@@ -551,6 +578,12 @@ def test_numbers_are_those_of_scikit_learn():
     paper = metrics.paper_accuracy(label, run.bag_scores, run.offsets)
     assert measure("paper_accuracy", [run], "bag").mean == pytest.approx(100 * paper)
     assert measure("bag_micro_ap", [run], "bag").mean == metrics.bag_micro_ap(label, run.bag_scores, run.offsets)
+    genres = np.array([one_hot[start:end].max(axis=0) for start, end in itertools.pairwise(run.offsets)])
+    assert (genres.sum(axis=1) > 1).any()
+    expected = average_precision_score(genres.ravel(), run.bag_scores[run.offsets[:-1]].ravel())
+    of_bags = measure("multi_hot_bag_micro_ap", [run], "bag", resamples=50)
+    assert of_bags.mean == pytest.approx(expected)
+    assert of_bags.low < expected < of_bags.high
 
 
 def test_seeds_and_intervals():
@@ -686,7 +719,7 @@ def test_all_parts_are_described(tmp_path):
             empty = [entry.number for entry in section.entries if entry.measured is None]
             assert not empty, empty[:3]
             compared = [entry for entry in section.entries if entry.difference is not None]
-            assert bool(compared) == (section.name != "table1_hidden")
+            assert bool(compared) == (section.name != "table1_variants")
             assert not any(NOTES[n].startswith("INVALID") for e in compared for n in e.number.published.notes)
         charts = [name for section in made.sections for name, _ in section.charts]
         assert charts == (["fig4a", "fig4b", "fig4c"] if paper == "matt" else ["fig2", "fig3"])
@@ -766,9 +799,9 @@ def test_from_the_command_line_to_the_files(tmp_path):
     first = command(tmp_path, *arguments, timeout=300)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "tables" / "matt-small"
-    assert len(list((folder / "runs").iterdir())) == 3 + 5 * 2
+    assert len(list((folder / "runs").iterdir())) == 4 + 6 * 2
     rows = list(csv.DictReader((folder / "tables.csv").open()))
-    assert {row["table"] for row in rows} == {"table1", "table1_hidden", "table2", "fig4", "fig4c", "case_study"}
+    assert {row["table"] for row in rows} == {"table1", "table1_variants", "table2", "fig4", "fig4c", "case_study"}
     results = json.loads((folder / "runs" / "lr-seed0" / "results.json").read_text())
     (lr,) = [row for row in rows if row["table"] == "table1" and row["column"] == "LR"]
     assert float(lr["ours"]) == pytest.approx(100 * results["splits"]["test"]["clip"]["accuracy"])
@@ -779,7 +812,7 @@ def test_from_the_command_line_to_the_files(tmp_path):
     assert matt[0]["seeds"] == "2"
     again = command(tmp_path, *arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count(": there, ") == 13
+    assert again.stderr.count(": there, ") == 16
     assert list(csv.DictReader((folder / "tables.csv").open())) == rows
 
     crossed = command(tmp_path, *arguments, "--folds=2", "--only=case_study", "--seeds=1", timeout=300)

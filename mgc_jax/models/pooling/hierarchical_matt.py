@@ -44,8 +44,8 @@ class HierarchicalMattPooling(nnx.Module):
             subgenre_parents: the genre of each sub-genre; the first ones are the genres themselves.
             score: as in `MattPooling`, like the other options.
             activation: tanh or none, on both views.
-            queries: trained or frozen.
-            train_query: gold or own.
+            queries: trained, frozen or frozen_mismatched, on both levels.
+            train_query: gold, or own, which does not go with frozen_mismatched.
             hidden: width of the hidden layer of the score; 0: that of an embedding.
             rngs: source of the initial weights.
         """

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mgc_jax.errors import UserError
 from mgc_jax.models.pooling.options import check_choice, check_size
 from mgc_jax.models.pooling.segments import (
     Classify,
@@ -18,7 +19,7 @@ from mgc_jax.models.pooling.segments import (
 
 SCORES = ("dot", "scaled_dot", "additive", "hidden")
 ACTIVATIONS = ("tanh", "none")
-QUERIES = ("trained", "frozen")
+QUERIES = ("trained", "frozen", "frozen_mismatched")
 TRAIN_QUERIES = ("gold", "own")
 
 
@@ -31,12 +32,17 @@ class Frozen(nnx.BatchStat):
 
 
 def check_matt_options(pooling: str, score: str, activation: str, queries: str, train_query: str, hidden: int) -> None:
-    """Raises `UserError` for an option of the MATT family that has no such value."""
+    """Raises `UserError` for an option of the MATT family that has no such value, or does not go with another."""
     check_choice(pooling, "score", score, SCORES)
     check_choice(pooling, "activation", activation, ACTIVATIONS)
     check_choice(pooling, "queries", queries, QUERIES)
     check_choice(pooling, "train_query", train_query, TRAIN_QUERIES)
     check_size(pooling, "hidden", hidden, least=0)
+    if queries == "frozen_mismatched" and train_query == "own":
+        raise UserError(
+            f"{pooling}: queries=frozen_mismatched needs train_query=gold, for under train_query=own training and "
+            "scoring are one function: choose queries=frozen for random queries that are never trained"
+        )
 
 
 class QueryViews(nnx.Module):
@@ -44,6 +50,7 @@ class QueryViews(nnx.Module):
 
     Attributes:
         queries: [query, feature].
+        other_queries: [query, feature], frozen_mismatched: another draw, which `one` uses; absent otherwise.
         kernel: additive: W_s [2 feature]; hidden: W [2 feature, hidden]; absent otherwise.
         bias: additive: b_s, a number, which the softmax cancels; hidden: b [hidden]; absent otherwise.
         output: hidden: v [hidden]; absent otherwise.
@@ -62,8 +69,10 @@ class QueryViews(nnx.Module):
     ):
         self.score, self.activation = score, activation
         glorot = nnx.initializers.glorot_uniform()
-        table = glorot(rngs.params(), (num_queries, features))
-        self.queries = nnx.Param(table) if queries == "trained" else Frozen(table)
+        kind = nnx.Param if queries == "trained" else Frozen
+        self.queries = kind(glorot(rngs.params(), (num_queries, features)))
+        if queries == "frozen_mismatched":
+            self.other_queries = Frozen(glorot(rngs.params(), (num_queries, features)))
         if score == "additive":
             self.kernel = nnx.Param(glorot(rngs.params(), (2 * features, 1))[:, 0])
             self.bias = nnx.Param(jnp.zeros(()))
@@ -73,9 +82,11 @@ class QueryViews(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(width))
             self.output = nnx.Param(glorot(rngs.params(), (width, 1))[:, 0])
 
-    def scores(self, embeddings: Float[Array, "row slot feature"]) -> Float[Array, "row query slot"]:
-        """Returns the score of every clip under every query."""
-        queries, features = self.queries[...], embeddings.shape[-1]
+    def scores(
+        self, embeddings: Float[Array, "row slot feature"], queries: Float[Array, "query feature"]
+    ) -> Float[Array, "row query slot"]:
+        """Returns the score of every clip under every one of the queries."""
+        features = embeddings.shape[-1]
         if self.score in ("dot", "scaled_dot"):
             scores = jnp.einsum("qf,rsf->rqs", queries, embeddings)
             return scores if self.score == "dot" else scores * features**-0.5
@@ -91,9 +102,10 @@ class QueryViews(nnx.Module):
         segments: Segments,
         query: Int[Array, "row bag"],
     ) -> tuple[Float[Array, "row bag feature"], Float[Array, "row bag slot"]]:
-        """Returns each bag's view under one query, given per bag, and the clips' weights."""
+        """Returns each bag's view under one query, given per bag, and the clips' weights: the view for training."""
+        table = getattr(self, "other_queries", self.queries)
         query_of_clip = of_own_bag(query, segments)
-        scores = jnp.take_along_axis(self.scores(embeddings), query_of_clip[:, None], axis=1)
+        scores = jnp.take_along_axis(self.scores(embeddings, table[...]), query_of_clip[:, None], axis=1)
         attention = softmax_in_bag(scores, membership(segments))
         return self._activate(weighted_sum(attention, embeddings)), attention
 
@@ -101,7 +113,8 @@ class QueryViews(nnx.Module):
         self, embeddings: Float[Array, "row slot feature"], segments: Segments
     ) -> tuple[Float[Array, "row bag query feature"], Float[Array, "row bag query slot"]]:
         """Returns each bag's views under all queries, and the clips' weights."""
-        attention = softmax_in_bag(self.scores(embeddings)[:, None], membership(segments)[:, :, None])
+        scores = self.scores(embeddings, self.queries[...])
+        attention = softmax_in_bag(scores[:, None], membership(segments)[:, :, None])
         return self._activate(weighted_sum(attention, embeddings)), attention
 
     def _activate(self, vectors: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -111,9 +124,13 @@ class QueryViews(nnx.Module):
 class MattPooling(nnx.Module):
     """MATT: the clips of a bag are weighted by the softmax of their scores under a genre's query.
 
-    The paper and its published notebooks differ, so the parts can be chosen. The defaults are the notebooks' form,
-    except that there a slip left the queries at their random start.
+    The paper and its published notebooks differ, so the parts can be chosen. The defaults are a repaired form of the
+    notebooks': theirs is `queries="frozen_mismatched"`. The paper's is `score="additive", activation="none"`.
 
+    * `queries`: "trained"; "frozen" at their random start; or "frozen_mismatched", with two tables drawn
+      independently, one for training under the gold query and one for scoring. So do the notebooks by two slips: the
+      optimizer never sees the queries, and a comparison with a string makes training use the table of all genres and
+      sub-genres, inference that of the genres.
     * `score` of clip s under query q: "dot" is q . s (the notebooks); "scaled_dot" is q . s / sqrt(features);
       "additive" is tanh(W_s [s; q]) + b_s (the paper's equation 1); "hidden" is v . tanh(W [s; q] + b).
       Under "additive" the query cannot change the rank of the clips of a bag, W_s [s; q] being a number that
@@ -146,8 +163,8 @@ class MattPooling(nnx.Module):
             num_genres: number of labels.
             score: dot, scaled_dot, additive or hidden.
             activation: tanh or none, on the bag vector.
-            queries: trained, or frozen at their random start (the notebooks, besides, evaluate with another draw).
-            train_query: gold or own.
+            queries: trained, frozen or frozen_mismatched.
+            train_query: gold, or own, which does not go with frozen_mismatched.
             hidden: width of the hidden layer of the score; 0: that of an embedding.
             rngs: source of the initial weights.
         """
