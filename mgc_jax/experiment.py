@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
-from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
+from mgc_jax.data.bags import Bags, bags_of, single_clip_bags, training_bags
 from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.inputs import make_inputs
@@ -98,13 +98,20 @@ class Experiment:
         if clips is None:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.clips: ClipStore = clips
-        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
+        self.bags = {
+            split: bags_of(self.corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
+            for split in nonempty_splits(self.corpus, test=True)
+        }
         if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
                 "has no validation split. Set it to 1."
             )
-        train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+        train = (
+            training_bags(self.corpus, config.data.bag_key, config.data.pseudo_album_gap)
+            if self.has_pooling
+            else single_clip_bags(self.corpus, "train")
+        )
         self.train_bags: Bags = train
         self.genre_count = np.bincount(
             train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
@@ -118,10 +125,6 @@ class Experiment:
     def has_pooling(self) -> bool:
         """Whether training sees bags of several clips."""
         return self.config.model.pooling.name != "none"
-
-    def _bags(self, split: str) -> Bags:
-        data = self.config.data
-        return bags_of(self.corpus, split, data.bag_key, data.pseudo_album_gap)
 
     def train_batches(self, sampling: str) -> TrainBatches:
         """Returns the training batches."""

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
 from mgc_jax.config.keys import (
+    BAG_KEYS,
     BASELINES,
     BENCH_DATA,
     BENCH_VARIANTS,
@@ -61,7 +62,7 @@ def validate(config: ConfigDict) -> None:
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
-    one_of("data.bag_key", data.bag_key, ("paper", "pair"))
+    one_of("data.bag_key", data.bag_key, BAG_KEYS)
     one_of("data.placement", data.placement, PLACEMENTS)
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))

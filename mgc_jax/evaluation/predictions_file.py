@@ -89,7 +89,7 @@ def load_predictions(
         path: Parquet, or CSV with a header row.
         corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
             clips; by default all that must be in the file.
-        bag_key: how the corpus makes bags, as `config.data` has it.
+        bag_key: how the corpus makes the bags that are scored, as `config.data` has it.
         pseudo_album_gap: the same.
 
     Raises:

@@ -171,7 +171,7 @@ def _describe(experiment: Experiment, timetable: Timetable, length: int) -> None
     config, devices = experiment.config, experiment.mesh.size
     log.info(
         "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; %s device(s)%s",
-        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.bags['train']):,}",
+        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.train_bags):,}",
         timetable.steps_per_epoch, config.batch.clips,
         config.train.epochs + config.train.classifier_epochs, devices,
         f", up to {length} steps per dispatch" if length > 1 else "",

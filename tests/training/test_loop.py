@@ -266,6 +266,20 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         modes.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("key", ["paper", "published"])
+def test_the_true_genre_parts_the_bags_of_training_but_not_those_that_select(tmp_path, corpus, key):
+    mixed = dataclasses.replace(corpus, album=(corpus.track_id // 2).astype(str), artist=np.full(len(corpus), "a"))
+    run = Experiment(small_config(tmp_path, mixed, **{"data.bag_key": key}), tmp_path / "run")
+
+    def parted(bags):
+        return all(len(np.unique(mixed.label[bags.take(np.array([i])).clips])) == 1 for i in range(len(bags)))
+
+    assert parted(run.train_bags)
+    assert {split: parted(bags) for split, bags in run.bags.items()} == {
+        "train": key == "published", "validation": key == "published", "test": False
+    }  # fmt: skip
+
+
 def in_rows(saved, rows, clips_per_row):
     """A configuration as earlier versions saved it."""
     batch = {key: value for key, value in saved["batch"].items() if key not in ("clips", "bags")}
