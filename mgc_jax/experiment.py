@@ -18,6 +18,7 @@ from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import ClipStore, place_clips
 from mgc_jax.data.splits import nonempty_splits
+from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
@@ -165,10 +166,18 @@ class Experiment:
             devices=self.devices,
         )
 
-    def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:
-        """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
+    def accept(self, meta: CheckpointMeta, *, training: bool) -> None:
+        """Takes over the standardization that the weights of a checkpoint were trained with.
+
+        Another machine computes it with other rounding; earlier versions, from a sample of the feature vectors.
+
+        Raises:
+            UserError: the checkpoint was made with another configuration or on another corpus.
+        """
         check_same(self.config, meta.config, self.workdir, training=training)
         check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
+        mean, std = (np.asarray(meta.standardization[name], np.float32) for name in ("mean", "std"))
+        self.inputs.statistics = Standardization(mean, std)
 
 
 def open_together(config: ConfigDict) -> Corpus:

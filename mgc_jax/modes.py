@@ -106,7 +106,7 @@ def best_state(experiment: "Experiment", checkpoints: "Checkpoints") -> "TrainSt
     step = checkpoints.best_step()
     if step is None:
         raise UserError(f"{experiment.workdir} has no complete checkpoint to evaluate; train first")
-    experiment.check_meta(checkpoints.meta(step), training=False)
+    experiment.accept(checkpoints.meta(step), training=False)
     return checkpoints.restore(step, initial_state(experiment, make_optimizer(experiment.config.optimizer)))
 
 

@@ -53,7 +53,9 @@ def default() -> ConfigDict:
     config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
     config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
-    config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
+    # zero mean, unit variance per feature, from all training clips, or per mel band, from at most 4096 of them (512
+    # with a frontend). MATT's networks take spectrograms and features as they are, as far as its code is published
+    config.data.standardize = True
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
     config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)

@@ -23,6 +23,9 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     Those of the CRNN-TF repository for encoders alone; for bags, the hyper-parameters in the names of MATT's result
     files. On the demo corpus the layers are narrower, so that a run takes a minute or two.
 
+    Spectrograms are standardized per mel band. In what is published of the code no log-mel is: they are made in dB
+    (notebook manu_version/2) and taken as they are. `config.data.standardize=False` is that.
+
     Args:
         encoder: crnn_tf, crnn or fcn4.
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
@@ -71,6 +74,9 @@ _MATT_RATES = {
 
 def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
     """Returns a neural system of MATT on FMA-medium's features with the published settings.
+
+    The features are standardized. The notebooks train networks on arrays made before the scaling (fma_version/3.2.1
+    and 4.1), so on features as they are. `config.data.standardize=False` is that.
 
     Args:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.

@@ -277,6 +277,11 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
             "training on bags. It is the baseline for bag models, since a clip-level model does not know the bag."
         )
+    if paper == "matt":
+        facts.append(
+            "MATT's code, as far as it is published, feeds its networks features and spectrograms (in dB) as they "
+            "are. Ours are standardized, spectrograms per mel band (config.data.standardize)."
+        )
     if paper == "matt" and data.feature_sets:
         facts.append(
             "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). MATT's text has "

@@ -118,7 +118,7 @@ def start(
     """
     train = experiment.config.train
     state = initial_state(experiment, optimizer)
-    found = checkpoints.last_whole(state, lambda meta: experiment.check_meta(meta, training=True))
+    found = checkpoints.last_whole(state, lambda meta: experiment.accept(meta, training=True))
     if found is None:
         if not train.init_from:
             return state, experiment.meta({})
