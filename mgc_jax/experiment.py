@@ -12,12 +12,11 @@ from ml_collections import ConfigDict
 from mgc_jax.config import keys
 from mgc_jax.data.bags import Bags, bags_of, single_clip_bags, training_bags
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import ClipStore, place_clips
-from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
@@ -54,6 +53,7 @@ class Experiment:
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
         devices: number and kind of the devices, and the threads of CPUs, such as "2 x cpu, 2 threads".
         evaluator: scores splits.
+        selects_on: the split whose scores select the checkpoint; None: there is none.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
         adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
@@ -101,9 +101,11 @@ class Experiment:
         self.clips: ClipStore = clips
         self.bags = {
             split: bags_of(self.corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
-            for split in nonempty_splits(self.corpus, test=True)
+            for split in (*SPLIT_NAMES, INNER)
+            if len(self.corpus.indices(split))
         }
-        if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
+        self.selects_on = self.corpus.selects_on if self.corpus.selects_on in self.bags else None
+        if config.optimizer.plateau_factor < 1 and self.selects_on is None:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
                 "has no validation split. Set it to 1."

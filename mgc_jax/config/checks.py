@@ -77,6 +77,7 @@ def validate(config: ConfigDict) -> None:
              "say how many folds, config.data.folds=5 for instance")  # fmt: skip
     _require(data.split in ("fma", "folds") or not data.folds, "data.folds", data.folds,
              f"the split {data.split} has no folds; set it to 0, or config.data.split to folds")  # fmt: skip
+    one_of("data.fold_selection", data.fold_selection, ("inner", "scored"))
     at_least("data.split_seed", data.split_seed, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")

@@ -96,6 +96,7 @@ def load_predictions(
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
     path = Path(path)
+    corpus = corpus and corpus.with_inner_in_training()  # nothing is selected here
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgc_jax.data.corpus import INNER
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.bootstrap import concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
@@ -232,6 +233,11 @@ def _facts(
         facts.append(
             f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)
         )
+        if any(name.startswith(INNER) for name in chosen):
+            facts.append(
+                "Inner validation clips are some of the training folds, by artists of their own: no fold that is "
+                "scored selected anything. scikit-learn's baselines are fitted on them, too."
+            )
         if any(name.startswith("validation") for name in chosen) and "validation" in splits:
             facts.append(
                 "On the validation split the models' results are optimistic: their checkpoints were chosen on these "

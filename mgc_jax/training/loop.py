@@ -78,8 +78,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 if timetable.logs(step):
                     monitor.log()
                 metrics = None
-                if timetable.evaluates(step) and "validation" in experiment.bags:
-                    metrics = validate(experiment, state, phase, monitor)
+                if timetable.evaluates(step) and experiment.selects_on:
+                    metrics = validate(experiment, experiment.selects_on, state, phase, monitor)
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 agrees = step < timetable.total_steps and (timetable.logs(step) or jax.process_count() == 1)
@@ -94,10 +94,12 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                     raise Preempted
 
 
-def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: Monitor) -> dict[str, float]:
-    """Evaluates the validation split; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
+def validate(
+    experiment: Experiment, split: str, state: TrainState, phase: Phase, monitor: Monitor
+) -> dict[str, float]:
+    """Evaluates the split that selects; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
-        scores = experiment.predict("validation", state.evaluated, state.batch_stats)
+        scores = experiment.predict(split, state.evaluated, state.batch_stats)
         result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 
