@@ -2,7 +2,8 @@
 
 Logistic regression, k nearest neighbours, a support vector machine and a multilayer perceptron, on standardized
 features (the scaler is fitted on the training split). They see the same splits as the models, and are scored by the
-same metrics. No model is stored: fitting is deterministic, so evaluation fits again.
+same metrics; in a fold of a cross-validation they are fitted on all training clips, those that select a model's
+checkpoint among them. No model is stored: fitting is deterministic, so evaluation fits again.
 """
 
 import contextlib
@@ -86,16 +87,17 @@ def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool, *, again: b
     log.info(corpus.summary())
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no results yet, or damaged ones
         check_same_corpus(corpus, json.loads((workdir / "results.json").read_text()), workdir)
-    check_corpus(estimator, corpus)
+    training = corpus.with_inner_in_training()
+    check_corpus(estimator, training)
     about: dict[str, Any] = {"model": title, "corpus": corpus.name, "fingerprint": corpus.fingerprint}
     what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
     headline, splits = f"{title} on {corpus.name}, {what}", nonempty_splits(corpus, test=test)
     if not again and (earlier := show_earlier(about, workdir, headline, test="test" in splits)):
         return earlier
     write_json(workdir / "config.json", keys.to_json(config))
-    log.info("%s on %s training clips: %s", title, f"{len(corpus.indices('train')):,}", estimator)
+    log.info("%s on %s training clips: %s", title, f"{len(training.indices('train')):,}", estimator)
     start = time.perf_counter()
-    fitted = fit(estimator, corpus, config.data.standardize)
+    fitted = fit(estimator, training, config.data.standardize)
     trained = time.perf_counter()
     parts = []
     for split in splits:

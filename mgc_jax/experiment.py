@@ -10,14 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
-from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
+from mgc_jax.data.bags import Bags, bags_of, single_clip_bags, training_bags
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import ClipStore, place_clips
-from mgc_jax.data.splits import nonempty_splits
+from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
@@ -56,6 +56,7 @@ class Experiment:
         code: what runs, as `runtime.environment.code_version` says it.
         evaluator: scores splits.
         probe: scores fixed clips, by which saved weights show that the code is still that which saved them.
+        selects_on: the split whose scores select the checkpoint; None: there is none.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
         adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
@@ -102,13 +103,22 @@ class Experiment:
         if clips is None:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.clips: ClipStore = clips
-        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
-        if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
+        self.bags = {
+            split: bags_of(self.corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
+            for split in (*SPLIT_NAMES, INNER)
+            if len(self.corpus.indices(split))
+        }
+        self.selects_on = self.corpus.selects_on if self.corpus.selects_on in self.bags else None
+        if config.optimizer.plateau_factor < 1 and self.selects_on is None:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
                 "has no validation split. Set it to 1."
             )
-        train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+        train = (
+            training_bags(self.corpus, config.data.bag_key, config.data.pseudo_album_gap)
+            if self.has_pooling
+            else single_clip_bags(self.corpus, "train")
+        )
         self.train_bags: Bags = train
         self.genre_count = np.bincount(
             train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
@@ -123,10 +133,6 @@ class Experiment:
     def has_pooling(self) -> bool:
         """Whether training sees bags of several clips."""
         return self.config.model.pooling.name != "none"
-
-    def _bags(self, split: str) -> Bags:
-        data = self.config.data
-        return bags_of(self.corpus, split, data.bag_key, data.pseudo_album_gap)
 
     def train_batches(self, sampling: str) -> TrainBatches:
         """Returns the training batches."""
@@ -168,10 +174,18 @@ class Experiment:
             code=self.code,
         )
 
-    def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:
-        """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
+    def accept(self, meta: CheckpointMeta, *, training: bool) -> None:
+        """Takes over the standardization that the weights of a checkpoint were trained with.
+
+        Another machine computes it with other rounding; earlier versions, from a sample of the feature vectors.
+
+        Raises:
+            UserError: the checkpoint was made with another configuration or on another corpus.
+        """
         check_same(self.config, meta.config, self.workdir, training=training)
         check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
+        mean, std = (np.asarray(meta.standardization[name], np.float32) for name in ("mean", "std"))
+        self.inputs.statistics = Standardization(mean, std)
 
     def check_state(self, meta: CheckpointMeta, state: Any) -> None:
         """Raises `ChangedCodeError` if the code does no longer give the scores of a restored state's weights."""

@@ -107,7 +107,7 @@ def best_state(experiment: "Experiment", checkpoints: "Checkpoints") -> "TrainSt
     if step is None:
         raise UserError(f"{experiment.workdir} has no complete checkpoint to evaluate; train first")
     meta = checkpoints.meta(step)
-    experiment.check_meta(meta, training=False)
+    experiment.accept(meta, training=False)
     state = checkpoints.restore(step, initial_state(experiment, make_optimizer(experiment.config.optimizer)))
     experiment.check_state(meta, state)
     return state
@@ -141,7 +141,7 @@ def evaluate_best(
         "best_step": step,
         "last_step": latest,
         "logit_adjustment": config.eval.logit_adjustment,
-        "selected_by": f"validation/{config.train.select}" if "validation" in experiment.bags else "last step",
+        "selected_by": f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step",
         "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
     }
     headline = f"{about['model']} on {corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
@@ -180,9 +180,10 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
     The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
-    split is not used. A model's checkpoint is chosen on the fold that it then scores, so the estimate is slightly
-    optimistic; scikit-learn's baselines choose nothing. Average precision ranks the scores of several models together,
-    as if they had one scale.
+    split is not used. A model's checkpoint is chosen on a part of the training folds, and the fold is scored once
+    (`data.fold_selection=inner`; with `scored` it is chosen on the fold that it then scores, which is optimistic).
+    scikit-learn's baselines choose nothing, and are fitted on that part, too. Average precision ranks the scores of
+    several models together, as if they had one scale.
 
     Args:
         config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.

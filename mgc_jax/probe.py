@@ -41,7 +41,7 @@ class Probe:
             stored_shape: of a clip of the corpus.
         """
         graph, *_ = split_model(model)
-        self._clips = _noise(inputs, tuple(stored_shape))
+        self._inputs, self._shape = inputs, tuple(stored_shape)
 
         def scores(params, batch_stats, clips):
             at, segment = np.arange(len(_BAG_OF_CLIP))[None], np.array(_BAG_OF_CLIP)[None]
@@ -54,7 +54,7 @@ class Probe:
 
     def __call__(self, params: Any, batch_stats: Any) -> list[list[float]]:
         """Returns the log scores [bag, genre], without logit adjustment, as JSON holds them."""
-        return gather(self._scores(params, batch_stats, self._clips)).tolist()
+        return gather(self._scores(params, batch_stats, _noise(self._inputs, self._shape))).tolist()
 
 
 def _noise(inputs: Inputs, stored_shape: tuple[int, ...]) -> np.ndarray:

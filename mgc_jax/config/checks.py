@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
 from mgc_jax.config.keys import (
+    BAG_KEYS,
     BASELINES,
     BENCH_DATA,
     BENCH_VARIANTS,
@@ -61,7 +62,7 @@ def validate(config: ConfigDict) -> None:
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
-    one_of("data.bag_key", data.bag_key, ("paper", "pair"))
+    one_of("data.bag_key", data.bag_key, BAG_KEYS)
     one_of("data.placement", data.placement, PLACEMENTS)
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
@@ -76,6 +77,7 @@ def validate(config: ConfigDict) -> None:
              "say how many folds, config.data.folds=5 for instance")  # fmt: skip
     _require(data.split in ("fma", "folds") or not data.folds, "data.folds", data.folds,
              f"the split {data.split} has no folds; set it to 0, or config.data.split to folds")  # fmt: skip
+    one_of("data.fold_selection", data.fold_selection, ("inner", "scored"))
     at_least("data.split_seed", data.split_seed, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")

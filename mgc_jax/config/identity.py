@@ -51,6 +51,8 @@ def differences(
         values["data.split"] = split_rule(values["data.split"], values["data.folds"])
         if values["data.split"] == "fma":  # draws nothing
             values["data.split_seed"] = 0
+        if values["data.split"] != "folds":  # has none
+            values["data.fold_selection"] = "inner"
     packing = ["the batches are packed in another way"] if training and earlier.packed_in_rows(before) else []
     return packing + [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"

@@ -14,6 +14,9 @@ CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 
+BAG_KEYS = ("paper", "pair", "published")
+
+
 DTYPES = ("float32", "bfloat16")
 
 
@@ -42,13 +45,20 @@ def default() -> ConfigDict:
     )
     config.data.features = ""  # of features_518: all, or sets such as mfcc+spectral_contrast; empty: all
     config.data.frames = 0  # use only the first frames of each clip; 0: all
-    config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
+    # paper: bags of album and artist, in training of one genre each; pair: of any genres; published: as MATT's code
+    # counts, of one genre in validation too, which flatters its scores
+    config.data.bag_key = "paper"
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
     config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
     config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
+    # what selects a fold's checkpoint: inner (a part of the training clips, by artists of its own), scored (the fold
+    # itself, which flatters its scores)
+    config.data.fold_selection = "inner"
     config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
-    config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
+    # zero mean, unit variance per feature, from all training clips, or per mel band, from at most 4096 of them (512
+    # with a frontend). MATT's networks take spectrograms and features as they are, as far as its code is published
+    config.data.standardize = True
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
     config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.config.keys import split_rule
-from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ def fma(corpus: Corpus, data: Any) -> Corpus:
 
 
 def folds(corpus: Corpus, data: Any) -> Corpus:
-    """Splits the training and validation clips into `data.folds` folds by artist; `data.fold` is for validation."""
-    return cross_validation(corpus, data.folds, data.fold, data.split_seed)
+    """Splits the training and validation clips into `data.folds` folds by artist; `data.fold` is scored."""
+    return cross_validation(corpus, data.folds, data.fold, data.split_seed, selection=data.fold_selection)
 
 
 def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
@@ -96,36 +96,56 @@ def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
     return split
 
 
-def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0) -> Corpus:
-    """Splits the training and validation clips into folds; one of them becomes the validation split.
+def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, selection: str = "inner") -> Corpus:
+    """Splits the training and validation clips into folds; one of them becomes the validation split, which is scored.
 
-    No artist is in two folds (a clip of unknown artist counts as an artist of its own), and the genres are spread
-    over the folds as evenly as that allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+    The clips of the other folds are dealt once more, into as many parts, and the first of these selects the
+    checkpoint (`INNER`): the fold that is scored selects nothing. No artist is in two folds or parts (a clip of
+    unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that allows
+    (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+
+    Args:
+        corpus: the corpus.
+        folds: how many.
+        fold: the one that is scored, from 0.
+        seed: of the draws.
+        selection: "inner", or "scored": the fold that is scored selects the checkpoint, too, which flatters it.
 
     Raises:
         UserError: there are fewer artists than folds, or too few to fill every fold.
     """
+    rows = np.flatnonzero(corpus.split != "test")
+    number = _dealt(corpus, rows, folds, seed, "fold")
+    split = corpus.split.astype(object)
+    split[rows] = "train"
+    split[rows[number == fold]] = "validation"
+    if selection == "inner":
+        others = rows[number != fold]
+        split[others[_dealt(corpus, others, folds, seed, "inner validation part") == 0]] = INNER
+    return dataclasses.replace(corpus, split=split.astype(str))
+
+
+def _dealt(corpus: Corpus, rows: np.ndarray, parts: int, seed: int, name: str) -> np.ndarray:
+    """Deals clips into parts of different artists; returns the part of each: int [row]."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    rows = np.flatnonzero(corpus.split != "test")
     alone = np.char.add("track ", corpus.track_id[rows].astype(str))
     artist = np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
     artists = len(np.unique(artist))
-    if artists < folds:
-        raise UserError(f"config.data.folds={folds}, but the clips are of {artists} artists")
+    if artists < parts:
+        raise UserError(f"config.data.folds={parts}, but the clips for {name}s are of {artists} artists")
+    part = np.empty(len(rows), int)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than folds
+        warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than parts
         try:
-            dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-            parts = [validation for _, validation in dealt.split(rows, corpus.label[rows], artist)]
+            dealt = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+            for number, (_, of_part) in enumerate(dealt.split(rows, corpus.label[rows], artist)):
+                part[of_part] = number
         except ValueError as error:
-            raise UserError(f"config.data.folds={folds} is too many for this corpus: {error}") from error
-    if empty := [number for number, part in enumerate(parts) if len(part) == 0]:
+            raise UserError(f"config.data.folds={parts} is too many for this corpus: {error}") from error
+    if empty := sorted(set(range(parts)) - set(part.tolist())):
         raise UserError(
-            f"config.data.folds={folds} is too many for the {artists} artists of this corpus: no artist is left for "
-            f"fold {empty[0]}, since no artist may be in two folds and genres are spread evenly. Give fewer folds"
+            f"config.data.folds={parts} is too many for the {artists} artists of this corpus: no artist is left for "
+            f"{name} {empty[0]}, since no artist may be in two and genres are spread evenly. Give fewer folds"
         )
-    split = corpus.split.astype(object)
-    split[rows] = "train"
-    split[rows[parts[fold]]] = "validation"
-    return dataclasses.replace(corpus, split=split.astype(str))
+    return part

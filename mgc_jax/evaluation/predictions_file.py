@@ -89,13 +89,14 @@ def load_predictions(
         path: Parquet, or CSV with a header row.
         corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
             clips; by default all that must be in the file.
-        bag_key: how the corpus makes bags, as `config.data` has it.
+        bag_key: how the corpus makes the bags that are scored, as `config.data` has it.
         pseudo_album_gap: the same.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
     path = Path(path)
+    corpus = corpus and corpus.with_inner_in_training()  # nothing is selected here
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")

@@ -24,6 +24,9 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     files. MATT is the repaired one with trained queries; `MattPooling` says how the published code differs. On the
     demo corpus the layers are narrower, so that a run takes a minute or two.
 
+    Spectrograms are standardized per mel band. In what is published of the code no log-mel is: they are made in dB
+    (notebook manu_version/2) and taken as they are. `config.data.standardize=False` is that.
+
     Args:
         encoder: crnn_tf, crnn or fcn4.
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
@@ -74,6 +77,9 @@ def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
     """Returns a neural system of MATT on FMA-medium's features with the published settings.
 
     The attention is the repaired one, as in `on_spectrograms`.
+
+    The features are standardized. The notebooks train networks on arrays made before the scaling (fma_version/3.2.1
+    and 4.1), so on features as they are. `config.data.standardize=False` is that.
 
     Args:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.

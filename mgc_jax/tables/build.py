@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgc_jax.data.corpus import INNER
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.bootstrap import concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
@@ -232,6 +233,11 @@ def _facts(
         facts.append(
             f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)
         )
+        if any(name.startswith(INNER) for name in chosen):
+            facts.append(
+                "Inner validation clips are some of the training folds, by artists of their own: no fold that is "
+                "scored selected anything. scikit-learn's baselines are fitted on them, too."
+            )
         if any(name.startswith("validation") for name in chosen) and "validation" in splits:
             facts.append(
                 "On the validation split the models' results are optimistic: their checkpoints were chosen on these "
@@ -276,6 +282,11 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         facts.append(
             "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
             "training on bags. It is the baseline for bag models, since a clip-level model does not know the bag."
+        )
+    if paper == "matt":
+        facts.append(
+            "MATT's code, as far as it is published, feeds its networks features and spectrograms (in dB) as they "
+            "are. Ours are standardized, spectrograms per mel band (config.data.standardize)."
         )
     if paper == "matt" and data.feature_sets:
         facts.append(

@@ -79,8 +79,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 if timetable.logs(step):
                     monitor.log()
                 metrics = None
-                if timetable.evaluates(step) and "validation" in experiment.bags:
-                    metrics = validate(experiment, state, phase, monitor)
+                if timetable.evaluates(step) and experiment.selects_on:
+                    metrics = validate(experiment, experiment.selects_on, state, phase, monitor)
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 agrees = step < timetable.total_steps and (timetable.logs(step) or jax.process_count() == 1)
@@ -97,10 +97,12 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                     raise Preempted
 
 
-def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: Monitor) -> dict[str, float]:
-    """Evaluates the validation split; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
+def validate(
+    experiment: Experiment, split: str, state: TrainState, phase: Phase, monitor: Monitor
+) -> dict[str, float]:
+    """Evaluates the split that selects; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
-        scores = experiment.predict("validation", state.evaluated, state.batch_stats)
+        scores = experiment.predict(split, state.evaluated, state.batch_stats)
         result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 
@@ -121,7 +123,7 @@ def start(
     """
     train = experiment.config.train
     state = initial_state(experiment, optimizer)
-    found = checkpoints.last_whole(state, lambda meta: experiment.check_meta(meta, training=True))
+    found = checkpoints.last_whole(state, lambda meta: experiment.accept(meta, training=True))
     if found is None:
         if not train.init_from:
             return state, experiment.meta({})
@@ -175,7 +177,7 @@ def _describe(experiment: Experiment, timetable: Timetable, length: int) -> None
     config, devices = experiment.config, experiment.mesh.size
     log.info(
         "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; %s device(s)%s",
-        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.bags['train']):,}",
+        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.train_bags):,}",
         timetable.steps_per_epoch, config.batch.clips,
         config.train.epochs + config.train.classifier_epochs, devices,
         f", up to {length} steps per dispatch" if length > 1 else "",

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
+from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.open import open_corpus, resolve_auto
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
@@ -173,6 +174,16 @@ def test_standardization_is_scikit_learns_of_the_training_clips(shape):
     scaler = StandardScaler().fit(train)
     np.testing.assert_allclose(statistics.mean, scaler.mean_, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(statistics.std, scaler.scale_, rtol=1e-5)
+
+
+def test_statistics_of_features_are_those_of_all_training_clips():
+    """A sample would give neural systems other inputs than scikit-learn's baselines in the same table."""
+    corpus = make_corpus(num_clips=7000, clip_shape=(3,))
+    inputs = make_inputs(default(), corpus)
+    scaler = StandardScaler().fit(corpus.clips[corpus.indices("train")].astype(np.float64))
+    assert scaler.n_samples_seen_ > 4096
+    np.testing.assert_allclose(inputs.statistics.mean, scaler.mean_, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(inputs.statistics.std, scaler.scale_, rtol=1e-5)
 
 
 def test_a_constant_feature_stays_at_zero_however_large():

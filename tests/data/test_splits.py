@@ -7,6 +7,7 @@ from helpers import make_corpus, save_arrays
 from sklearn.model_selection import train_test_split
 
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.data.corpus import INNER
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import SPLITS, artists_in_several_splits, cross_validation, stratified_split
 from mgc_jax.errors import UserError
@@ -32,12 +33,29 @@ def test_cross_validation_keeps_artists_together_and_uses_every_clip_once():
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(corpus.split != "test"))
     for fold in folds:
         np.testing.assert_array_equal(fold.indices("test"), corpus.indices("test"))
-        train, validation = fold.indices("train"), fold.indices("validation")
+        train, validation = fold.with_inner_in_training().indices("train"), fold.indices("validation")
         assert not set(corpus.artist[train]) & set(corpus.artist[validation])
         shares = [np.bincount(corpus.label[part], minlength=3) / len(part) for part in (train, validation)]
         np.testing.assert_allclose(*shares, atol=0.15)
     with pytest.raises(UserError, match="artists"):
         cross_validation(corpus, 300, 0)
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_the_fold_that_is_scored_does_not_select(folds):
+    """The inner validation clips are of the other folds, and of artists of their own."""
+    corpus = make_corpus(num_clips=400)
+    for fold in range(folds):
+        dealt, scored = (cross_validation(corpus, folds, fold, selection=how) for how in ("inner", "scored"))
+        np.testing.assert_array_equal(dealt.indices("validation"), scored.indices("validation"))
+        np.testing.assert_array_equal(dealt.with_inner_in_training().split, scored.split)
+        assert (dealt.selects_on, scored.selects_on) == (INNER, "validation")
+        artists = [set(corpus.artist[dealt.indices(split)]) for split in ("train", INNER, "validation")]
+        assert sum(map(len, artists)) == len(set.union(*artists))
+        inner, train = dealt.indices(INNER), scored.indices("train")
+        assert len(inner) == pytest.approx(len(train) / folds, rel=0.15)
+        shares = [np.bincount(corpus.label[part], minlength=3) / len(part) for part in (train, inner)]
+        np.testing.assert_allclose(*shares, atol=0.15)
 
 
 def test_clips_of_unknown_artist_are_dealt_one_by_one():
@@ -119,6 +137,8 @@ def test_folds_by_name_and_by_number_are_the_same(tmp_path):
     before = keys.to_json(numbered)
     del before["data"]["split"], before["data"]["split_seed"]  # as a run of before these keys has it
     assert identity.differences(named, before) == []
+    given.data.fold_selection = "scored"
+    assert identity.differences(given, keys.to_json(config_for(corpus, tmp_path))) == []  # of no fold
     assert "data.split: 'folds' there, 'fma' now" in identity.differences(given, before)
 
 
@@ -128,6 +148,7 @@ def test_folds_by_name_and_by_number_are_the_same(tmp_path):
         ({"data.split": "folds"}, "say how many folds"),
         ({"data.split": "8-1-1", "data.folds": 5}, "has no folds"),
         ({"data.split_seed": -1}, "at least 0"),
+        ({"data.fold_selection": "outer"}, "choose one of inner, scored"),
     ],
 )
 def test_impossible_splits_are_refused(changes, message):

@@ -266,6 +266,39 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         modes.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("key", ["paper", "published"])
+def test_the_true_genre_parts_the_bags_of_training_but_not_those_that_select(tmp_path, corpus, key):
+    mixed = dataclasses.replace(corpus, album=(corpus.track_id // 2).astype(str), artist=np.full(len(corpus), "a"))
+    run = Experiment(small_config(tmp_path, mixed, **{"data.bag_key": key}), tmp_path / "run")
+
+    def parted(bags):
+        return all(len(np.unique(mixed.label[bags.take(np.array([i])).clips])) == 1 for i in range(len(bags)))
+
+    assert parted(run.train_bags)
+    assert {split: parted(bags) for split, bags in run.bags.items()} == {
+        "train": key == "published", "validation": key == "published", "test": False
+    }  # fmt: skip
+
+
+def test_weights_keep_the_standardization_that_they_were_trained_with(tmp_path, corpus, monkeypatch):
+    """As those of earlier versions, which took it from a sample."""
+    config, workdir = small_config(tmp_path, corpus, **{"train.epochs": 1}), tmp_path / "run"
+
+    def other(corpus, *_):
+        statistics = standardization(corpus, True)
+        return dataclasses.replace(statistics, mean=statistics.mean - 0.5, std=2 * statistics.std)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mgc_jax.data.inputs.standardization", other)
+        trained = modes.train(config, workdir)
+        config.train.epochs = 2
+        longer = modes.train(config, tmp_path / "longer")
+    config.train.epochs = 1
+    assert modes.evaluate(config, workdir)["splits"] == trained["splits"]
+    config.train.epochs = 2
+    assert modes.train(config, workdir)["splits"] == longer["splits"]
+
+
 def in_rows(saved, rows, clips_per_row):
     """A configuration as earlier versions saved it."""
     batch = {key: value for key, value in saved["batch"].items() if key not in ("clips", "bags")}
