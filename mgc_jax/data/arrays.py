@@ -22,6 +22,7 @@ _ARRAY_FLAGS = {
     "clips": "--config.data.arrays.clips=FILE.npz",
     "clips_key": "--config.data.arrays.clips_key=NAME",
     "ids": "--config.data.arrays.ids=FILE.npy",
+    "ids_key": "--config.data.arrays.ids_key=NAME",
     "axes": "--config.data.arrays.axes='NAMES'",
     "features": "--config.data.arrays.features=\"('column', ...)\"",
     "genres": "--config.data.arrays.genres=\"('NAME', ...)\"",

@@ -126,7 +126,15 @@ def test_a_mistyped_genre_of_fma_is_a_mistake_and_foreign_genres_are_not(tmp_pat
     assert open_corpus(config.data).genres == ("jazz", "rock", "samba")
 
 
-@pytest.mark.parametrize("ids", [np.arange(120) + 0.5, np.arange(120).astype(str), np.zeros((120, 2), int)])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(120) + 0.5,
+        np.full(120, np.nan),
+        np.char.add("a", np.arange(120).astype(str)),
+        np.zeros((120, 2), int),
+    ],
+)
 def test_ids_that_are_none(tmp_path, corpus, ids):
     config = config_for(tmp_path, corpus)
     np.savez(tmp_path / "clips.npz", clips=corpus.clips, track_id=ids)
@@ -191,6 +199,7 @@ def test_a_constant_feature_stays_at_zero_however_large():
         ({"data.arrays.clips": "gone.npz"}, "gone.npz does not exist"),
         ({"data.arrays.columns.genre": "style"}, "no column 'style'"),
         ({"data.arrays.clips_key": "mel"}, "say which one is the clips"),
+        ({"data.arrays.ids_key": "track"}, r"no 'track'; it holds clips, track_id\. Correct .*arrays\.ids_key=NAME"),
         ({"data.arrays.axes": "clip feature"}, "3 axes"),
         ({"data.arrays.genres": ("Rock", "Folk")}, "'Jazz' in column 'genre_top' is not one of Rock, Folk"),
         ({"data.frames": 41}, "data.frames=41"),

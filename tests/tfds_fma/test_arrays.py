@@ -312,6 +312,57 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
     assert not (tmp_path / "data" / "fma" / "small-mel_1360x96" / layout.VERSION).exists()
 
 
+def write_shuffled(files: ArrayFiles, **beside: np.ndarray) -> np.ndarray:
+    """Writes the clips in another order than the table's; returns it."""
+    order = np.array([2, 0, 1])
+    with np.load(files.clips) as loaded:
+        np.savez(files.clips, clips=loaded["clips"][order], **{name: ids[order] for name, ids in beside.items()})
+    return order
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ids", "int32"), ("tid", "float64"), ("0", "str")])
+def test_ids_beside_the_clips_are_never_passed_over(tmp_path, name, kind):
+    files = dataclasses.replace(write_files(tmp_path, [{}] * 3), clips_key="clips")
+    order = write_shuffled(files, **{name: np.arange(3).astype(kind)})
+    message = rf"clips.npz has no 'track_id', but a whole number for each clip in '{name}'.* set --ids_key NAME"
+    with pytest.raises(UserError, match=message):
+        read_arrays(files)
+    with pytest.raises(UserError, match=r"the clips with --clips_key NAME, and which the track ids with --ids_key"):
+        read_arrays(dataclasses.replace(files, clips_key=""))
+    named = dataclasses.replace(files, ids_key=name)
+    assert read_arrays(named).row.tolist() == order.tolist()
+    assert read_arrays(dataclasses.replace(named, clips_key="")).row.tolist() == order.tolist()
+    # They are labels: so says the user.
+    assert read_arrays(dataclasses.replace(files, ids_key="")).row.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stored", ["npz", "npz without ids", "npy"])
+def test_a_mistyped_name_of_the_ids(tmp_path, stored):
+    files = dataclasses.replace(write_files(tmp_path, [{}] * 3), ids_key="trackid")
+    if stored != "npz":
+        write_shuffled(files)
+    if stored == "npy":
+        np.save(tmp_path / "clips.npy", np.ones((3, 5, 4), np.float32))
+        files = dataclasses.replace(files, clips=str(tmp_path / "clips.npy"))
+    with pytest.raises(UserError, match=r"has no 'trackid'; it holds .+\. Correct --ids_key NAME"):
+        read_arrays(files)
+    if stored != "npz":
+        assert read_arrays(dataclasses.replace(files, ids_key="")).row.tolist() == [0, 1, 2]
+
+
+def test_a_file_of_ids_and_others_beside_the_clips(tmp_path):
+    files = write_files(tmp_path, [{}] * 3)
+    np.save(tmp_path / "ids.npy", np.arange(3))
+    files = dataclasses.replace(files, ids=str(tmp_path / "ids.npy"))
+    assert read_arrays(files).row.tolist() == [0, 1, 2]
+    order = write_shuffled(files, track_id=np.arange(3))
+    with pytest.raises(UserError, match=r"ids.npy and 'track_id' in .*clips.npz are different track ids"):
+        read_arrays(files)
+    np.save(files.ids, order[::-1])
+    ignoring = dataclasses.replace(files, ids_key="", clips_key="clips")
+    assert read_arrays(ignoring).row.tolist() == order[::-1].tolist()
+
+
 def test_a_split_that_is_none_is_an_error_also_where_there_is_no_clip(tmp_path):
     files = write_files(tmp_path, [{}, {"split": "holdout"}], np.ones((1, 5, 4), np.float32))
     assert len(read_arrays(files).clips) == 1  # that clip has a split

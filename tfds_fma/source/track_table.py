@@ -21,6 +21,8 @@ SPLIT_WORDS = {
     "dev": "validation",
 }
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0+)?")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -94,6 +96,24 @@ def parse_columns(pairs: Iterable[str]) -> Columns:
             raise UserError(f"--columns takes <what>=NAME with <what> one of {', '.join(known)}; not {pair!r}.")
         given[what] = name
     return Columns(**given)
+
+
+def whole_numbers(values: np.ndarray) -> np.ndarray | None:
+    """Reads whole numbers: integers, and what they become beside gaps, floating-point or text such as "12.0".
+
+    Returns:
+      int64 [value]; None if the values are not in one row, or not all whole numbers.
+    """
+    if values.ndim != 1 or values.dtype.kind not in "iufUS":
+        return None
+    if values.dtype.kind in "US":
+        texts = values.astype(str).tolist()
+        if not all(map(_WHOLE_NUMBER.fullmatch, texts)):
+            return None
+        return np.array([int(text.partition(".")[0]) for text in texts], np.int64)
+    if np.any(np.abs(values) >= 2**63) or np.any(values != np.floor(values)):  # also NaN
+        return None
+    return values.astype(np.int64)
 
 
 def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
