@@ -198,7 +198,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        columns = {name: _column(name, table[name]) for name in table.column_names}
     except KeyError as error:
         raise UserError(f"{path} has several columns {error}; each needs a name of its own.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -206,10 +206,24 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return columns, about if isinstance(about, dict) else {}
 
 
+# Columns of names, of which some may be numbers.
+_NAMES = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
+
+
+def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
+    """Returns the values of a column: of names as Python's, None where one is missing; otherwise numbers, NaN there.
+
+    `to_numpy` alone would give what is missing in a dictionary (a categorical column) its last category, and turn
+    whole numbers beside gaps into floating-point ones, which may be the same for two of them.
+    """
+    if name in _NAMES:
+        return np.array([*values.to_pylist(), None], object)[:-1]  # in one row, whatever the values are
+    return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
+
+
 def _read_csv(path: Path) -> pa.Table:
     """Reads names as text even where they are numbers."""
-    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
-    types = {name: pa.string() for name in names}
+    types = {name: pa.string() for name in _NAMES}
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
 
 
