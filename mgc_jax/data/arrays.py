@@ -40,7 +40,7 @@ def open_arrays(data: Any) -> Corpus:
             f"{files.place}, which has to be read whole. Save them with numpy.save (and their track ids beside them: "
             "--config.data.arrays.ids=FILE.npy), or leave config.data.placement at auto."
         )
-    arrays = read_arrays(files)
+    arrays = read_arrays(files, log.info)
     clips: np.ndarray | LazyClips
     if isinstance(arrays.clips, np.memmap) and stays_on_disk(data.placement, arrays.clips.nbytes, available_memory()):
         mel_first = files.axes == "clip mel time"

@@ -75,6 +75,19 @@ def test_unknown_artists_and_albums(tmp_path, corpus):
     assert (open_corpus(config.data).album == "").all()
 
 
+def test_words_for_unknown_artists_and_albums_are_counted(tmp_path, corpus, caplog):
+    rng = np.random.default_rng(0)
+    words = rng.choice(["", "nan", "None", "NA", "-1", "-1.0"], (2, len(corpus)))
+    known = rng.random((2, len(corpus))) < 0.5
+    artist, album = np.where(known, (corpus.artist, corpus.album), words)
+    config = config_for(tmp_path, dataclasses.replace(corpus, artist=artist, album=album))
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        opened = open_corpus(config.data)
+    for mine, theirs, these in zip((opened.artist, opened.album), (corpus.artist, corpus.album), known, strict=True):
+        np.testing.assert_array_equal(mine, np.where(these, theirs, ""))
+    assert f"column 'artist_id': {np.sum(~known[0] & (words[0] != ''))} of 120 are taken as unknown" in caplog.text
+
+
 def test_training_clips_outside_fma_small(tmp_path, corpus):
     config = config_for(tmp_path, corpus)
     unknown = open_corpus(config.data)

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import numpy as np
 import pyarrow as pa
@@ -135,6 +136,20 @@ def test_predictions_of_other_software(tmp_path):
     assert result["clip"]["accuracy"] == 0.5
     assert "bag" not in result
     assert result["top_k"] == {}  # nothing is known of the training clips
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "NA", "-1", "-1.0"])
+def test_words_that_say_that_something_is_unknown(tmp_path, word, caplog):
+    path = tmp_path / "theirs.csv"
+    lines = [line.replace(",a,x,", f",{word},{word},") for line in CSV.splitlines()]
+    path.write_text("\n".join(lines))
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        predictions = load_predictions(path)
+    assert f"{path}, column 'artist': 2 of 4 are taken as unknown ('{word}')" in caplog.text
+    assert predictions.artist.tolist() == ["", "b", "", ""]
+    assert predictions.bag_sizes.tolist() == [1, 1, 1, 1]
+    path.write_text("\n".join([f"{lines[0]},bag", *(f"{line},{word}" for line in lines[1:])]))
+    assert load_predictions(path).bag_sizes.tolist() == [1, 1, 1, 1]
 
 
 def test_logits_and_bags_by_name(tmp_path):

@@ -123,6 +123,29 @@ def test_names_become_numbers_and_stay_readable(tmp_path):
     assert np.isnan(read["duration"]).all()
 
 
+UNKNOWN_WORDS = ("nan", "NaN", "None", "NA", "N/A", "<NA>", "null", "-1", "-1.0")
+
+
+def test_words_that_say_that_an_artist_is_unknown(tmp_path):
+    """They are no artist, they do not turn ids into names, and they are counted."""
+    rows = [{"artist_id": word, "album_id": word, "name": word, "part": word} for word in UNKNOWN_WORDS]
+    rows += [{"artist_id": "70", "name": "Nana", "part": "small"}, {"artist_id": "8.0", "album_id": "", "part": ""}]
+    files = write_files(tmp_path, [{"name": ""} | row for row in rows])
+    files = dataclasses.replace(files, columns=Columns(artist_name="name", subset="part"))
+    lines: list[str] = []
+    path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    read, _ = read_dataset(path)
+    unknown = len(UNKNOWN_WORDS)
+    assert read["artist_id"].tolist() == [*[-1] * unknown, 70, 8]
+    assert read["album_id"].tolist() == [*[-1] * unknown, 5, -1]
+    assert read["artist"].tolist() == [*[""] * unknown, "Nana", ""]
+    assert read["subset"].tolist() == [*[""] * unknown, "small", ""]
+    assert (
+        f"{files.table}, column 'artist_id': 9 of 11 are taken as unknown ('-1', '-1.0', '<NA>', 'N/A', " in lines[0]
+    )
+    assert [line.split("'")[1] for line in lines[:4]] == ["artist_id", "album_id", "name", "part"]
+
+
 def test_the_name_of_an_artist_beside_the_id(tmp_path):
     rows = [{"artist_id": 3, "name": "Abba"}, {"artist_id": "", "name": "Nobody"}]
     files = write_files(tmp_path, rows, columns=Columns(artist_name="name", album=""))

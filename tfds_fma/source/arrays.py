@@ -4,7 +4,7 @@
 them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,10 +90,14 @@ class Arrays:
         return self.table.take(self.row)
 
 
-def read_arrays(files: ArrayFiles) -> Arrays:
+def read_arrays(files: ArrayFiles, log: Callable[[str], None] = lambda line: None) -> Arrays:
     """Reads precomputed arrays and their table.
 
     Whether the values are finite is not looked at here: see `require_finite`.
+
+    Args:
+      files: what to read.
+      log: takes lines about oddities of the table.
 
     Raises:
       UserError: if a file is not there or damaged, or they do not fit together.
@@ -104,7 +108,7 @@ def read_arrays(files: ArrayFiles) -> Arrays:
             "arrays)"
         )
     texts = read_columns(files.table, files.columns, files.features, files.flags)
-    table = track_table(files.table, files.columns, texts)
+    table = track_table(files.table, files.columns, texts, log)
     if files.clips:
         clips, ids = _read_clips(files, table.track_id)
         rows = _rows_of(files, ids, table.track_id)

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,14 @@ SPLIT_WORDS = {
     "dev": "validation",
 }
 
+# What says that a value is not known, in small letters: the words that pandas.read_csv takes for missing values, as it
+# writes some of them itself once a column has become text; and FMA's number for unknown ids.
+_UNKNOWN = (
+    "", "nan", "-nan", "na", "n/a", "<na>", "#na", "#n/a", "#n/a n/a", "null", "none", "1.#ind", "-1.#ind", "1.#qnan",
+    "-1.#qnan", "nat", str(UNKNOWN_ID), f"{UNKNOWN_ID}.0",
+)  # fmt: skip
+
+
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0+)?")
 
 
@@ -33,11 +41,11 @@ class Columns:
       track_id: whole numbers.
       genre: name of the genre.
       split: train, validation or test; FMA's ``training`` and a few common abbreviations are understood.
-      artist: id or name, empty or -1 where unknown.
+      artist: id or name, where unknown empty or a word that says so: see `without_unknown`.
       album: likewise.
       title: of the track.
       artist_name: for people, where `artist` is an id.
-      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; empty where unknown.
+      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; likewise.
     """
 
     track_id: str = "track_id"
@@ -116,6 +124,24 @@ def whole_numbers(values: np.ndarray) -> np.ndarray | None:
     return values.astype(np.int64)
 
 
+def without_unknown(names: np.ndarray, where: str, log: Callable[[str], None]) -> np.ndarray:
+    """Empties the names that say that nothing is known, such as nan, None, NA, -1 and -1.0.
+
+    Otherwise they would be one artist with very many clips.
+
+    Args:
+      names: str [row].
+      where: names the column in the log.
+      log: takes a line that counts them, if there are any.
+    """
+    unknown = np.isin(np.char.lower(names), _UNKNOWN)
+    written = unknown & (names != "")
+    if written.any():
+        words = ", ".join(map(repr, np.unique(names[written]).tolist()))
+        log(f"{where}: {int(written.sum())} of {len(names)} are taken as unknown ({words})")
+    return np.where(unknown, "", names)
+
+
 def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
     """Turns ids or names of artists or albums into numbers.
 
@@ -182,8 +208,17 @@ def read_columns(
     return texts
 
 
-def track_table(path: str, columns: Columns, texts: Mapping[str, np.ndarray]) -> TrackTable:
-    """Turns columns of text into a table; raises UserError if its track ids are none."""
+def track_table(
+    path: str, columns: Columns, texts: Mapping[str, np.ndarray], log: Callable[[str], None] = lambda line: None
+) -> TrackTable:
+    """Turns columns of text into a table; raises UserError if its track ids are none.
+
+    Args:
+      path: the CSV file, for messages.
+      columns: those that say what a clip is.
+      texts: as from `read_columns`.
+      log: takes a line about every column in which words say that a value is unknown.
+    """
     try:
         track_id = texts[columns.track_id].astype(np.int64)
     except (ValueError, OverflowError):
@@ -196,16 +231,16 @@ def track_table(path: str, columns: Columns, texts: Mapping[str, np.ndarray]) ->
     def text(column: str) -> np.ndarray:
         return texts[column] if column else unknown
 
-    def identifier(column: str) -> np.ndarray:
-        return np.where(text(column) == str(UNKNOWN_ID), "", text(column))
+    def known(column: str) -> np.ndarray:
+        return without_unknown(text(column), f"{path}, column {column!r}", log)
 
     return TrackTable(
         track_id=track_id,
         genre=texts[columns.genre],
         split=np.array([SPLIT_WORDS.get(word, word) for word in texts[columns.split].tolist()]),
-        artist=identifier(columns.artist),
-        album=identifier(columns.album),
+        artist=known(columns.artist),
+        album=known(columns.album),
         title=text(columns.title),
-        artist_name=text(columns.artist_name),
-        subset=text(columns.subset),
+        artist_name=known(columns.artist_name),
+        subset=known(columns.subset),
     )
