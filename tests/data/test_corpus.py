@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import logging
 
@@ -51,6 +52,19 @@ def test_clips_and_table_are_joined_by_track_id(tmp_path, corpus):
     np.testing.assert_array_equal(opened.track_id, corpus.track_id[some])
     assert [opened.genres[i] for i in opened.label] == [corpus.genres[i] for i in corpus.label[some]]
     np.testing.assert_array_equal(opened.album, corpus.album[some])
+
+
+def test_rows_without_a_clip_long_texts_and_ids_with_a_decimal(tmp_path, corpus):
+    config = config_for(tmp_path, corpus)
+    whole = open_corpus(config.data)
+    lines = (tmp_path / "tracks.csv").read_text().splitlines()
+    lines = [f"{line},{'x' * 140_000 if i == 3 else 'x'}" for i, line in enumerate(lines)]
+    lines = [line.replace(",", ".0,", 1) if i else line for i, line in enumerate(lines)]
+    (tmp_path / "tracks.csv").write_text("\n".join([*lines, "7.0,,,1,1,x", "8.0,None,nan,1,1,x", ""]))
+    opened = open_corpus(config.data)
+    assert opened.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(opened.track_id, corpus.track_id)
+    assert csv.field_size_limit() == 131072  # as it was
 
 
 def test_npy_with_ids_beside_it_and_mel_before_time(tmp_path, corpus):
@@ -171,8 +185,10 @@ def test_damaged_arrays_are_named(tmp_path, corpus):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"clips\.npz"):
             open_corpus(config.data)
-    np.savez(path, clips=np.array([{}, {}]), track_id=corpus.track_id[:2])
-    with pytest.raises(UserError, match="cannot be read"):
+    np.savez(path, clips=corpus.clips, track_id=corpus.track_id, names=np.array(["a", None]))
+    with pytest.raises(
+        UserError, match=r"the array 'names' in .*clips\.npz cannot be read.*numbers or text, or leave"
+    ):
         open_corpus(config.data)
 
 
@@ -228,7 +244,10 @@ def test_bad_input_is_named(tmp_path, corpus, changes, message):
     ("line", "message"),
     [
         ("1000,Rock,dev-test,1,1", "'dev-test' in column 'split' is not one of"),
-        ("1000,,train,1,1", "'genre_top' is empty for track '1000'"),
+        ("1000,,train,1,1", "'genre_top' is empty for track 1000, which has a clip"),
+        ("1000,nan,train,1,1", "'genre_top' is empty for track 1000, which has a clip"),
+        ("1000,Rock,,1,1\n1001,Rock,,1,1", "'split' is empty for track 1000 and 1 others, which have clips"),
+        (",Rock,train,1,1", "not whole numbers"),
         ("a1,Rock,train,1,1", "not whole numbers"),
         ("1001,Rock,train,1,1", "track id 1001 occurs more than once"),
     ],
@@ -236,7 +255,8 @@ def test_bad_input_is_named(tmp_path, corpus, changes, message):
 def test_bad_rows_are_named(tmp_path, corpus, line, message):
     config = config_for(tmp_path, corpus)
     lines = (tmp_path / "tracks.csv").read_text().splitlines()
-    (tmp_path / "tracks.csv").write_text("\n".join([lines[0], line, *lines[2:]]))
+    below = 2 + line.count("\n")
+    (tmp_path / "tracks.csv").write_text("\n".join([lines[0], line, *lines[below:]]))
     with pytest.raises(UserError, match=message):
         open_corpus(config.data)
 

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import fma_trees
 import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
@@ -155,6 +156,32 @@ def test_the_name_of_an_artist_beside_the_id(tmp_path):
     assert read["album_id"].tolist() == [-1, -1]
 
 
+def test_fmas_own_table_with_its_three_header_rows(tmp_path):
+    subsets, genres = ("small", "medium", "large"), ("Rock", "Folk", "")
+    rows = [{"subset": s, "genre": g, "split": "test"} for s, g in zip(subsets, genres, strict=True)]
+    fma_trees.write_table(tmp_path, [{"track_id": number} | row for number, row in enumerate(rows)])
+    clips = np.ones((2, 5, 4), np.float32)
+    files = dataclasses.replace(
+        write_files(tmp_path, rows, clips), table=str(tmp_path / "fma_metadata" / "tracks.csv")
+    )
+    arrays = read_arrays(files)
+    assert arrays.row.tolist() == [0, 1]
+    assert arrays.tracks.genre.tolist() == ["Rock", "Folk"]
+    assert arrays.tracks.split.tolist() == ["test", "test"]
+    assert (arrays.tracks.artist.tolist(), arrays.tracks.album.tolist()) == (["7", "7"], ["5", "5"])
+    named = dataclasses.replace(
+        files, columns=Columns(title="track_title", artist_name="artist_name", subset="subset")
+    )
+    read, _ = read_dataset(prepared(named, tmp_path))
+    assert (read["title"].tolist(), read["artist"].tolist(), read["subset"].tolist()) == (
+        ["T", "T"], ["A", "A"], ["small", "medium"],
+    )  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"no column 'id'; it has .*album_id, artist_id"
+    ):  # of the artist, or the album?
+        read_arrays(dataclasses.replace(files, columns=Columns(artist="id")))
+
+
 def test_the_subset_of_a_clip(tmp_path):
     rows = [{"part": "small"}, {"part": "medium", "split": "test"}, {"part": ""}]
     files = write_files(tmp_path, rows, columns=Columns(subset="part"))
@@ -191,7 +218,7 @@ def test_numbers_of_names(names, numbers, are_names):
 def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path):
     clips = np.zeros((4, 5, 4), np.float16)
     clips[1, 2, 3], clips[2, 0, :2] = np.inf, np.nan
-    rows = [{}, {}, {"split": "validation"}, {"split": "test"}, {}, {"split": "val"}]
+    rows = [{}, {}, {"split": "validation"}, {"split": "test"}, {}, {"split": "val", "genre_top": ""}]
     lines: list[str] = []
     files = write_files(tmp_path, rows, clips)
     path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)

@@ -114,6 +114,8 @@ def read_arrays(files: ArrayFiles, log: Callable[[str], None] = lambda line: Non
         rows = _rows_of(files, ids, table.track_id)
     else:
         clips, rows = _feature_columns(files, texts), np.arange(len(table))
+    for column in ("genre", "split"):
+        _check_filled(files, column, table.take(rows))
     genre = table.genre[rows]
     genres = tuple(files.genres) or _label_list(set(genre.tolist()))
     _check_words(files, files.columns.genre, genre, genres, f"Correct the table, or set {files.flags['genres']}")
@@ -154,6 +156,17 @@ def _label_list(found: set[str]) -> tuple[str, ...]:
     return of_fma or tuple(sorted(found))
 
 
+def _check_filled(files: ArrayFiles, column: str, tracks: TrackTable) -> None:
+    """Raises UserError if a clip has no value in a column."""
+    empty = getattr(tracks, column) == ""
+    if empty.any():
+        raise UserError(
+            f"{files.table}: column {getattr(files.columns, column)!r} is empty for track "
+            f"{tracks.track_id[empty][0]}{f' and {empty.sum() - 1} others' if empty.sum() > 1 else ''}, which "
+            f"{'have clips' if empty.sum() > 1 else 'has a clip'}. Fill it in, or leave out the row and the clip"
+        )
+
+
 def _check_words(files: ArrayFiles, column: str, words: np.ndarray, allowed: tuple[str, ...], remedy: str) -> None:
     """Raises UserError if one of the words of a column is not allowed."""
     strange = sorted(set(words.tolist()) - set(allowed))
@@ -178,16 +191,24 @@ def _feature_columns(files: ArrayFiles, texts: dict[str, np.ndarray]) -> np.ndar
 
 def _load(path: str) -> dict[str, np.ndarray]:
     """Reads an .npy (under the name "") or the members of an .npz."""
+    member = ""
     try:
         loaded = np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return {"": loaded}
+        arrays = {}
+        with loaded:
+            for member in loaded:
+                arrays[member] = loaded[member]
+        return arrays
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
         # NumPy's own text may advise to load it unsafely.
+        what = f"the array {member!r} in {path}" if member else path
         raise UserError(
-            f"{path} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
-            "holds Python objects. Save the arrays with numpy.savez."
+            f"{what} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
+            "holds Python objects. Save it with numpy.savez as numbers or text, or leave it out."
         ) from error
 
 
