@@ -9,7 +9,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.source.arrays import ArrayFiles, read_arrays, require_finite
+from tfds_fma.source.arrays import ArrayFiles, doubtful_axes, read_arrays, require_finite
 from tfds_fma.source.track_table import Columns
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def open_arrays(data: Any) -> Corpus:
             "--config.data.arrays.ids=FILE.npy), or leave config.data.placement at auto."
         )
     arrays = read_arrays(files, log.info)
+    if doubt := doubtful_axes(files, arrays):
+        log.warning(doubt)
     clips: np.ndarray | LazyClips
     if isinstance(arrays.clips, np.memmap) and stays_on_disk(data.placement, arrays.clips.nbytes, available_memory()):
         mel_first = files.axes == "clip mel time"

@@ -54,6 +54,22 @@ def test_clips_and_table_are_joined_by_track_id(tmp_path, corpus):
     np.testing.assert_array_equal(opened.album, corpus.album[some])
 
 
+@pytest.mark.parametrize(("axes", "other"), [("clip time mel", "clip mel time"), ("clip mel time", "clip time mel")])
+def test_fewer_frames_than_mel_bands_are_doubtful(tmp_path, corpus, caplog, axes, other):
+    config = config_for(tmp_path, corpus, **{"data.arrays.axes": axes})
+    clips = corpus.clips if axes == "clip time mel" else corpus.clips.transpose(0, 2, 1)
+    np.savez(tmp_path / "clips.npz", clips=clips, track_id=corpus.track_id)
+    config.data.frames = 5  # which was asked for
+    open_corpus(config.data)
+    assert not caplog.records
+    np.savez(tmp_path / "clips.npz", clips=clips.transpose(0, 2, 1), track_id=corpus.track_id)
+    assert "clips of 5 frames x 40 mels" in open_corpus(config.data).summary()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"read as '{axes}', its clips have only 12 frames of 40 mel bands. If" in record.message
+    assert record.message.endswith(f"set --config.data.arrays.axes='NAMES' to '{other}'")
+
+
 def test_rows_without_a_clip_long_texts_and_ids_with_a_decimal(tmp_path, corpus):
     config = config_for(tmp_path, corpus)
     whole = open_corpus(config.data)

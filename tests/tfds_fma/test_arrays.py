@@ -222,6 +222,7 @@ def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path
     lines: list[str] = []
     files = write_files(tmp_path, rows, clips)
     path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    assert not any("warning" in line for line in lines)
     assert lines[-2] == (
         "small-mine: 2 clips written (train 1, test 1); 4 rejected: 2 not-finite, 2 missing; 0 padded"
     )
@@ -418,6 +419,13 @@ def test_a_split_that_is_none_is_an_error_also_where_there_is_no_clip(tmp_path):
     assert len(read_arrays(files).clips) == 1  # that clip has a split
     with pytest.raises(UserError, match="'holdout' in column 'split' is not one of train, validation, test"):
         prepared(files, tmp_path)
+
+
+def test_axes_that_look_exchanged_are_told(tmp_path):
+    lines: list[str] = []
+    files = write_files(tmp_path, [{}], np.ones((1, 4, 5), np.float32))
+    prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    assert any("warning: " in line and "only 4 frames of 5 mel bands" in line for line in lines)
 
 
 def test_a_clip_that_the_table_does_not_have_is_an_error(tmp_path):

@@ -18,7 +18,7 @@ from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import check_zip
-from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, read_arrays
+from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, doubtful_axes, read_arrays
 from tfds_fma.source.audio_files import find_containers
 from tfds_fma.source.feature_table import read_features
 from tfds_fma.source.track_table import TrackTable, number_names
@@ -188,6 +188,8 @@ def arrays_source(
       UserError: if the files are not there or do not fit together, or the name does not fit them.
     """
     arrays = read_arrays(files, log)
+    if doubt := doubtful_axes(files, arrays):
+        log(f"warning: {doubt}")
     check_splits(files, arrays.table.split)  # of the rows without a clip, too: rejects belong to a split
     chosen = _representation_of(arrays, files, representation)
     make = _Lookup(arrays.table.track_id[arrays.row], arrays.clips, files.place, "not-finite")

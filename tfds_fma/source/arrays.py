@@ -147,6 +147,21 @@ def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
             raise UserError(f"{files.place}: the values of track {track_id} are not all finite")
 
 
+def doubtful_axes(files: ArrayFiles, arrays: Arrays) -> str:
+    """Returns a sentence if spectrograms have fewer frames than mel bands, as if their axes were exchanged; or "".
+
+    A clip of 30 s has hundreds of frames or more, and at most 256 mel bands are usual. librosa puts mel before time.
+    """
+    if arrays.clips.ndim != 3 or arrays.clips.shape[1] >= arrays.clips.shape[2]:
+        return ""
+    frames, mels = arrays.clips.shape[1:]
+    other = next(axes for axes in AXES if axes != files.axes and len(axes.split()) == 3)
+    return (
+        f"{files.place}: read as {files.axes!r}, its clips have only {frames} frames of {mels} mel bands. If these "
+        f"are {mels} frames of {frames} mel bands, set {files.flags['axes']} to {other!r}"
+    )
+
+
 def _label_list(found: set[str]) -> tuple[str, ...]:
     """Returns FMA's genres that occur, in MATT's order; or the table's own, sorted, if none of them is FMA's.
 
