@@ -128,7 +128,7 @@ def prepare_arrays(
     def open_source() -> "ClipSource":
         from tfds_fma.clips.sources import arrays_source
 
-        return arrays_source(files, subset, representation)
+        return arrays_source(files, subset, representation, log)
 
     return prepare_clips(
         open_source, subset, representation, data_dir, progress=progress, overwrite=overwrite, log=log

@@ -102,7 +102,7 @@ def _add_array_flags(parser: argparse.ArgumentParser) -> None:
         "--clips_key", metavar="NAME", help="the clips in the .npz; default: its only array beside the ids"
     )
     flags.add_argument("--ids", metavar="FILE", help=".npy of track ids; default: those in the .npz, else the table's")
-    flags.add_argument("--ids_key", metavar="NAME", help="the track ids in the .npz; default: track_id")
+    flags.add_argument("--ids_key", metavar="NAME", help="the track ids in the .npz; default: track_id; '': none")
     clips.add_argument(
         "--features", nargs="+", metavar="COLUMN", help="instead of --from_arrays: columns of the table"
     )

@@ -68,7 +68,7 @@ def default() -> ConfigDict:
     config.data.arrays.clips = ""  # .npz or .npy of per-clip arrays; empty: the feature columns of the table
     config.data.arrays.clips_key = ""  # name of the array in the .npz; empty: its only array beside the ids
     config.data.arrays.ids = ""  # .npy of track ids; empty: ids_key of the .npz, or the order of the table
-    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz
+    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz; empty: it has none
     config.data.arrays.axes = "clip time mel"  # order of the axes: "clip time mel", "clip mel time", "clip feature"
     config.data.arrays.table = ""  # CSV with a header row and one row per clip
     config.data.arrays.features = ()  # columns of the table to use as features where clips is empty

@@ -3,9 +3,9 @@
 A run leaves `predictions.parquet`; other software can write such a file too, as Parquet or CSV. One row per clip:
 
 * `track_id`, `split` (train, validation or test) and `genre`, the true one;
-* `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
-  split, empty if it is alone; without a column `bag`, bags are those of the corpus, if one is given; otherwise clips
-  that share an artist and an album form one, and other clips stand alone;
+* `artist` and `album`, empty (or nan, None, NA, -1) where unknown, and `bag`, any name or number of the bag that holds
+  the clip within its split, empty (or one of these) if it is alone; without a column `bag`, bags are those of the
+  corpus, if one is given; otherwise clips that share an artist and an album form one, and other clips stand alone;
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
   one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
   logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
@@ -17,6 +17,7 @@ If there are rows of the training split, they also give the number of training c
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions, training_clips
 from mgc_jax.runtime.files import writing
+from tfds_fma.source.track_table import without_unknown
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.parquet"
 _METADATA = b"mgc_jax"
@@ -123,8 +127,8 @@ def load_predictions(
         raise UserError(
             f"{path} has several rows of a track, for instance of {values[counts.argmax()]}; a clip has one row."
         )
-    artist, album = (_text(columns, name, len(track_id)) for name in ("artist", "album"))
-    order, bag = _number_bags(split, columns, track_id, artist, album)
+    artist, album = (_text(path, columns, name, len(track_id)) for name in ("artist", "album"))
+    order, bag = _number_bags(path, columns, split, track_id, artist, album)
     label = _genre_numbers(path, "genre", columns["genre"], genres)
     predicted = {
         level: _genre_numbers(path, f"predicted_{level}", columns[f"predicted_{level}"], genres)[order]
@@ -199,7 +203,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        columns = {name: _column(name, table[name]) for name in table.column_names}
     except KeyError as error:
         raise UserError(f"{path} has several columns {error}; each needs a name of its own.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -207,10 +211,24 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return columns, about if isinstance(about, dict) else {}
 
 
+# Columns of names, of which some may be numbers.
+_NAMES = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
+
+
+def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
+    """Returns the values of a column: of names as Python's, None where one is missing; otherwise numbers, NaN there.
+
+    `to_numpy` alone would give what is missing in a dictionary (a categorical column) its last category, and turn
+    whole numbers beside gaps into floating-point ones, which may be the same for two of them.
+    """
+    if name in _NAMES:
+        return np.array([*values.to_pylist(), None], object)[:-1]  # in one row, whatever the values are
+    return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
+
+
 def _read_csv(path: Path) -> pa.Table:
     """Reads names as text even where they are numbers."""
-    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
-    types = {name: pa.string() for name in names}
+    types = {name: pa.string() for name in _NAMES}
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
 
 
@@ -232,11 +250,12 @@ def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) 
         raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
 
 
-def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
+def _text(path: Path, columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
     values = columns.get(name)
     if values is None:
         return np.full(size, "")
-    return np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+    names = np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+    return without_unknown(names, f"{path}, column {name!r}", log.info)
 
 
 def _name(value: Any) -> str:
@@ -281,12 +300,18 @@ def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str,
 
 
 def _number_bags(
-    split: np.ndarray, columns: dict[str, np.ndarray], track_id: np.ndarray, artist: np.ndarray, album: np.ndarray
+    path: Path,
+    columns: dict[str, np.ndarray],
+    split: np.ndarray,
+    track_id: np.ndarray,
+    artist: np.ndarray,
+    album: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
     keys: list[tuple[Any, ...]]
     if "bag" in columns:
-        rows = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
+        names = _text(path, columns, "bag", len(split))
+        rows = zip(split.tolist(), track_id.tolist(), names.tolist(), strict=True)
         keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in rows]
     else:
         keys = [

@@ -365,6 +365,95 @@ def test_runs_that_cannot_be_paired(tmp_path):
     assert "40 clips" in shown
 
 
+def changed_predictions(folder, change):
+    """Changes a run's predictions and evaluates them anew."""
+    about = {key: value for key, value in json.loads((folder / "results.json").read_text()).items() if key != "splits"}
+    finish(change(load_predictions(folder / "predictions.parquet")), about, folder, "")
+    return folder
+
+
+def with_other_bags(predictions):
+    return predictions.replace(bag=np.arange(len(predictions)), bag_scores=predictions.clip_scores)
+
+
+def with_another_genre(predictions):
+    return predictions.replace(genres=("Rock", GENRES[1], "Polka"))
+
+
+@pytest.mark.parametrize(
+    ("about", "change", "words", "paired"),
+    [
+        (
+            {"corpus": "fma_medium", "fingerprint": "beef"},
+            lambda p: p.take(np.arange(len(p)) % 2 == 0),
+            "it is on another corpus: fma_medium (fingerprint beef, 20 validation clips in 16 bags); the first is on "
+            "fma_small (fingerprint f00d, 40 validation clips in 16 bags).",
+            "not paired: it is on another corpus",
+        ),
+        (
+            {"corpus": "arrays", "fingerprint": "beef"},
+            lambda p: p.replace(label=(p.label + 1) % 3),
+            "it is on another corpus: arrays (fingerprint beef, 40",
+            "not paired: it is on another corpus",
+        ),
+        (
+            {},
+            lambda p: p.take(np.arange(len(p)) > 60),
+            "it scored other clips: 19 of its 19 are among the 40",
+            "19 clips",
+        ),
+        (
+            {"fingerprint": "fold"},
+            lambda p: p.replace(track_id=p.track_id + 9999),
+            "it scored other clips: 0 of its 40",
+            "not paired: the validation splits of the two share no clip",
+        ),
+        (
+            {},
+            with_another_genre,
+            "it has other genres (Jazz, Polka in one of the two only)",
+            "not paired: it has other",
+        ),
+        ({}, with_other_bags, "its bags hold other clips (data.bag_key, or the albums)", "40 clips"),
+    ],
+)
+def test_runs_that_were_not_evaluated_on_the_same_say_so(tmp_path, about, change, words, paired):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1, **about)
+    changed_predictions(second, change)
+    page = write_comparison([first, second], tmp_path).read_text()
+    outline = check_page(page)
+    assert "validation split of each" in outline.sections["head"]
+    assert f"second: {words}" in outline.sections["head"]
+    assert paired in outline.sections["differences"]
+    genres = page[page.index('<section id="genres">') : page.index('<section id="curves">')]
+    assert 'class="best"' not in genres
+    support = load_predictions(second / "predictions.parquet").of_split("validation").label == 0
+    assert f"<small>{support.sum()} clips</small>" in genres
+
+
+def test_other_bags_are_paired_clip_by_clip_alone(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1)
+    changed_predictions(second, with_other_bags)
+    page = write_comparison([first, second], tmp_path).read_text()
+    differences = page[page.index('<section id="differences">') : page.index('<section id="genres">')]
+    assert re.findall(r'<td class="text">([^<]+)', differences) == ["clip"]
+
+
+def test_runs_of_the_same_clips_have_the_highest_in_bold(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1, pooling=False)
+    for folder in (first, second):
+        for gone in ((), ("predictions.parquet",)):  # also where the results alone say that they are the same
+            for name in gone:
+                (folder / name).unlink()
+            page = write_comparison([first, second], tmp_path).read_text()
+            assert "not evaluated on the same" not in page
+            assert page[page.index('<section id="genres">') :].count('class="best"') == 3
+    results = json.loads((second / "results.json").read_text())
+    results["fingerprint"] = "beef"
+    (second / "results.json").write_text(json.dumps(results))
+    assert "not evaluated on the same" in write_comparison([first, second], tmp_path).read_text()
+
+
 def test_comparison_shows_what_differs(tmp_path):
     first, second = make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run", seed=1)
     saved = json.loads((second / "config.json").read_text())
@@ -456,7 +545,8 @@ def test_comparison_is_on_the_split_that_most_runs_have(tmp_path):
     both = [make_run(tmp_path / name, seed=i, test=True) for i, name in enumerate(("first", "second"))]
     third = make_run(tmp_path / "third")
     head = check_page(write_comparison([*both, third], tmp_path).read_text()).sections["head"]
-    assert "On the validation split, which all of them were evaluated on" in head
+    assert "third: it scored other clips: 20 of its 40 are among the 20 of the first." in head
+    assert "On the validation split of each, which all of them were evaluated on" in head
     for folder in both:
         results = json.loads((folder / "results.json").read_text())
         del results["splits"]["validation"]

@@ -18,7 +18,7 @@ from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import check_zip
-from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, read_arrays
+from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, doubtful_axes, read_arrays
 from tfds_fma.source.audio_files import find_containers
 from tfds_fma.source.feature_table import read_features
 from tfds_fma.source.track_table import TrackTable, number_names
@@ -170,7 +170,9 @@ class _Lookup:
         return Clip(clip, padded=False)
 
 
-def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSource:
+def arrays_source(
+    files: ArrayFiles, subset: str, representation: str, log: Callable[[str], None] = lambda line: None
+) -> ClipSource:
     """Opens precomputed arrays.
 
     The tracks are the rows of the table; those without a clip are rejected. Class ids are those of FMA's subset if all
@@ -180,11 +182,14 @@ def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSo
       files: the arrays and their table.
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: name for what the arrays hold. That of a registered one is for arrays of its shape and type.
+      log: takes lines about oddities of the table.
 
     Raises:
       UserError: if the files are not there or do not fit together, or the name does not fit them.
     """
-    arrays = read_arrays(files)
+    arrays = read_arrays(files, log)
+    if doubt := doubtful_axes(files, arrays):
+        log(f"warning: {doubt}")
     check_splits(files, arrays.table.split)  # of the rows without a clip, too: rejects belong to a split
     chosen = _representation_of(arrays, files, representation)
     make = _Lookup(arrays.table.track_id[arrays.row], arrays.clips, files.place, "not-finite")
