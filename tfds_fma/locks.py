@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def only_one(directory: Path, log: Callable[[str], None] | None = None) -> Itera
       log: takes a line if another process must be waited for.
 
     Raises:
-      UserError: if the folder cannot be written to.
+      UserError: if the folder cannot be written to, or a worker process that runs the user's script again would wait
+        for its own parent.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,7 +30,21 @@ def only_one(directory: Path, log: Callable[[str], None] | None = None) -> Itera
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            _check_not_starting()
             if log:
                 log(f"waiting for another process that works in {directory}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _check_not_starting() -> None:
+    """Raises UserError in a worker process that is being started: the lock is its own parent's, who waits for it.
+
+    A worker runs the user's script. Where the call that started the worker stands below no
+    ``if __name__ == "__main__":``, it comes here again. multiprocessing itself looks at this private attribute.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            "Every worker process runs the script again, and this call in it: move the call below "
+            '`if __name__ == "__main__":`.'
+        )
