@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -264,6 +266,15 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         pytest.raises(UserError, match="another process works in"),
     ):
         modes.train(config, tmp_path / "run")
+
+
+def test_a_workdir_can_be_on_a_file_system_without_locks(tmp_path, corpus, monkeypatch, caplog):
+    def flock(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claim(tmp_path / "run", small_config(tmp_path, corpus), create=True):
+        assert "has no locks (No locks available)" in caplog.text
 
 
 def in_rows(saved, rows, clips_per_row):
