@@ -26,7 +26,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from tfds_fma.command_line import exit_status
 from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
-from tfds_fma.parallel import check_workers, ordered_map
+from tfds_fma.parallel import check_workers, ordered_map, usable_cores
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.feature_names import COLUMNS
 from tfds_fma.source.audio_files import Container, find_containers
@@ -92,7 +91,7 @@ def extract_tracks(
       source: folder that holds FMA's metadata and audio, as folders or zip files.
       subset: a name in `tfds_fma.labels.SUBSETS`.
       out: the table; by default ``source/fma_metadata/features.csv``.
-      workers: processes; by default one per CPU core.
+      workers: processes; by default one per usable core.
       progress: whether to show a progress bar.
       overwrite: whether to replace a table that is there.
       log: takes the lines for people.
@@ -356,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--subset", choices=SUBSETS)
     parser.add_argument("--out", metavar="FILE", help="the table; default: SOURCE/fma_metadata/features.csv")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help=f"processes; default: one per CPU core ({os.cpu_count()})"
+        "--workers", type=int, metavar="N", help=f"processes; default: one per usable core ({usable_cores()})"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a table that is there")
     args = parser.parse_args(argv)

@@ -105,7 +105,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Args:
           clip_source: where tracks and clips come from; by default the FMA tree in TFDS's `manual_dir`.
           staging_dir: where finished shards wait; by default beside the version folder.
-          workers: processes that decode; by default one per CPU core.
+          workers: processes that decode; by default one per usable core.
           progress: whether to show a progress bar.
           log: takes lines for people.
           **kwargs: as for any TFDS builder (config, data_dir, ...).

@@ -34,13 +34,13 @@ def ordered_map(
     Args:
       function: what to compute; importable from its module, or a `functools.partial` of such a function.
       items: its arguments.
-      workers: number of processes; by default one per CPU core.
+      workers: number of processes; by default one per core that this process may use.
 
     Raises:
       UserError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
     """
     check_workers(workers)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
@@ -66,6 +66,11 @@ def check_workers(workers: int | None) -> None:
     """Raises UserError for a number of processes that makes no sense."""
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}; give at least 1.")
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use, of a batch system's machine perhaps few; not all systems say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:

@@ -50,7 +50,7 @@ def prepare(
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: see `tfds_fma.representations.registry.get_representation`.
       data_dir: where TFDS keeps datasets.
-      workers: processes that decode; by default one per CPU core.
+      workers: processes that decode; by default one per usable core.
       progress: whether to show a progress bar.
       overwrite: whether to prepare again what is there. The old dataset is replaced when the new one is complete.
       download: whether to fetch the official archives that `source` lacks.

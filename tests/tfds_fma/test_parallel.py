@@ -1,3 +1,4 @@
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -10,6 +11,21 @@ from tfds_fma.parallel import ordered_map
 
 def test_results_come_in_order():
     assert list(ordered_map(abs, range(-100, 0), workers=2)) == list(range(100, 0, -1))
+
+
+def test_by_default_there_is_a_worker_per_core_that_the_process_may_use(monkeypatch):
+    pools = []
+
+    class Pool(concurrent.futures.ProcessPoolExecutor):
+        def __init__(self, workers, **options):
+            pools.append(workers)
+            super().__init__(workers, **options)
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 192)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert list(ordered_map(abs, [-1])) == [1]
+    assert pools == [1]
 
 
 def test_an_exception_in_a_worker_reaches_the_caller():
