@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgc_jax.runtime.xla_flags import cpu_threads, present_flags, usable_cores
+from mgc_jax.runtime.xla_flags import cpu_threads, present_flags
+from tfds_fma.parallel import usable_cores
 
 _PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "scikit-learn", "numpy", "librosa")
 

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -297,6 +299,15 @@ def test_weights_keep_the_standardization_that_they_were_trained_with(tmp_path, 
     assert modes.evaluate(config, workdir)["splits"] == trained["splits"]
     config.train.epochs = 2
     assert modes.train(config, workdir)["splits"] == longer["splits"]
+
+
+def test_a_workdir_can_be_on_a_file_system_without_locks(tmp_path, corpus, monkeypatch, caplog):
+    def flock(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claim(tmp_path / "run", small_config(tmp_path, corpus), create=True):
+        assert "has no locks (No locks available)" in caplog.text
 
 
 def in_rows(saved, rows, clips_per_row):
