@@ -429,7 +429,8 @@ def sigint(stage: Stage, name: str) -> Row:
     workdir = stage.folder / name
     ended = stage.run(workdir, during=lambda p: signal_at(p, workdir, stage.steps // 2, signal.SIGINT))
     stage.resume(workdir)
-    return Row(ended.line("interrupted"), ended.status)
+    assert "which is saved" in ended.line("Ctrl-C: stopped")
+    return Row(ended.line("Ctrl-C: stopped"), ended.status)
 
 
 @case("SIGSTOP, and SIGCONT three seconds later")

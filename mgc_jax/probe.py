@@ -44,7 +44,7 @@ class Probe:
         self._inputs, self._shape = inputs, tuple(stored_shape)
 
         def scores(params, batch_stats, clips):
-            at, segment = np.arange(len(_BAG_OF_CLIP))[None], np.array(_BAG_OF_CLIP)[None]
+            at, segment = jnp.arange(len(_BAG_OF_CLIP))[None], jnp.array(_BAG_OF_CLIP)[None]
             mask = jnp.ones(len(_BAG_OF_CLIP), bool)
             model = nnx.merge(graph, params, batch_stats)
             of_bags, _ = model(inputs.evaluation(clips), mask, at, segment, bags=max(_BAG_OF_CLIP) + 1)

@@ -18,7 +18,7 @@ from mgc_jax.models.classifier import describe_model
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import on_cpu
 from mgc_jax.runtime.files import write_json
-from mgc_jax.runtime.preemption import Preempted, notice
+from mgc_jax.runtime.preemption import notice
 from mgc_jax.training.checkpoint import Checkpoints
 from mgc_jax.training.dispatch import Dispatcher, steps_per_dispatch
 from mgc_jax.training.initialization import initial_weights
@@ -46,7 +46,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 
     Raises:
         UserError: the checkpoints belong to another run, or the loss is no longer finite.
-        Preempted: SIGTERM came; the step in progress is saved.
+        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the step in progress is saved.
     """
     config, workdir = experiment.config, experiment.workdir
     phases = make_phases(experiment)
@@ -61,7 +61,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
     with (
         Monitor(workdir, timetable, meta, step) as monitor,
         Profile(workdir, config.profile.first, config.profile.last, step) as profile,
-        notice() as sigterm, sigterm.deferred(),
+        notice() as asked, asked.deferred(),
     ):  # fmt: skip
         for phase in phases:
             state = begin(phase, experiment, checkpoints, state)
@@ -84,7 +84,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 agrees = step < timetable.total_steps and (timetable.logs(step) or jax.process_count() == 1)
-                stops = agrees and sigterm.agreed()
+                stops = agrees and asked.agreed()
                 if timetable.saves(step) or stops:
                     with monitor.timed("checkpoint"):
                         scores = experiment.probe(state.evaluated, state.batch_stats)
@@ -93,8 +93,9 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 profile.after(step, state)
                 if stops:
                     checkpoints.wait()
-                    log.warning("SIGTERM: stopped after step %d of %d, which is saved", step, timetable.total_steps)
-                    raise Preempted
+                    log.warning("%s: stopped after step %d of %d, which is saved",
+                                asked.requested or "another process", step, timetable.total_steps)  # fmt: skip
+                    asked.stop()
 
 
 def validate(
