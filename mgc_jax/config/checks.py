@@ -58,6 +58,7 @@ def validate(config: ConfigDict) -> None:
 
     at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
+    one_of("data.auto_first", data.auto_first, tuple(name for name in CORPORA if name.startswith("fma_")))
     # Arrays can be prepared under any name: opening the corpus checks whether this one is.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip

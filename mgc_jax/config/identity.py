@@ -16,7 +16,8 @@ def shared_values(config: ConfigDict) -> dict[str, Any]:
 
 # Keys that do not alter what a step computes (model.kernels: but for rounding, as another machine may).
 _HARMLESS = (
-    "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
+    "data.auto_first", "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.",
+    "bench.", "profile.",
     "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
     "train.steps_per_dispatch", "model.kernels",
 )  # fmt: skip

@@ -39,6 +39,7 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
+    config.data.auto_first = "fma_medium"  # what auto takes first: the paper's; then fma_medium, then fma_small
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = (
         "mel_1360x96"  # what tfds_fma prepared: a spectrogram, audio, features, or the name of arrays

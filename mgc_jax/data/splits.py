@@ -99,10 +99,10 @@ def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
 def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, selection: str = "inner") -> Corpus:
     """Splits the training and validation clips into folds; one of them becomes the validation split, which is scored.
 
-    The clips of the other folds are dealt once more, into as many parts, and the first of these selects the
-    checkpoint (`INNER`): the fold that is scored selects nothing. No artist is in two folds or parts (a clip of
-    unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that allows
-    (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+    The clips of the other folds are dealt once more, into as many parts (or as there are artists), and the first of
+    these selects the checkpoint (`INNER`): the fold that is scored selects nothing. No artist is in two folds or parts
+    (a clip of unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that
+    allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
 
     Args:
         corpus: the corpus.
@@ -112,40 +112,49 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
         selection: "inner", or "scored": the fold that is scored selects the checkpoint, too, which flatters it.
 
     Raises:
-        UserError: there are fewer artists than folds, or too few to fill every fold.
+        UserError: there are too few artists to fill every fold, or to select a checkpoint in one of them, whatever
+            `fold` is.
     """
     rows = np.flatnonzero(corpus.split != "test")
-    number = _dealt(corpus, rows, folds, seed, "fold")
+    alone = np.char.add("track ", corpus.track_id[rows].astype(str))
+    label, artist = corpus.label[rows], np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
+    artists = len(np.unique(artist))
+    if artists < folds:
+        raise UserError(f"config.data.folds={folds}, but the clips are of {artists} artists")
+    dealt = _dealt(label, artist, folds, seed)
+    if empty := sorted(set(range(folds)) - set(dealt.tolist())):
+        raise UserError(
+            f"config.data.folds={folds} is too many for the {artists} artists of this corpus: no artist is left for "
+            f"fold {empty[0]}, since no artist may be in two folds and genres are spread evenly. Give fewer folds"
+        )
+    # Parts of the clips outside each fold. All are checked: a cross-validation shall not stop after some training.
+    others = [dealt != number for number in range(folds)]
+    parts = [min(folds, len(np.unique(artist[o])), np.bincount(label[o]).max()) for o in others]
+    if selection == "inner" and min(parts) < 2:
+        raise UserError(
+            f"config.data.folds={folds}: the clips outside fold {np.argmin(parts)} are of one artist, or none of "
+            "their genres has two, so that none can be set aside to select a checkpoint. Give another number of "
+            "folds, or config.data.fold_selection=scored"
+        )
     split = corpus.split.astype(object)
-    split[rows] = "train"
-    split[rows[number == fold]] = "validation"
+    split[rows] = np.where(dealt == fold, "validation", "train")
     if selection == "inner":
-        others = rows[number != fold]
-        split[others[_dealt(corpus, others, folds, seed, "inner validation part") == 0]] = INNER
+        inner = _dealt(label[others[fold]], artist[others[fold]], parts[fold], seed)
+        split[rows[others[fold]][inner == inner.min()]] = INNER
     return dataclasses.replace(corpus, split=split.astype(str))
 
 
-def _dealt(corpus: Corpus, rows: np.ndarray, parts: int, seed: int, name: str) -> np.ndarray:
-    """Deals clips into parts of different artists; returns the part of each: int [row]."""
+def _dealt(label: np.ndarray, artist: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Deals clips into parts, no artist into two, genres spread evenly; returns the part of each: int [clip]."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    alone = np.char.add("track ", corpus.track_id[rows].astype(str))
-    artist = np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
-    artists = len(np.unique(artist))
-    if artists < parts:
-        raise UserError(f"config.data.folds={parts}, but the clips for {name}s are of {artists} artists")
-    part = np.empty(len(rows), int)
+    part = np.empty(len(label), int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than parts
         try:
-            dealt = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-            for number, (_, of_part) in enumerate(dealt.split(rows, corpus.label[rows], artist)):
-                part[of_part] = number
+            dealt = StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(label, label, artist)
+            for number, (_, clips) in enumerate(dealt):
+                part[clips] = number
         except ValueError as error:
             raise UserError(f"config.data.folds={parts} is too many for this corpus: {error}") from error
-    if empty := sorted(set(range(parts)) - set(part.tolist())):
-        raise UserError(
-            f"config.data.folds={parts} is too many for the {artists} artists of this corpus: no artist is left for "
-            f"{name} {empty[0]}, since no artist may be in two and genres are spread evenly. Give fewer folds"
-        )
     return part

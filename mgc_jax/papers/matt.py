@@ -32,6 +32,7 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.model.encoder = encoder_options(encoder)
     config.model.pooling = pooling_options(pooling)
     if pooling == "none":
@@ -87,6 +88,7 @@ def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
         hidden: units of the MLP's layer; 0 is the identity, the encoder named "Blank" in MATT's result files.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.data.representation = "features_518"
     config.data.features = features
     config.model.encoder = encoder_options("mlp", hidden=(hidden,) if hidden else ())

@@ -23,6 +23,7 @@ def on_spectrograms(encoder: str, **options: Any) -> ConfigDict:
         options: of the encoder.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.data.representation = "mel_640x128"
     config.data.standardize = False
     config.model.encoder = encoder_options(encoder, **options)

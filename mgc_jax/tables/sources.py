@@ -71,7 +71,7 @@ class Prepared:
             corpus = open_corpus(self._data(representation, folds))
         except UserError as error:  # says how to prepare it
             raise UserError(str(error).replace("--config.data.data_dir", "--data_dir")) from error
-        self._train_clips = len(corpus.indices("train"))
+        self._train_clips = len(corpus.with_inner_in_training().indices("train"))  # of the baselines
         sets = tuple((row.name, row.features) for row in matt_tables.TABLE1)
         if self.paper == "ubc":
             sets = tuple(row for row in sets if row[1] == "mfcc")
@@ -131,7 +131,7 @@ class FromFile:
     def __post_init__(self) -> None:
         fixed = ("model.encoder", "model.pooling", "baseline", "seed", "data.folds", "data.fold")
         for key in self.overrides:
-            if key.startswith(fixed):
+            if f"{key}.".startswith(tuple(f"{name}." for name in fixed)):
                 raise UserError(f"--config.{key} is for the tables to set: they go through the systems of the paper")
 
     @property
@@ -146,7 +146,7 @@ class FromFile:
         config = self._load("mlp", "none")
         config.data.folds = folds
         corpus = open_corpus(config.data)
-        self._train_clips = len(corpus.indices("train"))
+        self._train_clips = len(corpus.with_inner_in_training().indices("train"))  # of the baselines
         spectrograms = corpus.clips.ndim == 3
         if self.paper == "ubc" and not spectrograms:
             raise UserError(

@@ -74,10 +74,54 @@ def test_no_fold_may_be_empty():
         label=np.array([2, 2, 2, 2, 1], np.int32)[artist],
         split=np.full(len(artist), "train"),
     )
-    for fold in range(5):
+    for fold in range(5):  # before the first one is trained
         with pytest.raises(UserError, match=r"folds=5 is too many for the 5 artists .* fold 2, .* Give fewer folds"):
             cross_validation(corpus, 5, fold)
-    assert len(cross_validation(corpus, 2, 0).indices("validation"))
+    assert len(cross_validation(corpus, 2, 0, selection="scored").indices("validation"))
+
+
+def artists_of(labels, sizes):
+    """A corpus of artists of one genre each."""
+    artist = np.repeat(np.arange(len(labels)), sizes)
+    clips = first_clips(make_corpus(num_clips=max(30, len(artist))), len(artist))
+    label = np.array(labels, np.int32)[artist]
+    return dataclasses.replace(clips, artist=artist.astype(str), label=label, split=np.full(len(artist), "train"))
+
+
+def test_genres_are_spread_over_the_folds():
+    """Regression: scikit-learn before 1.8 did not, and left folds without the rare ones."""
+    rng = np.random.default_rng(0)
+    corpus = artists_of(rng.choice(3, 150, p=[0.7, 0.2, 0.1]), rng.geometric(0.25, 150))
+    dealt = [cross_validation(corpus, 5, fold, selection="scored") for fold in range(5)]
+    counts = np.stack([np.bincount(corpus.label[fold.indices("validation")], minlength=3) for fold in dealt])
+    assert (counts.std(axis=0) < 0.1 * counts.mean(axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "folds"), [([0, 1], [4, 5], 2), ([0, 1, 2], [1, 1, 3], 2), ([0, 0, 1], [9, 2, 2], 2)]
+)
+def test_a_fold_without_clips_to_select_on_is_refused_with_the_first(labels, sizes, folds):
+    corpus = artists_of(labels, sizes)
+    for fold in range(folds):
+        with pytest.raises(UserError, match=rf"^config\.data\.folds={folds}: the clips outside fold \d are of one "):
+            cross_validation(corpus, folds, fold)
+        assert len(cross_validation(corpus, folds, fold, selection="scored").indices("validation"))
+
+
+def test_all_folds_are_possible_or_none():
+    rng = np.random.default_rng(0)
+    for seed in range(60):  # folds up to the number of artists
+        labels = rng.integers(3, size=rng.integers(2, 8))
+        corpus, folds = artists_of(labels, rng.integers(1, 8, len(labels))), int(rng.integers(2, len(labels) + 1))
+        failed = 0
+        for fold in range(folds):
+            try:
+                dealt = cross_validation(corpus, folds, fold, seed)
+            except UserError:
+                failed += 1
+                continue
+            assert {INNER, "train", "validation"} == set(dealt.split)
+        assert failed in (0, folds)
 
 
 def test_the_stratified_split_is_8_1_1_in_every_genre_as_scikit_learn_has_it():

@@ -819,3 +819,11 @@ def test_from_the_command_line_to_the_files(tmp_path):
     assert crossed.returncode == 0, crossed.stderr
     assert "2 folds, grouped by artist" in (folder / "tables.md").read_text()
     assert (folder / "runs" / "mlp-seed0-2" / "fold-1").is_dir()  # the other runs are kept
+
+
+def test_folds_are_for_the_tables_to_set_but_not_what_selects_in_them():
+    file = ROOT / "configs" / "echonest.py"
+    for key in ("data.fold", "data.folds", "model.encoder.name"):
+        with pytest.raises(UserError, match=rf"--config\.{key} is for the tables to set"):
+            FromFile("matt", file, {key: 1})
+    assert FromFile("matt", file, {"data.fold_selection": "scored"}).overrides
