@@ -108,7 +108,7 @@ def paired_differences(
 
     Returns:
         For each pair `levels`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the
-        bootstrap over artists; and `mcnemar`, the p-value of McNemar's test.
+        bootstrap over artists, NaN of too few; and `mcnemar`, the p-value of McNemar's test.
     """
     bootstrap = ArtistBootstrap(artists)
     samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
@@ -123,7 +123,7 @@ def paired_differences(
     for level, other in levels:
         by_metric = {}
         for name in compared_metrics():
-            low, high, p = paired(samples[1, level][name], samples[0, other][name])
+            low, high, p = paired(samples[1, level][name], samples[0, other][name], len(bootstrap.artists))
             difference = values[1, level][name] - values[0, other][name]
             by_metric[name] = {"difference": difference, "interval": (low, high), "p": p}
         p_value = mcnemar(second[level][1] == label, first[other][1] == label)

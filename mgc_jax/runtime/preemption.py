@@ -93,9 +93,9 @@ _current: Notice | None = None
 
 @contextlib.contextmanager
 def notice() -> Iterator[Notice]:
-    """Handles the signals inside, in the main thread; in other threads nothing is handled. Nested, it is the outer one.
+    """Handles the signals inside, in the main thread; in other threads nothing is handled.
 
-    A signal that the process ignores, as a shell's background jobs ignore Ctrl-C, stays ignored.
+    Nested, it is the outer one. A signal that the process ignores, as a shell's background jobs ignore Ctrl-C, stays ignored.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():

@@ -9,7 +9,7 @@ import numpy as np
 
 from mgc_jax.data.corpus import INNER
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.bootstrap import concentration_warnings
+from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.papers import NOTES, PAPERS, matt_tables
 from mgc_jax.tables import pictures
@@ -226,7 +226,8 @@ def _facts(
         "In a cell: our mean"
         + (" ± its standard deviation over seeds" if seeds and seeds[-1] > 1 else "")
         + "; below it the 95 % interval of a bootstrap over artists: what other artists of the same kind would have "
-        "given these models; last the published number" + ", and ours less it.",
+        f"given these models, left out of fewer than {FEWEST_ARTISTS} artists; last the published number, and ours "
+        "less it.",
     ]
     chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
     if chosen:

@@ -58,9 +58,13 @@ def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
         with pytest.raises(Preempted, match="same command resumes") as stopped:
             ask()
     assert stopped.value.code == EXIT_STATUS == 75
-    with pytest.raises(KeyboardInterrupt), notice() as asked, asked.deferred():
+    with notice() as asked:
+        deferred = asked.deferred()
+        deferred.__enter__()
         ask(signal.SIGINT)
         assert asked.requested == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            deferred.__exit__(None, None, None)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

@@ -527,13 +527,18 @@ def test_only_what_is_wanted_of_the_demo_is_made(tmp_path, monkeypatch):
 # What is measured.
 
 
-def test_a_resample_without_a_genre_says_nothing_about_it():
+def test_a_resample_without_a_genre_says_nothing_about_it(monkeypatch):
     """Folk has one artist, who is not drawn in about a third of the resamples; and is always predicted right."""
     rare = np.arange(60) < 3
     label = np.where(rare, 1, 0).astype(np.int32)
     artist = np.where(rare, "folk", np.arange(60).astype(str))
     scores = np.log(np.full((60, 3), 0.05) + 0.85 * np.eye(3)[label])
     run = predictions().replace(label=label, artist=artist, clip_scores=scores, bag_scores=None, bag=np.arange(60))
+    for metric in ("precision", "recall", "f1"):
+        folk = measure(f"{metric} Folk", [run], "clip")
+        assert (folk.mean, folk.low, folk.high) == (1, None, None)  # of one artist there is no interval
+        assert measure(f"{metric} macro", [run], "clip").low == 1
+    monkeypatch.setattr("mgc_jax.evaluation.bootstrap.FEWEST_ARTISTS", 1)
     for metric in ("precision", "recall", "f1"):
         folk = measure(f"{metric} Folk", [run], "clip")
         assert (folk.mean, folk.low, folk.high) == (1, 1, 1)
