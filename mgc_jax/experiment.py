@@ -22,7 +22,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.inference import CheckpointMeta
+from mgc_jax.inference import STATE_VERSION, CheckpointMeta
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
@@ -160,6 +160,7 @@ class Experiment:
             window=tuple(window),
             gru_form=self.gru_form,
             devices=self.devices,
+            state_version=STATE_VERSION,
         )
 
     def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:

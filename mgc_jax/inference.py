@@ -21,6 +21,7 @@ from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, build_model, split_model
+from mgc_jax.models.layers import ENDLESS, Count
 from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
@@ -32,6 +33,9 @@ EXPORT, WEIGHTS, LABELS, CONFIG = "export", "weights.safetensors", "labels.json"
 
 
 STANDARDIZATION = "standardization"
+
+
+STATE_VERSION = 2  # of the form of the training state: see `training.state.from_version_1`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,7 @@ class CheckpointMeta:
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
         gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
         devices: the devices that trained, such as "2 x cpu, 2 threads"; empty: not recorded.
+        state_version: `STATE_VERSION` of the program that wrote it.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -75,6 +80,7 @@ class CheckpointMeta:
     window: tuple[dict[str, float], ...] = ()
     gru_form: str = ""
     devices: str = ""
+    state_version: int = 1  # of those that do not say
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -245,14 +251,16 @@ def _read(folder: Path) -> tuple[CheckpointMeta, dict[str, np.ndarray]]:
 def _fill(model: BagClassifier, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Gives a model the weights and moving averages of an export, under the names that the model gives them."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    expected = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    given = {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
+    flat = dict(nnx.to_flat_state(state))
+    expected = {".".join(map(str, path)): path for path in flat}
+    # An export of before there were counts holds averages whose start was forgotten.
+    given = {name: np.array(ENDLESS, np.float32) for name, path in expected.items() if isinstance(flat[path], Count)}
+    given |= {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
     if expected.keys() != given.keys():
         odd = sorted(expected.keys() ^ given.keys())
         raise UserError(
             f"{folder / WEIGHTS} belongs to another model than {CONFIG} describes: {', '.join(odd[:3])} ..."
         )
-    flat = dict(nnx.to_flat_state(state))
     for name, path in expected.items():
         if flat[path][...].shape != given[name].shape:
             raise UserError(

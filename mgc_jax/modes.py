@@ -121,7 +121,7 @@ def evaluate_best(experiment: "Experiment", checkpoints: "Checkpoints", *, test:
     splits = nonempty_splits(corpus, test=test)
     clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
     report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
-    parts = [experiment.predict(split, state.evaluated, state.batch_stats) for split in splits]
+    parts = [experiment.predict(split, *state.evaluated) for split in splits]
     about = {
         "model": describe_model(config.model),
         "parameters": experiment.num_parameters,

@@ -79,6 +79,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                     monitor.log()
                 metrics = None
                 if timetable.evaluates(step) and "validation" in experiment.bags:
+                    with monitor.timed("evaluate"):
+                        state = phase.recompute(state)
                     metrics = validate(experiment, state, phase, monitor)
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
@@ -86,6 +88,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 stops = agrees and sigterm.agreed()
                 if timetable.saves(step) or stops:
                     with monitor.timed("checkpoint"):
+                        state = state if metrics else phase.recompute(state)
                         checkpoints.save(state, monitor.meta(), metrics)
                 profile.after(step, state)
                 if stops:
@@ -97,7 +100,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: Monitor) -> dict[str, float]:
     """Evaluates the validation split; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
-        scores = experiment.predict("validation", state.evaluated, state.batch_stats)
+        scores = experiment.predict("validation", *state.evaluated)
         result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 
