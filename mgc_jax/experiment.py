@@ -22,7 +22,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.inference import CheckpointMeta, check_weights
+from mgc_jax.inference import STATE_VERSION, CheckpointMeta, check_weights
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
@@ -172,6 +172,7 @@ class Experiment:
             gru_form=self.gru_form,
             devices=self.devices,
             code=self.code,
+            state_version=STATE_VERSION,
         )
 
     def accept(self, meta: CheckpointMeta, *, training: bool) -> None:
@@ -190,7 +191,8 @@ class Experiment:
     def check_state(self, meta: CheckpointMeta, state: Any) -> None:
         """Raises `ChangedCodeError` if the code does no longer give the scores of a restored state's weights."""
         what = f"the checkpoint of step {meta.step} in {self.workdir}"
-        check_weights(meta, self.probe, state.evaluated, state.batch_stats, what)
+        params, batch_stats = state.evaluated
+        check_weights(meta, self.probe, params, batch_stats, what)
 
 
 def open_together(config: ConfigDict) -> Corpus:

@@ -21,6 +21,7 @@ from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, build_model, split_model
+from mgc_jax.models.layers import ENDLESS, Count
 from mgc_jax.probe import Probe, require_same_scores
 from mgc_jax.runtime import platform
 from mgc_jax.runtime.devices import data_mesh, replicate
@@ -35,6 +36,9 @@ EXPORT, WEIGHTS, LABELS, CONFIG = "export", "weights.safetensors", "labels.json"
 
 
 STANDARDIZATION = "standardization"
+
+
+STATE_VERSION = 2  # of the form of the training state: see `training.state.from_version_1`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ class CheckpointMeta:
         devices: the devices that trained, such as "2 x cpu, 2 threads"; empty: not recorded.
         code: what trained, as `runtime.environment.code_version` says it; empty: not recorded.
         probe: log scores [bag, genre] of fixed clips (`mgc_jax.probe`); empty: not recorded.
+        state_version: `STATE_VERSION` of the program that wrote it.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -82,6 +87,7 @@ class CheckpointMeta:
     devices: str = ""
     code: str = ""
     probe: tuple[Sequence[float], ...] = ()
+    state_version: int = 1  # of those that do not say
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -278,14 +284,16 @@ def _read(folder: Path) -> tuple[CheckpointMeta, dict[str, np.ndarray]]:
 def _fill(model: BagClassifier, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Gives a model the weights and moving averages of an export, under the names that the model gives them."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    expected = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    given = {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
+    flat = dict(nnx.to_flat_state(state))
+    expected = {".".join(map(str, path)): path for path in flat}
+    # An export of before there were counts holds averages whose start was forgotten.
+    given = {name: np.array(ENDLESS, np.float32) for name, path in expected.items() if isinstance(flat[path], Count)}
+    given |= {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
     if expected.keys() != given.keys():
         odd = sorted(expected.keys() ^ given.keys())
         raise UserError(
             f"{folder / WEIGHTS} belongs to another model than {CONFIG} describes: {', '.join(odd[:3])} ..."
         )
-    flat = dict(nnx.to_flat_state(state))
     for name, path in expected.items():
         if flat[path][...].shape != given[name].shape:
             raise UserError(

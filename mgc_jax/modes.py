@@ -152,7 +152,7 @@ def evaluate_best(
             return earlier
     clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
     report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
-    parts = [experiment.predict(split, state.evaluated, state.batch_stats) for split in splits]
+    parts = [experiment.predict(split, *state.evaluated) for split in splits]
     results = processes.from_first(lambda: finish(concatenate(parts), about, workdir, headline, corpus))
     trained = clock(sum(about["seconds"].values()))
     log.info("trained for %s; results in %s", trained, workdir / "results.json")

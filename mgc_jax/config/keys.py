@@ -132,7 +132,8 @@ def default() -> ConfigDict:
     config.optimizer.plateau_min_delta = 0.01  # less than this is no progress
     config.optimizer.weight_decay = 0.0  # decoupled for adamw and its like; for others L2 added to the gradient
     config.optimizer.clip_norm = 0.0  # clip the global gradient norm; 0: off
-    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated; 0: off
+    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated, with batch-norm
+    # statistics recomputed on up to 32 training batches (before each evaluation); 0: off
 
     config.train = ConfigDict()
     config.train.epochs = 60

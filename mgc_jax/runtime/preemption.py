@@ -95,7 +95,7 @@ _current: Notice | None = None
 def notice() -> Iterator[Notice]:
     """Handles the signals inside, in the main thread; in other threads nothing is handled.
 
-    Nested, it is the outer one. A signal that the process ignores, as a shell's background jobs ignore Ctrl-C, stays ignored.
+    Nested, it is the outer one. A signal that the process ignores stays ignored, such as Ctrl-C in background jobs.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
@@ -140,8 +140,8 @@ def _watch(reading: int) -> None:
             continue
         if first is None:
             first = time.monotonic()
-            _tell(f"\n{_SIGNALS[signal.Signals(received[0])]}: stopping as soon as what is running can be saved; "
-                  "once more to stop at once\n")  # fmt: skip
+            name = _SIGNALS[signal.Signals(received[0])]
+            _tell(f"\n{name}: stopping as soon as what is running can be saved; once more to stop at once\n")
         elif time.monotonic() - first > _SAME:
             os._exit(128 + received[0])
 

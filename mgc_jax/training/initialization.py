@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def saved_weights(checkpoints: Checkpoints, step: int) -> tuple[CheckpointMeta, Any, Any]:
-    """Returns the meta of a checkpoint, the weights that are evaluated, and the batch statistics.
+    """Returns the meta of a checkpoint, the weights that are evaluated, and their batch statistics.
 
     The corpus is not needed.
 
@@ -36,7 +36,7 @@ def saved_weights(checkpoints: Checkpoints, step: int) -> tuple[CheckpointMeta, 
     options = ConfigDict({**default().optimizer.to_dict(), **meta.config["optimizer"]})
     state = replicate(make_optimizer(options).initial_state(params, batch_stats), data_mesh())
     state = checkpoints.restore(step, state)
-    params, batch_stats = jax.device_get((state.evaluated, state.batch_stats))
+    params, batch_stats = jax.device_get(state.evaluated)
     probe = Probe(model, inputs_of(meta), meta.stored_shape)
     what = f"the checkpoint of step {step} in {checkpoints.directory.parent}"
     check_weights(meta, probe, params, batch_stats, what)

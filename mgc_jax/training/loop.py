@@ -80,6 +80,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                     monitor.log()
                 metrics = None
                 if timetable.evaluates(step) and experiment.selects_on:
+                    with monitor.timed("evaluate"):
+                        state = phase.recompute(state)
                     metrics = validate(experiment, experiment.selects_on, state, phase, monitor)
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
@@ -87,8 +89,8 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 stops = agrees and asked.agreed()
                 if timetable.saves(step) or stops:
                     with monitor.timed("checkpoint"):
-                        scores = experiment.probe(state.evaluated, state.batch_stats)
-                        meta = dataclasses.replace(monitor.meta(), probe=tuple(scores))
+                        state = state if metrics else phase.recompute(state)
+                        meta = dataclasses.replace(monitor.meta(), probe=tuple(experiment.probe(*state.evaluated)))
                         checkpoints.save(state, meta, metrics)
                 profile.after(step, state)
                 if stops:
@@ -103,7 +105,7 @@ def validate(
 ) -> dict[str, float]:
     """Evaluates the split that selects; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
-        scores = experiment.predict(split, state.evaluated, state.batch_stats)
+        scores = experiment.predict(split, *state.evaluated)
         result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mgc_jax.models.classifier import count_parameters
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.recurrent import BidirectionalGRU, ParallelGRU
 from mgc_jax.runtime import platform
@@ -73,6 +74,8 @@ def _randomized(build):
     def values(name, shape):
         if name == "var":
             return rng.uniform(0.5, 2, shape)
+        if name == "count":
+            return 5
         deviation = {"scale": 1.0, "bias": 0.3, "recurrent_bias": 0.3, "mean": 0.3}
         return rng.normal(size=shape, scale=deviation.get(name, (shape[-1] / math.prod(shape)) ** 0.5))
 
@@ -94,7 +97,7 @@ def _pair(name, clip_shape, options):
     theirs = torch_models.MODELS[name](clip_shape, **options).double()
     tree = _tree(nnx.state(ours, nnx.Any(nnx.Param, nnx.BatchStat)))
     _load(theirs, theirs.layout(tree))
-    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == _count(theirs)
+    assert count_parameters(ours) == _count(theirs)
     assert ours.features == theirs.features
     return ours, theirs
 
@@ -183,12 +186,14 @@ def test_encoder_equals_pytorch(case, train, form, monkeypatch):
         norm = theirs.blocks[block].norm
         assert _distance(after["norm"]["mean"], norm.running_mean) < FORWARD
         assert _distance(after["norm"]["var"], norm.running_var) < FORWARD
+        assert after["norm"]["count"] == norm.num_batches_tracked == 5 + train
 
 
 def test_moving_variance_takes_the_biased_variance():
     """The one place where PyTorch's batch norm is not Keras's, against NumPy."""
     x = np.random.default_rng(0).normal(size=(2, 3, 2, 2))
     norm, plain = torch_models.BatchNorm(3).double(), torch.nn.BatchNorm2d(3, momentum=0.01).double()
+    norm.num_batches_tracked += 10_000  # no start to divide out
     for module in (norm, plain):
         module(torch.tensor(x))
     np.testing.assert_allclose(norm.running_var, 0.99 + 0.01 * x.var((0, 2, 3)), rtol=1e-12)

@@ -432,7 +432,7 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
         config.eval.logit_adjustment = tau
         run = Experiment(config, tmp_path / "run")
         state = initial_state(run, make_optimizer(config.optimizer, 1, 10))
-        scores.append(run.predict("validation", state.evaluated, state.batch_stats))
+        scores.append(run.predict("validation", *state.evaluated))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
     for level in ("clip", "bag"):
         expected = np.exp(scores[0].levels[level]) / prior
@@ -612,7 +612,7 @@ def test_a_run_starts_from_the_best_weights_of_another(tmp_path, vectors, traine
     with open_checkpoints(trained[1], config.train.select) as checkpoints:
         best = checkpoints.best_step()
     theirs = mlp_state(trained[0], trained[1], best)
-    jax.tree.map(np.testing.assert_array_equal, mlp_state(config, tmp_path / "run").params, theirs.evaluated)
+    jax.tree.map(np.testing.assert_array_equal, mlp_state(config, tmp_path / "run").params, theirs.evaluated[0])
     origin = meta_of(config, tmp_path / "run").init_from
     assert origin == {
         "path": str(trained[source]), "step": best, "corpus": "arrays", "fingerprint": results["fingerprint"],
@@ -640,7 +640,7 @@ def test_other_genres_start_with_a_new_head(tmp_path, vectors, trained, caplog):
     state = mlp_state(config, tmp_path / "run")
     with open_checkpoints(trained[1], config.train.select) as checkpoints:
         theirs = mlp_state(trained[0], trained[1], checkpoints.best_step())
-    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], theirs.evaluated["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], theirs.evaluated[0]["encoder"])
     _, fresh, _ = split_model(build_model(config.model, (6,), 3, seed=config.seed))
     np.testing.assert_array_equal(state.params["head"]["kernel"], fresh["head"]["kernel"])
     assert meta_of(config, tmp_path / "run").init_from["reset"][-1] == "head"
