@@ -51,6 +51,7 @@ class Experiment:
         params: initial weights.
         batch_stats: initial batch statistics.
         num_parameters: weights and batch-norm moments.
+        told_genre: whether the model's scores in training depend on the bag's genre, as MATT's may.
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
         devices: number and kind of the devices, and the threads of CPUs, such as "2 x cpu, 2 threads".
         code: what runs, as `runtime.environment.code_version` says it.
@@ -94,6 +95,7 @@ class Experiment:
             subgenre_parents=self.corpus.subgenre_parents, seed=config.seed,
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
+        self.told_genre: bool = getattr(model.pooling, "told_genre", False)
         self.gru_form = gru_form(model)
         self.devices = describe_devices(list(self.mesh.devices.flat))
         self.code = code_version()

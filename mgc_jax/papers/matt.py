@@ -39,6 +39,7 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
         config.model.head_dropout = 0.0
         config.batch.clips = 32
         config.optimizer.name = "adam"
+        config.optimizer.options = ConfigDict({"eps": 1e-7})  # Keras 2's; Optax and PyTorch have 1e-8
         config.optimizer.learning_rate = 1e-3
         config.train.epochs = 30
         config.train.select = "clip/micro_ap"
@@ -53,7 +54,7 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
 
     config.demo.model = ConfigDict({"encoder": NARROW[encoder]})
     config.demo.batch = ConfigDict({"clips": 32})
-    config.demo.optimizer = ConfigDict(_DEMO_OPTIMIZER)
+    config.demo.optimizer = ConfigDict(_DEMO_OPTIMIZER | {"options": dict.fromkeys(config.optimizer.options, 1e-8)})
     config.demo.train = ConfigDict({"epochs": 12})
     return config
 

@@ -131,14 +131,17 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
     selects_on = "inner validation" if run.results.get("selected_by", "").startswith("inner") else "validation"
     for metric, title in (("accuracy", "Accuracy"), ("micro_ap", "Micro average precision")):
         lines = validated(metric)
-        if metric == "accuracy":
+        in_training = ""
+        if metric == "accuracy" and "train/accuracy" in train[-1]:
             lines.append(trained("train/accuracy"))
+            in_training = ", and on training batches as the loss saw them, with dropout and augmentation"
+        elif metric == "accuracy":
+            in_training = ". There is none in training, where the model is told the genre of the bag"
         if lines:
             drawn.append(
                 charts.line_chart(
                     title, lines, x_label="epoch", y_label=title.lower(), mark=mark,
-                    caption=f"{title} on the {selects_on} split, by level"
-                    + (", and on training batches as the loss saw them." if metric == "accuracy" else ".") + best,
+                    caption=f"{title} on the {selects_on} split, by level{in_training}.{best}",
                 )
             )  # fmt: skip
     return drawn

@@ -59,7 +59,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
         write_json(workdir / "config.json", keys.to_json(config))
 
     with (
-        Monitor(workdir, timetable, meta, step) as monitor,
+        Monitor(workdir, timetable, meta, step, told_genre=experiment.told_genre) as monitor,
         Profile(workdir, config.profile.first, config.profile.last, step) as profile,
         notice() as asked, asked.deferred(),
     ):  # fmt: skip

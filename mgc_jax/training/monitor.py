@@ -10,7 +10,7 @@ import jax
 
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.training.metrics_writer import MetricsWriter
-from mgc_jax.training.progress import MetricWindow, Progress, report
+from mgc_jax.training.progress import TOLD_ACCURACY, MetricWindow, Progress, report
 from mgc_jax.training.timetable import Timetable
 
 _T = TypeVar("_T")
@@ -22,7 +22,9 @@ class Monitor:
     A context manager, which closes its files, and what `waits_for` waits for.
     """
 
-    def __init__(self, workdir: Path, timetable: Timetable, meta: CheckpointMeta, step: int):
+    def __init__(
+        self, workdir: Path, timetable: Timetable, meta: CheckpointMeta, step: int, *, told_genre: bool = False
+    ):
         """Opens the files.
 
         Args:
@@ -30,13 +32,14 @@ class Monitor:
             timetable: of the run.
             meta: what its checkpoints say of themselves: the time so far, and sums that were not logged yet.
             step: steps done.
+            told_genre: whether the model's scores in training depend on the genre.
 
         Raises:
             UserError: a file cannot be written.
         """
         self._timetable, self._meta, self._step = timetable, meta, step
         self._progress = Progress(timetable.total_steps, step, meta.seconds)
-        self._window = MetricWindow(meta.window)
+        self._window = MetricWindow(meta.window, told_genre=told_genre)
         self._writer = MetricsWriter(workdir, step)
         self._train: dict[str, float] = {}  # means at the last log line
         self._feed: Generator[Any, None, None] | None = None
@@ -91,11 +94,13 @@ class Monitor:
         self._writer.write(self._step, {f"validation/{name}": value for name, value in flat.items()})
         levels = "; ".join(f"{level} {m['accuracy']:.3f} (AP {m['micro_ap']:.3f})" for level, m in by_level.items())
         epoch, epochs = (n / self._timetable.steps_per_epoch for n in (self._step, self._timetable.total_steps))
+        told = TOLD_ACCURACY in self._train
+        accuracy = self._train[TOLD_ACCURACY if told else "train/accuracy"]
         self._progress.clear()
         report(
-            f"epoch {epoch:.0f}/{epochs:.0f}: loss {self._train['train/loss']:.3f}, train accuracy "
-            f"{self._train['train/accuracy']:.3f}, {self._train['train/clips_per_second']:,.0f} clips/s; "
-            f"validation accuracy: {levels}"
+            f"epoch {epoch:.0f}/{epochs:.0f}: loss {self._train['train/loss']:.3f}, train accuracy"
+            f"{' (told the genre)' if told else ''} {accuracy:.3f}, "
+            f"{self._train['train/clips_per_second']:,.0f} clips/s; validation accuracy: {levels}"
         )
         return flat
 

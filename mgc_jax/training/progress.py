@@ -17,6 +17,9 @@ from mgc_jax.runtime.terminal import clock, say
 
 log = logging.getLogger(__name__)
 
+# Of a model whose scores in training depend on the genre: nothing to set beside validation, which is not told it.
+TOLD_ACCURACY = "train/accuracy_told_genre"
+
 
 def report(text: str) -> None:
     """Logs a line; where the caller set no logging up, as in a notebook, it goes where the progress line goes."""
@@ -74,9 +77,15 @@ class Progress:
 class MetricWindow:
     """Sums of the train steps since the last log line, left on the device until they are asked for."""
 
-    def __init__(self, sums: Sequence[dict[str, float]] = ()) -> None:
-        """Starts with the sums of steps before, of a run that was stopped between log lines."""
+    def __init__(self, sums: Sequence[dict[str, float]] = (), *, told_genre: bool = False) -> None:
+        """Starts with the sums of steps before, of a run that was stopped between log lines.
+
+        Args:
+            sums: of these steps.
+            told_genre: whether the scores in training depend on the genre; then their accuracy has another name.
+        """
         self._sums: list[Any] = list(sums)
+        self._accuracy = TOLD_ACCURACY if told_genre else "train/accuracy"
         self._start = time.perf_counter()
 
     @contextlib.contextmanager
@@ -105,14 +114,17 @@ class MetricWindow:
         return steps
 
     def means(self, step: int) -> dict[str, float]:
-        """Returns means per bag and the rate since the last call; raises `UserError` if the loss is not finite."""
+        """Returns the means since the last call; raises `UserError` if the loss is not finite.
+
+        The loss is per bag, as they are weighted; the accuracy is per clip, as validation counts it.
+        """
         steps = self.sums(step)
         total = {name: float(np.sum(np.array([s[name] for s in steps], np.float32))) for name in steps[0]}
         seconds = time.perf_counter() - self._start
         self._sums, self._start = [], time.perf_counter()
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
-            "train/accuracy": total["correct"] / max(total["weight"], 1e-9),
+            self._accuracy: total["correct"] / max(total["clips"], 1),
             "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from mgc_jax.data.batches import Batch
 from mgc_jax.data.inputs import Inputs
-from mgc_jax.models.pooling import Target
+from mgc_jax.models.pooling import Segments, Target
+from mgc_jax.models.pooling.segments import of_own_bag
 from mgc_jax.runtime.devices import deal
 from mgc_jax.runtime.platform import data_devices, dealt_over, in_order, split_rows
 from mgc_jax.training.accumulation import accumulated
@@ -36,7 +37,8 @@ def make_loss(
     `clips` and `partners` (None without mixup) are `PlacedClips`. It is to be traced inside `platform.dealt_over`.
 
     The loss is the weighted sum of the bags' losses over `weight_per_step`, a constant: over an epoch every bag
-    counts as its weight says, however the bags fell into batches.
+    counts as its weight says, however the bags fell into batches. Of the sums, `correct` counts the clips in whose bag
+    the bag's genre has the highest score, whatever the bag's weight.
 
     Args:
         graph: the model's structure.
@@ -63,10 +65,10 @@ def make_loss(
             scores, _ = model(x, real, batch.at, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
         losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, weight, adjust)
-        correct = jnp.argmax(scores, axis=-1) == batch.label
+        right = of_own_bag(jnp.argmax(scores, axis=-1) == batch.label, Segments(batch.segment, batch.label.shape[-1]))
         sums = {
             "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),
-            "correct": jnp.sum(correct * batch.weight),
+            "correct": jnp.sum(right & (batch.segment < batch.segment.shape[-1])),
             "weight": jnp.sum(batch.weight),
             "clips": jnp.sum(batch.real),
         }

@@ -23,7 +23,7 @@ from mgc_jax.report.attention import attention_of, bag_weights, preferred_and_ot
 from mgc_jax.report.comparison import comparable_levels, paired_differences, scores_of, write_comparison
 from mgc_jax.report.finished_run import read_run
 from mgc_jax.report.html import decimals, limits, p_value, shade, signed
-from mgc_jax.report.run_page import changed_options, write_report
+from mgc_jax.report.run_page import changed_options, training_curves, write_report
 
 GENRES = ("Rock", "<script>alert(1)</script>", "Jazz")
 VOID = {"meta", "link", "br", "img"}
@@ -184,6 +184,18 @@ def test_page_has_the_numbers_of_the_results(run, page):
         text = re.sub(" +", " ", outline.sections["confusion"])
         assert f"{genre} {numbers.sum()} {cells}" in text
     assert "0.0625" in outline.sections["environment"]
+
+
+def test_accuracy_of_a_model_that_is_told_the_genre_is_not_drawn_beside_validation(run, page, tmp_path):
+    told = tmp_path / "told"
+    shutil.copytree(run, told)
+    log = told / "metrics.jsonl"
+    log.write_text(log.read_text().replace("train/accuracy", "train/accuracy_told_genre"))
+    curves = [training_curves(read_run(folder)) for folder in (run, told)]
+    drawn, without = ([chart for chart in of_run if "Accuracy" in chart.caption] for of_run in curves)
+    assert "and on training batches as the loss saw them" in drawn[0].caption
+    assert "There is none in training, where the model is told the genre" in without[0].caption
+    assert len(curves[0]) == len(curves[1])
 
 
 def test_hostile_names_are_text(page):

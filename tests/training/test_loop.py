@@ -549,6 +549,35 @@ def test_more_epochs_stretch_a_schedule_that_depends_on_the_length(tmp_path, vec
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["epochs"] == 4
 
 
+@pytest.mark.parametrize(
+    ("pooling", "told"),
+    [
+        ({"name": "mean"}, False),
+        ({"name": "matt", "train_query": "own"}, False),
+        ({"name": "matt"}, True),
+        ({"name": "hierarchical_matt"}, True),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_the_accuracy_in_training_is_that_of_evaluation_or_has_another_name(tmp_path, vectors, pooling, told, caplog):
+    """With weights that do not move: by clips, as in the results, though every bag counts as one in the loss."""
+    config = mlp_config(
+        tmp_path, vectors,
+        **{"train.epochs": 1, "train.log_every_steps": 2, "optimizer.learning_rate": 1e-12, "model.head_dropout": 0.0},
+    )  # fmt: skip
+    config.model.encoder.hidden = ()
+    config.model.pooling = ConfigDict(pooling)
+    caplog.set_level("INFO", "mgc_jax")
+    results = modes.train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (logged,) = [line for line in lines if "train/loss" in line]
+    assert ("train/accuracy_told_genre" in logged) == told == ("train/accuracy" not in logged)
+    assert (", train accuracy (told the genre) 0." in caplog.text) == told
+    if not told:
+        assert logged["train/accuracy"] == pytest.approx(results["splits"]["train"]["bag"]["accuracy"])
+        assert results["splits"]["train"]["bag"]["bag_accuracy"] != results["splits"]["train"]["bag"]["accuracy"]
+
+
 def test_a_longer_run_with_a_constant_rate_is_that_of_the_length(tmp_path, vectors, caplog):
     config = mlp_config(tmp_path, vectors, **{"train.epochs": 3})
     modes.train(config, tmp_path / "whole")

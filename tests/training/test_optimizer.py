@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from mgc_jax.config import keys
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
+from mgc_jax.papers import matt, ubc
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.training.optimizer import make_optimizer, make_schedule
 from mgc_jax.training.step import make_train_step
@@ -46,16 +48,44 @@ def test_decay_is_decoupled_where_the_optimizer_has_it():
         np.testing.assert_allclose(with_decay, without - 0.1 * 0.5 * 2.0, rtol=1e-5)
 
 
-def test_rmsprop_as_tensorflow_2_had_it():
-    gradients, rate, expected, weight, mean_square = [3.0, -1.0, 0.5], 5e-4, [], 2.0, 0.0
+def rmsprop_steps(gradients, rate, in_root):
+    """Its closed form: in TensorFlow 2.0 to 2.10 epsilon is outside of the root, in today's Keras inside."""
+    mean_square, steps = 0.0, []
     for gradient in gradients:
         mean_square = 0.9 * mean_square + 0.1 * gradient**2
-        weight -= rate * gradient / (np.sqrt(mean_square) + 1e-7)
-        expected.append(weight)
-    after = updates_of(
-        gradients, name="rmsprop", learning_rate=rate, options={"decay": 0.9, "eps": 1e-7, "eps_in_sqrt": False}
-    )
-    np.testing.assert_allclose(after, expected, rtol=1e-6)
+        root = np.sqrt(mean_square + 1e-7) if in_root else np.sqrt(mean_square) + 1e-7
+        steps.append(-rate * gradient / root)
+    return steps
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_rmsprop_of_the_report_is_that_of_tensorflow_2(scale):
+    config = ubc.system("PRCNN: CNN and RNN").config().optimizer
+    gradients = [scale * gradient for gradient in (3.0, -1.0, 0.5)]
+    for in_root in (False, True):
+        after = updates_of(
+            gradients, start=0.0, name=config.name, learning_rate=config.learning_rate,
+            options=config.options.to_dict() | {"eps_in_sqrt": in_root},
+        )  # fmt: skip
+        expected = rmsprop_steps(gradients, config.learning_rate, in_root)
+        np.testing.assert_allclose(np.diff(after, prepend=0), expected, rtol=1e-4)
+    assert config.options.eps_in_sqrt is False
+
+
+def test_epsilon_of_rmsprop_matters_where_gradients_are_small():
+    outside, inside = (rmsprop_steps([1e-4] * 100, 1.0, in_root)[-1] for in_root in (False, True))
+    assert 3 < outside / inside < 3.5
+
+
+def test_adam_of_the_keras_models_has_the_epsilon_of_keras():
+    """The first step on a gradient as small as epsilon is half the learning rate; with Optax's epsilon, 0.91 of it."""
+    for name in ("CRNN", "CRNN-TF", "FCN-4"):
+        config = matt.system(name).config()
+        (after,) = updates_of([1e-7], start=0.0, name=config.optimizer.name, learning_rate=1e-3,
+                              options=config.optimizer.options.to_dict())  # fmt: skip
+        np.testing.assert_allclose(after, -1e-3 / 2, rtol=1e-4)
+        assert keys.resolve_demo(config).optimizer.options.to_dict() == {"eps": 1e-8}  # adamw's, as ever
+    assert not matt.system("MLP of the notebooks").config().optimizer.options  # PyTorch's, which is Optax's
 
 
 def test_schedule_warms_up_and_ends_at_zero():

@@ -8,7 +8,9 @@ A pooling is a class in its family's file, and an entry in `POOLINGS`. It is bui
 `Pooling(features, num_genres, *, <options>, rngs)`; the options are the keys of `config.model.pooling`. If it has a
 parameter `subgenre_parents`, it gets a tuple with the genre of every sub-genre, which begins with the genres
 themselves. The attribute `features` is the width of the vectors that it passes to the head. If it holds several views
-of every bag at once, the attribute `num_views` is their number; evaluation limits its chunks by it. It is called as
+of every bag at once, the attribute `num_views` is their number; evaluation limits its chunks by it. If its scores in
+training depend on `target`, the attribute `told_genre` is true; their accuracy is then not set beside that of
+validation. It is called as
 
     log_scores, attention = pooling(embeddings, segments, target, classify)
 

@@ -54,7 +54,8 @@ class HierarchicalMattPooling(nnx.Module):
             raise ValueError(f"subgenre_parents={subgenre_parents} of {num_genres} genres must begin with the genres")
         self.features = 2 * features
         self.num_views = 2 * len(subgenre_parents)
-        self.num_genres, self.train_query, self.parents = num_genres, train_query, subgenre_parents
+        self.num_genres, self.parents = num_genres, subgenre_parents
+        self.train_query, self.told_genre = train_query, train_query == "gold"
 
         def views(num_queries: int) -> QueryViews:
             return QueryViews(

@@ -171,7 +171,7 @@ class MattPooling(nnx.Module):
         check_matt_options("matt", score, activation, queries, train_query, hidden)
         self.features = features
         self.num_views = num_genres
-        self.train_query = train_query
+        self.train_query, self.told_genre = train_query, train_query == "gold"
         self.views = QueryViews(
             features, num_genres, score=score, activation=activation, queries=queries, hidden=hidden, rngs=rngs
         )
