@@ -7,8 +7,9 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
   the clip within its split, empty (or one of these) if it is alone; without a column `bag`, bags are those of the
   corpus, if one is given; otherwise clips that share an artist and an album form one, and other clips stand alone;
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
-  one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
-  logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
+  one of them. A clip has one genre, so its scores are a distribution. Probabilities, where none is negative and none
+  above 1: then those of a clip must sum to 1. Log probabilities, where none is positive and those of a clip sum so.
+  Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
@@ -150,8 +151,8 @@ def load_predictions(
         artist=artist[order],
         album=album[order],
         bag=bag,
-        clip_scores=_scores(path, columns, "clip", genres, order),
-        bag_scores=_scores(path, columns, "bag", genres, order),
+        clip_scores=_scores(path, columns, "clip", genres)[order] if _has(columns, "clip") else None,
+        bag_scores=_scores(path, columns, "bag", genres)[order] if _has(columns, "bag") else None,
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
@@ -263,29 +264,47 @@ def _name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _scores(
-    path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...], order: np.ndarray
-) -> np.ndarray | None:
-    """Returns log scores [clip, genre] in the given order; None if the file has none of this level."""
+def _has(columns: dict[str, np.ndarray], level: str) -> bool:
+    return any(name.startswith(f"{level}/") for name in columns)
+
+
+def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...]) -> np.ndarray:
+    """Returns the log scores [clip, genre] of a level that the file has, and logs what they were taken as."""
     there = [name for name in columns if name.startswith(f"{level}/")]
-    if not there:
-        return None
     wrong = sorted({f"{level}/{genre}" for genre in genres} ^ set(there))
     if wrong:
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
-    scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)[order]
-    least = np.finfo(np.float64).tiny
-    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:  # probabilities
-        return np.log(np.clip(scores.astype(np.float64), least, 1))
-    if scores.max() <= _ROUNDING:
-        return np.maximum(scores, np.log(least).astype(scores.dtype))
-    logits = np.clip(scores.astype(np.float64), -1e300, 1e300)
-    logits -= logits.max(axis=1, keepdims=True)
-    return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+    scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)
+    wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
+    taken_as, result = "logits", scores
+    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:
+        taken_as, result = "probabilities", np.log(np.clip(wide, least, 1))
+        if (uneven := ~_sum_to_one(wide)).any():
+            row = int(uneven.argmax())
+            raise UserError(
+                f"{path}: the columns {level}/<genre> are all between 0 and 1, but those of track "
+                f"{columns['track_id'][row]} sum to {wide[row].sum():.3g}, as do not probabilities of its one genre "
+                f"({int(uneven.sum())} of {len(scores)} rows are so). Divide each row by its sum (also those of a "
+                "multi-label model), or, if these are logits, subtract 1 from all of them."
+            )
+    elif scores.max() <= _ROUNDING and _sum_to_one(np.exp(wide)).all():
+        taken_as, result = "log probabilities", np.maximum(scores, np.log(least).astype(scores.dtype))
+    else:
+        logits = np.clip(wide, -1e300, 1e300)
+        logits -= logits.max(axis=1, keepdims=True)
+        result = np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+    log.info("%s: the columns %s/<genre> are taken as %s", path, level, taken_as)
+    return result
+
+
+def _sum_to_one(probability: np.ndarray) -> np.ndarray:
+    """Whether the probabilities of each clip, [clip, genre], sum to 1 but for rounding: bool [clip]."""
+    return np.abs(probability.sum(axis=1) - 1) <= _ROUNDING_OF_SUM
 
 
 _ROUNDING = 1e-3  # of (log) probabilities in half precision
+_ROUNDING_OF_SUM = 0.02  # of a distribution in bfloat16 (0.004), or of two decimals and up to a dozen genres
 
 
 def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str, ...]) -> np.ndarray:

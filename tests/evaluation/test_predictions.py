@@ -163,7 +163,8 @@ def test_logits_and_bags_by_name(tmp_path):
     assert summaries(predictions)["validation"]["bag"]["paper_accuracy"] == 1.0
 
 
-def test_how_scores_are_read(tmp_path):
+def test_how_scores_are_read(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mgc_jax")
     path = tmp_path / "theirs.csv"
     head = "track_id,split,genre,clip/Jazz,clip/Rock\n"
 
@@ -173,10 +174,30 @@ def test_how_scores_are_read(tmp_path):
         return load_predictions(path).clip_scores
 
     np.testing.assert_allclose(np.exp(scores((0.25, 0.75), (1.0002, 0))), [[0.25, 0.75], [1, 0]], atol=1e-12)
-    np.testing.assert_allclose(scores((-1, -2), (-3, "-inf")), [[-1, -2], [-3, np.log(np.finfo(float).tiny)]])
+    assert "the columns clip/<genre> are taken as probabilities" in caplog.text
+    log_probabilities = (np.log(0.25), np.log(0.75)), (0, "-inf")
+    expected = [log_probabilities[0], (0, np.log(np.finfo(float).tiny))]
+    np.testing.assert_array_equal(scores(*log_probabilities), expected)
+    assert "the columns clip/<genre> are taken as log probabilities" in caplog.text
+    assert "logits" not in caplog.text
+    np.testing.assert_allclose(scores((-1, -2), (-3, -9)), log_softmax([[-1.0, -2], [-3, -9]], axis=1))
+    assert "the columns clip/<genre> are taken as logits" in caplog.text
     with_offsets = scores((3, 1), (103, 101), (-7, -9))  # a logit says nothing beside those of another clip
     np.testing.assert_allclose(with_offsets, np.tile(log_softmax([3.0, 1.0]), (3, 1)))
     assert np.isfinite(scores((1e308, -1e308))).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "total"), [("0.9,0.8", "1.7"), ("0.3,0.1", "0.4"), ("0,0", "0"), ("0.5,0.53", "1.03")]
+)
+def test_probabilities_that_do_not_sum_to_one_are_an_error(tmp_path, row, total):
+    path = tmp_path / "theirs.csv"
+    path.write_text(CSV.replace("0.6,0.4", "0.61,0.4").replace("0.2,0.8", row))
+    message = (
+        rf"clip/<genre> are all between 0 and 1, but those of track 7 sum to {total}, .*\(1 of 4 rows.* by its sum"
+    )
+    with pytest.raises(UserError, match=message):
+        load_predictions(path)
 
 
 def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
