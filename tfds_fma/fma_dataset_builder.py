@@ -22,11 +22,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tfds_fma.clips.make import Clip, Reject
+from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.sources import ClipSource, fma_source
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.parallel import ordered_map
 from tfds_fma.progress import Progress, progress_bar
+from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
@@ -132,6 +134,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("clip", "genre"),
             homepage="https://github.com/mdeff/fma",
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(
+                {layout.RESAMPLER: given.resampler if given else _resampler_of(representation)}
+            ),
         )
 
     @property
@@ -245,6 +250,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             num_bytes=sum(result.record_bytes for result in results.values()),
             filename_template=template,
         )
+
+
+def _resampler_of(representation: Representation) -> str:
+    return implementation(representation.resampler) if isinstance(representation, AudioRepresentation) else ""
 
 
 def _link(path: Path, target: Path) -> None:

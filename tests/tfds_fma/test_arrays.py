@@ -16,7 +16,7 @@ from tfds_fma import UserError, genres_of
 from tfds_fma.clips.sources import arrays_source
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.prepare import main
-from tfds_fma.reading import class_names, find_prepared, read_dataset
+from tfds_fma.reading import class_names, find_prepared, read_dataset, resampler_of
 from tfds_fma.representations.feature_vector import Precomputed
 from tfds_fma.source.arrays import ArrayFiles, read_arrays
 from tfds_fma.source.track_table import Columns, number_names
@@ -233,6 +233,7 @@ def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path
     }  # fmt: skip
     assert rejects[2]["detail"] == "2 of 20 values are not finite"
     assert rejects[5]["split"] == "validation"
+    assert resampler_of(path) == ""
 
 
 def test_columns_of_the_table_as_clips(tmp_path, capsys):

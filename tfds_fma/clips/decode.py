@@ -1,4 +1,4 @@
-"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and soxr."""
+"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and a resampler."""
 
 import contextlib
 import functools
@@ -9,10 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from tfds_fma.clips.mp3_frames import with_all_frames
+from tfds_fma.clips.resampling import resample
 from tfds_fma.errors import ClipError
+from tfds_fma.representations.base import SOXR
 
 # A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
 # MATT did.
@@ -48,6 +49,7 @@ def decode(
     *,
     at_most: int | None = None,
     excerpt_of: float | None = None,
+    resampler: str = SOXR,
 ) -> DecodedAudio:
     """Decodes the start of an MP3 file.
 
@@ -58,6 +60,7 @@ def decode(
       at_most: number of samples to return if there are as many; by default `samples`.
       excerpt_of: length of the track in seconds, if the file is a whole track of which FMA's 30 s excerpt is wanted:
         from half of that length less 15 s on, in whole seconds.
+      resampler: see `tfds_fma.clips.resampling`.
 
     Returns:
       Between `samples` and `at_most` samples.
@@ -70,7 +73,7 @@ def decode(
     if not file.seek(0, io.SEEK_END):
         raise ClipError("empty", "the file has no bytes")
     file.seek(0)
-    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of)
+    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of, resampler)
     if len(audio) < _MIN_SHARE * samples:
         detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
         raise ClipError("short", detail)
@@ -80,7 +83,9 @@ def decode(
     return DecodedAudio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
 
 
-def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None) -> np.ndarray:
+def _resampled_start(
+    file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None, resampler: str
+) -> np.ndarray:
     """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
     seconds = samples / sample_rate + _MARGIN_SECONDS
     with decoder_errors_as_clip_errors():
@@ -96,7 +101,7 @@ def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of:
         # starts BLAS threads, which fight over the cores with the other worker processes.
         # Resampling is linear, so that the division can wait until there are fewer samples.
         total = functools.reduce(np.add, channels)
-        return soxr.resample(total, rate, sample_rate, quality="HQ")[:samples] / np.float32(len(channels))
+        return resample(total, rate, sample_rate, resampler)[:samples] / np.float32(len(channels))
 
 
 def _read_start(file: BinaryIO, seconds: float, excerpt_of: float | None) -> tuple[np.ndarray, int, int | None]:

@@ -70,6 +70,7 @@ def _make_clip_from(container: Container, representation: AudioRepresentation, t
             representation.samples,
             at_most=representation.at_most,
             excerpt_of=track.duration if container.whole_tracks else None,
+            resampler=representation.resampler,
         )
     damage = damage_in_words(take_printed())
     path = container.location(track.track_id) if damage else ""

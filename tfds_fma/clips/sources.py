@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tfds_fma.clips.make import Clip, Reject, make_clip
+from tfds_fma.clips.resampling import implementation
 from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
 from tfds_fma.representations.base import AudioRepresentation, Representation
@@ -37,6 +38,7 @@ class ClipSource:
       parallel: whether making a clip takes long enough for worker processes.
       identity: text that differs if `make` may return something else for the same track.
       state: track -> text that differs if `make` may return something else for this track.
+      resampler: what resamples the audio, with its version; "" if the clips are not made of audio.
     """
 
     tracks: tuple[Track, ...]
@@ -46,6 +48,7 @@ class ClipSource:
     parallel: bool
     identity: str
     state: Callable[[Track], str] = lambda track: ""
+    resampler: str = ""
 
 
 def fma_source(
@@ -111,6 +114,7 @@ def _audio_source(
         parallel=True,
         identity=" ".join(container.identity for container in containers),
         state=lambda track: " ".join(container.state(track.track_id) for container in containers),
+        resampler=implementation(representation.resampler),
     )
 
 
