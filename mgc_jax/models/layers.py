@@ -189,31 +189,42 @@ class ConvBlock(nnx.Module):
 
 
 class TimeConvBlock(nnx.Module):
-    """Convolution 3x1 over time ("VALID", with a bias), ReLU and max pooling ("VALID").
+    """Convolution, by default 3x1 over time ("VALID", with a bias), activation and max pooling ("VALID").
 
     Attributes:
-      kernel: Convolution kernel [3, 1, channel in, channel out].
+      kernel: Convolution kernel [time, mel, channel in, channel out].
       bias: Convolution bias.
       pool: Pool size in time and frequency.
-      platform_kernels: Whether to use the form made for the platform.
+      activation: A monotone function, such as `nnx.elu` and `nnx.relu`, so that max pooling may be applied first.
+      platform_kernels: Whether to use the form made for the platform, where the kernel is over time alone.
     """
 
-    def __init__(self, in_features: int, out_features: int, pool: tuple[int, int], *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), (3, 1, in_features, out_features)))
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pool: tuple[int, int],
+        *,
+        size: tuple[int, int] = (3, 1),
+        activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), (*size, in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features))
         self.pool = pool
+        self.activation = activation
         self.platform_kernels = True
 
     def __call__(self, x: Float[Array, "n time mel cin"]) -> Float[Array, "n time2 mel2 cout"]:
         """Applies the block.
 
         Args:
-          x: Input maps, of at least three time steps; their dtype is the dtype of the computation.
+          x: Input maps, at least as large as the kernel; their dtype is the dtype of the computation.
 
         Returns:
           The pooled maps.
         """
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        if self.platform_kernels:  # bias and ReLU are monotone, so the pooling may come first
-            return nnx.relu(time_conv_pool(x, kernel, self.pool) + bias)
-        return max_pool(nnx.relu(conv2d(x, kernel, "VALID") + bias), self.pool, "VALID")
+        if self.platform_kernels and kernel.shape[1] == 1:  # bias and activation are monotone: the pooling comes first
+            return self.activation(time_conv_pool(x, kernel, self.pool) + bias)
+        return max_pool(self.activation(conv2d(x, kernel, "VALID") + bias), self.pool, "VALID")

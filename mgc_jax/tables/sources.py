@@ -16,7 +16,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables
+from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables, ubc
 from mgc_jax.papers.system import System
 from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VARIANTS, VECTORS_ONLY, Cell, Data
 
@@ -204,7 +204,7 @@ class FromFile:
         return config
 
 
-_SYSTEM = {name: system for system in SYSTEMS for name in (system.name, system.other_name)}
+_SYSTEM = {name: system for system in (*SYSTEMS, *ubc.ABLATIONS) for name in (system.name, system.other_name)}
 
 
 def _system(cell: Cell) -> System:

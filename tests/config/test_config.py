@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mgc_jax.config import checks, identity, keys
+from mgc_jax.config import checks, identity, keys, options
 from mgc_jax.config.loading import run_config_file
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
@@ -131,6 +131,16 @@ def test_a_key_that_an_earlier_run_had_and_that_is_gone_is_a_difference():
     before = keys.to_json(config)
     before["loss"]["temperature"] = 1.0
     assert identity.differences(config, before) == ["loss.temperature: 1.0 there, 'absent' now"]
+
+
+def test_an_option_that_a_run_lacks_had_its_default():
+    config = keys.default()
+    config.model.encoder = options.encoder_options("cnn")
+    before = keys.to_json(config)
+    del before["model"]["encoder"]["kernel"]
+    assert identity.differences(config, before) == []
+    config.model.encoder.kernel = (5, 1)
+    assert identity.differences(config, before) == ["model.encoder.kernel: [3, 1] there, [5, 1] now"]
 
 
 def test_to_name_the_column_of_subsets_does_not_alter_a_run():

@@ -38,6 +38,8 @@ CASES = {
     "mlp": ("mlp", (9,), {"hidden": (8, 5)}),
     "cnn5": ("cnn", (229, 128), _FIVE),
     "cnn3": ("cnn", (31, 17), {"filters": (3, 4, 5), "pools": ((2, 2), (2, 2), (2, 2))}),
+    "cnn, 5 x 1, ELU": ("cnn", (31, 17), {"kernel": (5, 1), "activation": "elu", **_CNN}),
+    "cnn, 3 x 3, tanh": ("cnn", (31, 17), {"kernel": (3, 3), "activation": "tanh", **_CNN}),
     "bigru": ("bigru", (21, 7), _GRU),
     "bigru, 2 layers": ("bigru", (21, 7), {"gru_layers": 2, **_GRU}),
     "prcnn": ("prcnn", (31, 13), {**_CNN, **_GRU}),
@@ -57,7 +59,11 @@ def _runs(case):
     """In training or not, and the form of our convolutions (the library's, or made for CPUs)."""
     if case in WITH_BATCH_NORM:
         return [(False, "library"), (True, "library"), (True, "cpu")]
-    return [(False, "library"), (False, "cpu")] if case in ("cnn5", "parallel_cnn") else [(False, "library")]
+    return (
+        [(False, "library"), (False, "cpu")]
+        if case in ("cnn5", "cnn, 5 x 1, ELU", "parallel_cnn")
+        else [(False, "library")]
+    )
 
 
 RUNS = [

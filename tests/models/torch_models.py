@@ -231,13 +231,21 @@ class Mlp(nn.Module):
 class Cnn(nn.Module):
     """The convolutional half of PRCNN: kernels 3 x 1 without padding, pools that round down."""
 
-    def __init__(self, clip_shape, filters=(16, 32, 64, 64, 64), pools=((2, 2), (2, 2), (2, 2), (4, 4), (4, 4))):
+    def __init__(
+        self,
+        clip_shape,
+        filters=(16, 32, 64, 64, 64),
+        pools=((2, 2), (2, 2), (2, 2), (4, 4), (4, 4)),
+        kernel=(3, 1),
+        activation="relu",
+    ):
         super().__init__()
         time, mel = clip_shape
+        activation = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}[activation]
         self.blocks = nn.Sequential()
         for (n_in, n_out), pool in zip(itertools.pairwise([1, *filters]), pools, strict=True):
-            self.blocks.append(nn.Sequential(nn.Conv2d(n_in, n_out, (3, 1)), nn.ReLU(), nn.MaxPool2d(pool)))
-            time, mel = (time - 2) // pool[0], mel // pool[1]
+            self.blocks.append(nn.Sequential(nn.Conv2d(n_in, n_out, kernel), activation(), nn.MaxPool2d(pool)))
+            time, mel = (time - kernel[0] + 1) // pool[0], (mel - kernel[1] + 1) // pool[1]
         self.features = time * mel * filters[-1]
 
     def forward(self, clips):

@@ -178,6 +178,10 @@ def test_the_plan_has_the_papers_places():
     assert (of_bags.metric, of_bags.published.value) == ("multi_hot_bag_micro_ap", 0.7202)
     ubc = numbers("ubc", UBC_DATA, PARTS["ubc"])
     assert sum(number.published is not None for number in ubc if number.part == "table2") == 13
+    ablations = [number for number in ubc if number.part == "ablations"]
+    assert len(ablations) == 2 * 7
+    assert [number.published.value for number in ablations if number.published] == [51.25, 44.125]
+    assert [number.row for number in ablations if not number.notes] == ["5-layer CNN"] * 2
 
 
 @pytest.mark.parametrize("paper", PARTS)
