@@ -28,6 +28,7 @@ from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
+from tfds_fma.paths import local_path
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +255,7 @@ def load_model(folder: str | Path) -> ExportedModel:
         UserError: there is no export, a file is missing or damaged, or the weights belong to another model.
     """
     warn_without_cpu_flags()
-    folder = Path(folder)
+    folder = local_path(folder)
     if (folder / EXPORT).is_dir():
         folder = folder / EXPORT
     elif (folder / "checkpoints").is_dir():

@@ -27,6 +27,7 @@ from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.runtime.workdir import default_workdir
 from mgc_jax.runtime.xla_flags import use_cpu_flags, use_deterministic_gpus
+from tfds_fma.paths import local_path
 
 _CONFIG = define_config(
     "Configuration: a file, or an experiment in configs (matt_crnn_tf); FILE.py:ARGUMENT gives it an argument. "
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    mode, workdir = _MODE.value, Path(_WORKDIR.value) if _WORKDIR.value else None
+    mode, workdir = _MODE.value, local_path(_WORKDIR.value) if _WORKDIR.value else None
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")
     if _PREDICTIONS.value and mode != "eval":
@@ -103,7 +104,7 @@ def _main(argv: list[str]) -> int:
     if _PREDICTIONS.value:
         from mgc_jax import modes
 
-        modes.evaluate_predictions(Path(_PREDICTIONS.value), config, workdir, test=_TEST.value)
+        modes.evaluate_predictions(local_path(_PREDICTIONS.value), config, workdir, test=_TEST.value)
         return 0
     if source is None or config is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")

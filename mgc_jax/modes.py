@@ -25,6 +25,7 @@ from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import clock
 from mgc_jax.runtime.workdir import check_same, claim
+from tfds_fma.paths import local_path
 
 if TYPE_CHECKING:
     from mgc_jax.experiment import Experiment
@@ -54,7 +55,7 @@ def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dic
     Raises:
         UserError: the corpus is not there, the folder holds another run, or the loss is no longer finite.
     """
-    config, workdir = _with_corpus(config, "train"), Path(workdir)
+    config, workdir = _with_corpus(config, "train"), local_path(workdir)
     _refuse_cross_validation(workdir)
     if config.baseline.name:
         return importlib.import_module("mgc_jax.baselines").train_and_evaluate(config, workdir, test=test)
@@ -80,7 +81,7 @@ def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> 
         >>> config = mgc_jax.load_config("configs/matt_crnn_tf.py", {"train.epochs": 3})  # doctest: +SKIP
         >>> results = mgc_jax.evaluate(config, "runs/matt", test=True)  # doctest: +SKIP
     """
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     config = _with_corpus(config, "eval", workdir)
     _refuse_cross_validation(workdir)
     if config.baseline.name:
@@ -161,7 +162,7 @@ def evaluate_best(
 
 def export(config: ConfigDict, workdir: str | Path) -> Path:
     """Writes the best weights of a workdir as files; returns their folder."""
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     _refuse_cross_validation(workdir)
     if config.baseline.name:
         raise UserError("--mode export is for models; the baselines of scikit-learn leave no weights")
@@ -170,7 +171,7 @@ def export(config: ConfigDict, workdir: str | Path) -> Path:
 
 def bench(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Measures how fast the model of a configuration trains and evaluates; returns what `bench.json` holds."""
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     if config.baseline.name:
         raise UserError("--mode bench is for models; the baselines of scikit-learn have no training steps to measure")
     return importlib.import_module("mgc_jax.bench.run").run_bench(config, workdir)
@@ -195,7 +196,7 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there are no folds, or what a run raises.
     """
-    workdir, folds = Path(workdir), config.data.folds
+    workdir, folds = local_path(workdir), config.data.folds
     if not folds:
         raise UserError("cross-validation needs folds: --config.data.folds=5, for instance")
     if config.data.fold:

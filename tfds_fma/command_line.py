@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
+from tfds_fma.paths import local_path
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
 
@@ -37,7 +38,7 @@ def dataset_path(args: argparse.Namespace) -> Path:
     if args.path is not None:
         if args.data_dir or args.subset or args.representation:
             raise UserError("--path says it all: leave out --data_dir, --subset and --representation.")
-        path = Path(os.path.abspath(Path(args.path).expanduser()))
+        path = Path(os.path.abspath(local_path(args.path)))
         if not layout.is_complete(path):
             raise UserError(
                 f"{path} holds no prepared dataset: there is no dataset_info.json in it. Give the folder of one "

@@ -21,6 +21,7 @@ from tfds_fma.command_line import exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import ordered_map
+from tfds_fma.paths import local_path
 from tfds_fma.preparation import prepare
 from tfds_fma.progress import progress_bar
 from tfds_fma.reading import find_prepared
@@ -52,7 +53,7 @@ def ensure_demo(
     Returns:
       The folder of the prepared dataset.
     """
-    home = Path(data_dir).expanduser() / "demo"
+    home = local_path(data_dir) / "demo"
     representation = demo_representation(representation)
     prepared = find_prepared(home, DEMO_SUBSET, representation)
     if prepared is not None:
@@ -102,7 +103,7 @@ def make_demo_tree(
     Raises:
       UserError: if there is something else of that name.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = local_path(directory).absolute()
     stamp = f"seed {seed}, {clips} clips"
     with only_one(directory.parent):
         if directory.exists():
@@ -152,7 +153,7 @@ def make_dummy_data(directory: str | Path) -> Path:
     """
     from tfds_fma.extract_features import extract_tracks
 
-    directory = Path(directory).expanduser().absolute()
+    directory = local_path(directory).absolute()
     if directory.exists():
         raise UserError(f"{directory} exists. Remove it, or choose another folder.")
     genres = {"training": ("Rock", "Jazz"), "validation": ("Rock", "Electronic"), "test": ("Electronic", "Jazz")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tfds_fma import plots
 from tfds_fma.command_line import add_dataset_flags, dataset_path, exit_status
 from tfds_fma.errors import UserError
+from tfds_fma.paths import local_path
 from tfds_fma.source.archives import readable_size
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.json is not None:
         write_json(description, args.json)
     if args.plots is not None:
-        _draw(description, Path(args.plots).expanduser())
+        _draw(description, local_path(args.plots))
 
 
 def _draw(description: Description, directory: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfds_fma import reading
 from tfds_fma.errors import UNREADABLE, UserError, in_words
+from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.source import counts
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
@@ -337,6 +338,6 @@ def write_json(description: Description, path: str | Path) -> None:
     """
     text = json.dumps(dataclasses.asdict(description), indent=2, ensure_ascii=False)
     try:
-        Path(path).expanduser().write_text(text + "\n", encoding="utf-8")
+        local_path(path).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error

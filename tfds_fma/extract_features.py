@@ -40,6 +40,7 @@ from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers, ordered_map, usable_cores
+from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.feature_names import COLUMNS
 from tfds_fma.source.audio_files import Container, find_containers
@@ -102,8 +103,8 @@ def extract_tracks(
     Raises:
       UserError: if something is wrong with the arguments or the source, or no track could be used.
     """
-    source = Path(source).expanduser()
-    target = Path(out).expanduser() if out else source / "fma_metadata" / "features.csv"
+    source = local_path(source)
+    target = local_path(out) if out else source / "fma_metadata" / "features.csv"
     _check_target(target, overwrite)
     if not out and (source / "fma_metadata.zip").is_file():
         # It would be taken instead of FMA's own, which was computed from whole tracks.
@@ -146,7 +147,7 @@ def extract_folder(
     Raises:
       UserError: if there is no audio, or no file could be used.
     """
-    folder, target = Path(folder).expanduser(), Path(out).expanduser()
+    folder, target = local_path(folder), local_path(out)
     _check_target(target, overwrite)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"

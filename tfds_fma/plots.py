@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tfds_fma import reading
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
+from tfds_fma.paths import local_path
 from tfds_fma.representations.base import AudioRepresentation
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
@@ -241,6 +242,6 @@ def _corpus(subset: str, demo: bool) -> str:
 def _save(figure: Any, path: str | Path) -> None:
     """Writes a figure as PNG; a figure that is not pyplot's needs no display."""
     try:
-        figure.savefig(Path(path).expanduser(), format="png", dpi=_DPI)
+        figure.savefig(local_path(path), format="png", dpi=_DPI)
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror}). Choose another file.") from error

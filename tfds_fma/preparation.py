@@ -13,6 +13,7 @@ from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers
+from tfds_fma.paths import local_path
 from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.registry import get_representation, is_name
 from tfds_fma.source.archives import readable_size, remember_verified, verify_checksum
@@ -67,9 +68,9 @@ def prepare(
     """
     genres_of(subset)
     chosen = get_representation(representation)
-    source = Path(source).expanduser()
+    source = local_path(source)
 
-    verified = Path(data_dir).expanduser() / layout.DATASET_NAME
+    verified = local_path(data_dir) / layout.DATASET_NAME
 
     def open_source() -> "ClipSource":
         from tfds_fma.clips.sources import fma_source
@@ -266,7 +267,7 @@ def _build(
     with _quiet_tfds():
         builder = Builder(
             config=name if listed else make_config(subset, representation, source.representation.description),
-            data_dir=data_dir.expanduser(),
+            data_dir=local_path(data_dir),
             clip_source=source,
             staging_dir=target.parent / layout.STAGING,
             workers=workers,

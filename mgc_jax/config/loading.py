@@ -19,6 +19,7 @@ from mgc_jax.config.keys import default, leaves
 from mgc_jax.config.options import CHOICES
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
+from tfds_fma.paths import local_path
 
 _PACKAGE = Path(__file__).parents[1]
 # The one of an installed package, or the repository's.
@@ -41,8 +42,9 @@ def load_config(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         UserError: there is no such file, it fails, or a key or value is impossible.
     """
-    if (Path(file) / "config.json").is_file():
-        config = _config_of_run(Path(file))
+    file = local_path(file)
+    if (file / "config.json").is_file():
+        config = _config_of_run(file)
     else:
         name, colon, argument = str(file).partition(":")
         config = run_config_file(find_config(name), argument if colon else None)

@@ -11,6 +11,7 @@ from mgc_jax.data.on_disk import LazyClips, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
 from tfds_fma.identity import labelled_table
+from tfds_fma.paths import local_path
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.storage import layout
 
@@ -42,7 +43,7 @@ def is_computed(representation: str) -> bool:
 
 def not_prepared(data: Any, subset: str) -> str:
     """Says that a dataset is not there, what is, and how to prepare it."""
-    folder = Path(data.data_dir).expanduser()
+    folder = local_path(data.data_dir)
     prepared = folder.glob(f"{layout.DATASET_NAME}/*/{layout.VERSION}/dataset_info.json")
     there = ", ".join(sorted(path.parent.parent.name for path in prepared))
     options = f"--subset {subset} --representation {data.representation} --data_dir {data.data_dir}"

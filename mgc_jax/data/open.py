@@ -5,7 +5,6 @@ What follows (bags, batches, training, evaluation) sees only a `Corpus`.
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from mgc_jax.data.fma import is_computed, not_prepared, open_fma
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.splits import find_split
 from mgc_jax.errors import UserError
+from tfds_fma.paths import local_path
 from tfds_fma.representations.feature_names import columns_of
 from tfds_fma.representations.registry import demo_representation
 
@@ -104,5 +104,5 @@ def resolve_auto(data: Any) -> tuple[str, str]:
         raise UserError(not_prepared(data, "small"))
     return "demo", (
         f"corpus demo: SYNTHETIC music, since neither {' nor '.join(corpora)} is prepared in "
-        f"{Path(data.data_dir).resolve()}; `python -m tfds_fma.prepare --help` tells how to prepare FMA"
+        f"{local_path(data.data_dir).resolve()}; `python -m tfds_fma.prepare --help` tells how to prepare FMA"
     )

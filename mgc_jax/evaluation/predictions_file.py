@@ -34,6 +34,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions, training_clips
 from mgc_jax.runtime.files import writing
+from tfds_fma.paths import local_path
 from tfds_fma.source.track_table import without_unknown
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def load_predictions(
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
-    path = Path(path)
+    path = local_path(path)
     corpus = corpus and corpus.with_inner_in_training()  # nothing is selected here
     columns, about = _read_columns(path)
     if "track_id" not in columns:

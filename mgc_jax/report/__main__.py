@@ -9,6 +9,7 @@ from pathlib import Path
 from mgc_jax.errors import UserError
 from mgc_jax.report.comparison import write_comparison
 from mgc_jax.report.run_page import write_report
+from tfds_fma.paths import local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             path = write_report(given.runs[0])
         else:
-            path = write_comparison(given.runs, given.out or Path())
+            path = write_comparison(given.runs, local_path(given.out or Path()))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import METRICS
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from tfds_fma.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_run(folder: Path) -> FinishedRun:
     Raises:
         UserError: there is no such folder, it has no results, or a file in it is damaged.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give that of a run, its --workdir")
     if not (folder / "results.json").is_file():

@@ -14,6 +14,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
 from mgc_jax.tables.plan import PARTS
+from tfds_fma.paths import local_path
 
 _CORPUS = flags.DEFINE_enum(
     "corpus", "auto", ["auto", "demo", "fma_small", "fma_medium", "fma_large"],
@@ -75,7 +76,7 @@ def _make(paper: str, parts: tuple[str, ...], tail: tuple[int, int] | None, file
             why = "corpus demo: SYNTHETIC MUSIC, as asked"
         log.info(why)
         source = Prepared(paper, corpus, _DATA_DIR.value)
-    workdir = Path(_WORKDIR.value or f"tables/{paper}-{source.name}")
+    workdir = local_path(_WORKDIR.value or f"tables/{paper}-{source.name}")
     request = Request(paper, workdir, _SEEDS.value, _FOLDS.value, _SPLIT.value, _EPOCHS.value, parts, tail)
     return 0 if make_tables(request, source) else 1
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -28,6 +27,7 @@ from mgc_jax.training.phases import Phase, begin, initial_state, make_phases
 from mgc_jax.training.profiling import Profile
 from mgc_jax.training.state import TrainState
 from mgc_jax.training.timetable import Timetable, make_timetable
+from tfds_fma.paths import local_path
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def start(
     if found is None:
         if not train.init_from:
             return state, experiment.meta({})
-        weights, origin = initial_weights(experiment, Path(train.init_from))
+        weights, origin = initial_weights(experiment, local_path(train.init_from))
         return initial_state(experiment, optimizer, weights), experiment.meta({}, init_from=origin)
     state, saved = found
     experiment.check_state(saved, state)

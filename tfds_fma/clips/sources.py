@@ -15,6 +15,7 @@ from tfds_fma.clips.make import Clip, Reject, make_clip
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
+from tfds_fma.paths import local_path
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
@@ -73,7 +74,7 @@ def fma_source(
     Raises:
       UserError: if the tables or the audio are not there or make no sense.
     """
-    source = Path(source).expanduser()
+    source = local_path(source)
     chosen = get_representation(representation)
     metadata = source / "fma_metadata.zip"
     if metadata.is_file() and not (source / "fma_metadata").is_dir():

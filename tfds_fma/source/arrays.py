@@ -11,6 +11,7 @@ import numpy as np
 
 from tfds_fma.errors import UserError
 from tfds_fma.labels import GENRES, SUBSETS
+from tfds_fma.paths import local_path
 from tfds_fma.source.track_table import SPLIT_WORDS, Columns, TrackTable, read_columns, track_table, whole_numbers
 
 AXES = ("clip time mel", "clip mel time", "clip feature")
@@ -60,6 +61,12 @@ class ArrayFiles:
     genres: Sequence[str] = ()
     columns: Columns = field(default_factory=Columns)
     flags: Mapping[str, str] = field(default_factory=lambda: _FLAGS_OF_PREPARE, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for URLs."""
+        for name in ("table", "clips", "ids"):
+            if given := getattr(self, name):
+                object.__setattr__(self, name, str(local_path(given)))
 
     @property
     def place(self) -> str:

@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.locks import only_one
+from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.source.archives import FMA_URL, OFFICIAL, Archive, readable_size, sha1_of
 
@@ -136,7 +137,7 @@ def download(
     """
     if not base_url.startswith(("https://", "http://")):
         raise UserError(f"The address {base_url} does not begin with https:// or http://.")
-    directory = Path(directory).expanduser().absolute()
+    directory = local_path(directory).absolute()
     targets = [
         _Target(archive, f"{base_url.rstrip('/')}/{archive.file_name}", directory) for archive in _archives(names)
     ]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from tfds_fma.paths import local_path
+
 DATASET_NAME = "fma"
 
 
@@ -33,7 +35,7 @@ def config_name(subset: str, representation: str) -> str:
 
 def version_dir(data_dir: str | Path, subset: str, representation: str) -> Path:
     """Returns the folder in which the prepared dataset lies, or would lie."""
-    return Path(data_dir).expanduser().absolute() / DATASET_NAME / config_name(subset, representation) / VERSION
+    return local_path(data_dir).absolute() / DATASET_NAME / config_name(subset, representation) / VERSION
 
 
 def is_complete(path: Path) -> bool:
