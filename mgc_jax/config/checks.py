@@ -1,5 +1,6 @@
 """Checks of a configuration before any work starts."""
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,6 +19,7 @@ from mgc_jax.config.keys import (
     kind_of,
     leaves,
 )
+from mgc_jax.config.options import CHOICES
 from mgc_jax.errors import UserError
 from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.registry import REPRESENTATIONS, is_name
@@ -123,6 +125,9 @@ def validate(config: ConfigDict) -> None:
         at_least(key, given[key], 0)
         _require(not given[key] or batch.sampling == "natural", key, given[key],
                  "drawing bags by genre changes the prior; set config.batch.sampling to natural")  # fmt: skip
+    _require(not config.eval.logit_adjustment or not config.loss.logit_adjustment, "eval.logit_adjustment",
+             config.eval.logit_adjustment, "a model trained with config.loss.logit_adjustment has no prior to remove; "
+             "set one of both to 0")  # fmt: skip
     _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
              config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to remove; set "
              "config.train.classifier_epochs to 0")  # fmt: skip
@@ -139,6 +144,58 @@ def validate(config: ConfigDict) -> None:
     # Whether there is such a level and metric is checked where they are known: mgc_jax.evaluation.metrics.
     _require(not train.select.startswith("bag/") or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+# (keys, or groups that end with a dot; whether they do nothing; why, as the end of a sentence)
+_IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
+    (("loss.focal_gamma",), lambda c: c.loss.name != "focal", "without config.loss.name=focal"),
+    (("loss.beta",), lambda c: c.loss.class_weights != "class_balanced",
+     "without config.loss.class_weights=class_balanced"),
+    (("augment.time_mask_frames",), lambda c: not c.augment.time_masks, "without config.augment.time_masks"),
+    (("augment.mel_mask_bands",), lambda c: not c.augment.mel_masks, "without config.augment.mel_masks"),
+    (("optimizer.schedule_options.",), lambda c: c.optimizer.schedule in ("constant", "cosine"),
+     "without a schedule of optax in config.optimizer.schedule, such as cosine_decay_schedule"),
+    (("optimizer.plateau_patience", "optimizer.plateau_min_delta"), lambda c: c.optimizer.plateau_factor == 1,
+     "without config.optimizer.plateau_factor below 1"),
+    (("optimizer.weight_decay",), lambda c: "weight_decay" in c.optimizer.options,
+     "beside config.optimizer.options.weight_decay, which is used instead"),
+    (("model.pooling.hidden",), lambda c: "matt" in c.model.pooling.name and c.model.pooling.get("score") != "hidden",
+     "without config.model.pooling.score=hidden"),
+    (("model.encoder.filters", "model.encoder.frequency_pools"),
+     lambda c: c.model.encoder.get("attention", "").endswith("linear"),
+     "without a CNN for the scores (config.model.encoder.attention=parallel_cnn or serial_cnn)"),
+    (("model.encoder.dropout",), lambda c: c.model.encoder.get("hidden") == () and c.model.encoder.name == "mlp",
+     "on the layers of an MLP that has none (config.model.encoder.hidden)"),
+    (("data.split_seed",), lambda c: c.data.split == "fma" and not c.data.folds,
+     "on the corpus's own split (config.data.split=fma)"),
+    (("data.workers",), lambda c: c.data.placement in ("device", "host"), "without config.data.placement=stream"),
+    (("data.arrays.clips", "data.arrays.ids", "data.arrays.table"), lambda c: c.data.corpus != "arrays",
+     "without config.data.corpus=arrays"),
+    (("model.", "batch.", "loss.", "augment.", "optimizer.", "train.", "eval.", "profile."),
+     lambda c: bool(c.baseline.name), "on a baseline of scikit-learn (config.baseline.name)"),
+)  # fmt: skip
+
+
+def check_effects(config: ConfigDict, given: Collection[str] | None = None) -> None:
+    """Raises `UserError` for an option that does nothing beside the others and yet is not its default.
+
+    Args:
+        config: a valid configuration.
+        given: the dotted keys to check; by default all.
+    """
+    usual, values = dict(leaves(default())), dict(leaves(config))
+    for key, value in values.items():
+        if key.startswith("demo.") or not (given is None or key in given):
+            continue
+        if (why := next((why for keys, idle, why in _IDLE if key.startswith(keys) and idle(config)), None)) is None:
+            continue
+        group, _, option = key.rpartition(".")
+        of = next((choice for choice in CHOICES if choice.complete and choice.options == group), None)
+        if of is not None and key != of.key:
+            usual[key] = (of.defaults(values[of.key]) or {}).get(option)
+        if key not in usual or value != usual[key]:
+            back = f"leave it at {usual[key]!r}" if key in usual else "leave it out"
+            raise UserError(f"config.{key}={value!r} has no effect {why}; {back}.")
 
 
 def _check_bench(bench: ConfigDict) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
-from mgc_jax.config.checks import validate
+from mgc_jax.config.checks import check_effects, validate
 from mgc_jax.config.keys import default, leaves
 from mgc_jax.config.options import CHOICES
 from mgc_jax.config.overrides import override
@@ -40,16 +40,21 @@ def load_config(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
             `optimizer.name`, ...) replaces the options of what it replaces.
 
     Raises:
-        UserError: there is no such file, it fails, or a key or value is impossible.
+        UserError: there is no such file, it fails, a key or value is impossible, or an option of the file or of the
+            overrides has no effect.
     """
     file = local_path(file)
-    if (file / "config.json").is_file():
-        config = _config_of_run(file)
+    of_run = (file / "config.json").is_file()
+    if of_run:
+        before = _config_of_run(file)
     else:
         name, colon, argument = str(file).partition(":")
-        config = run_config_file(find_config(name), argument if colon else None)
-    config = override(config, overrides or {})
+        before = run_config_file(find_config(name), argument if colon else None)
+    config = override(before, overrides or {})
     validate(config)
+    if not of_run:  # a finished run stays as it is
+        check_effects(before)
+    check_effects(config, overrides or {})  # beside which what the file has may be idle
     return config
 
 

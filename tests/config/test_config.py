@@ -1,5 +1,6 @@
 import ast
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mgc_jax.config import checks, identity, keys, options
-from mgc_jax.config.loading import run_config_file
+from mgc_jax.config.loading import load_config, run_config_file
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, count_parameters
@@ -24,6 +25,7 @@ def test_every_config_is_valid_as_it_is_and_on_the_demo(path):
     config = run_config_file(path)
     checks.validate(config)
     checks.validate(keys.resolve_demo(config))
+    checks.check_effects(config)
 
 
 @pytest.mark.parametrize("pooling", ["none", "matt"])
@@ -76,6 +78,74 @@ def test_an_impossible_value_is_named(key, value, message):
     with pytest.raises(UserError, match=message) as raised:
         checks.validate(config)
     assert f"config.{key}" in str(raised.value) or key.startswith("data.representation")
+
+
+@pytest.mark.parametrize(
+    ("file", "idle", "needs"),
+    [
+        ("any:mlp+matt", {"model.pooling.hidden": 7}, {"model.pooling.score": "hidden"}),
+        ("prcnn_attention", {"model.encoder.filters": (8, 8, 8), "model.encoder.attention": "serial_linear"},
+         {"model.encoder.attention": "serial_cnn"}),
+        ("mlp:hidden=0", {"model.encoder.dropout": 0.1}, {"model.encoder.hidden": (9,)}),
+        ("any", {"loss.focal_gamma": 1.0}, {"loss.name": "focal"}),
+        ("any", {"loss.beta": 0.9}, {"loss.class_weights": "class_balanced"}),
+        ("any", {"augment.time_mask_frames": 3}, {"augment.time_masks": 1}),
+        ("any", {"augment.mel_mask_bands": 3}, {"augment.mel_masks": 1}),
+        ("any", {"optimizer.plateau_patience": 3}, {"optimizer.plateau_factor": 0.5}),
+        ("any", {"optimizer.plateau_min_delta": 0.1}, {"optimizer.plateau_factor": 0.5}),
+        ("any", {"optimizer.weight_decay": 0.1, "optimizer.options.weight_decay": 0.2}, None),
+        ("any", {"data.split_seed": 1}, {"data.folds": 5}),
+        ("any", {"data.workers": 2, "data.placement": "host"}, {"data.placement": "stream"}),
+        ("any", {"data.arrays.clips": "mels.npz"}, {"data.corpus": "arrays"}),
+        ("lr", {"loss.label_smoothing": 0.1}, {"baseline.name": ""}),
+        ("lr", {"optimizer.learning_rate": 0.2}, {"baseline.name": ""}),
+        ("lr", {"model.head_dropout": 0.2}, {"baseline.name": ""}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_an_option_that_does_nothing_is_named(file, idle, needs):
+    with pytest.raises(UserError, match=r"has no effect .*; leave it (at|out)") as raised:
+        load_config(file, idle)
+    assert str(raised.value).startswith(f"config.{next(iter(idle))}=")
+    if needs is not None:
+        load_config(file, idle | needs)
+
+
+def test_an_option_that_does_nothing_may_have_its_default():
+    load_config("any", {"loss.focal_gamma": 2.0})
+    load_config("any:mlp+matt", {"model.pooling.hidden": 0})
+
+
+def test_options_of_a_schedule_need_one():
+    config = keys.default()
+    config.optimizer.schedule_options.decay_rate = 0.9
+    with pytest.raises(
+        UserError, match=r"schedule_options\.decay_rate=0\.9 has no effect without a schedule of optax"
+    ):
+        checks.check_effects(config)
+
+
+def test_what_a_file_has_may_be_idle_beside_an_override_but_not_by_itself(tmp_path):
+    file = tmp_path / "mine.py"
+    text = "from mgc_jax.config import default\ndef get_config():\n    config = default()\n"
+    text += "    config.model.encoder.name = 'mlp'\n    config.loss.focal_gamma = 1.0\n"
+    file.write_text(f"{text}    config.loss.name = 'focal'\n    return config\n")
+    load_config(file, {"loss.name": "cross_entropy"})
+    load_config(file, {"baseline.name": "lr"})
+    file.write_text(f"{text}    return config\n")
+    with pytest.raises(UserError, match=r"config\.loss\.focal_gamma=1\.0 has no effect"):
+        load_config(file)
+    run = tmp_path / "run"  # one of before the check
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(keys.to_json(run_config_file(file))))
+    assert load_config(run).loss.focal_gamma == 1.0
+
+
+def test_the_prior_is_not_removed_twice():
+    config = keys.default()
+    config.loss.logit_adjustment, config.eval.logit_adjustment = 1.0, 0.5
+    with pytest.raises(UserError, match=r"config\.eval\.logit_adjustment=0\.5 is invalid: .* set one of both to 0"):
+        checks.validate(config)
 
 
 def test_a_key_that_does_not_exist_is_named():
