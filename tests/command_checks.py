@@ -75,7 +75,7 @@ def check_python(arguments: list[str]) -> None:
         if not {word for word in " ".join(rest).split() if word.isidentifier()} <= {*registered, "not"}:
             raise Wrong(f"pytest has no such marker: {rest}")
         return
-    known = {"mgc_jax.main": check_main, "mgc_jax.tables": check_tables, "mgc_jax.papers": check_papers}
+    known = {"mgc_jax.main": check_main, "mgc_jax.tables": check_tables}
     if module in known:
         return known[module](rest)
     if module.startswith("examples."):
@@ -101,12 +101,6 @@ def check_tables(arguments: list[str]) -> None:
     _, values = parse("mgc_jax.tables.__main__", arguments[1:])
     if not set(values.only) <= set(PARTS[arguments[0]]):
         raise Wrong(f"the parts of {arguments[0]} are {', '.join(PARTS[arguments[0]])}")
-
-
-def check_papers(arguments: list[str]) -> None:
-    """`mgc_jax.papers` takes no arguments."""
-    if arguments:
-        raise Wrong("python -m mgc_jax.papers takes no arguments")
 
 
 def check_launch(script: str, arguments: list[str], variables: dict[str, str]) -> None:

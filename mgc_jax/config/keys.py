@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from tfds_fma.representations.registry import demo_representation
 
-CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
+CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "fma_full", "arrays")
 
 
 BASELINES = ("lr", "knn", "svm", "mlp")
@@ -38,7 +38,7 @@ def default() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
+    config.data.corpus = "auto"  # auto (prepared FMA, else demo), demo, fma_small, _medium, _large or _full, arrays
     config.data.auto_first = "fma_medium"  # what auto takes first: the paper's; then fma_medium, then fma_small
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = (

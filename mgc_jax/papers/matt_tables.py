@@ -66,6 +66,7 @@ class FeatureSet(NamedTuple):
     Attributes:
         name: as the paper prints it.
         features: as `config.data.features` has it.
+        dimensions: numbers per clip.
         baselines: accuracy in percent of FMA's LR, KNN, SVM and MLP.
         mil: accuracy in percent of MLP+MIL.
         matt: of MLP+MATT.
@@ -73,26 +74,27 @@ class FeatureSet(NamedTuple):
 
     name: str
     features: str
+    dimensions: int
     baselines: tuple[float, float, float, float]
     mil: float
     matt: float
 
 
 TABLE1 = (
-    FeatureSet("1 Chroma", "chroma", (43.61, 43.92, 48.31, 48.50), 47.74, 39.53),
-    FeatureSet("2 Tonnetz", "tonnetz", (40.11, 37.31, 42.25, 40.85), 45.90, 43.45),
-    FeatureSet("3 MFCC", "mfcc", (57.83, 54.99, 60.98, 53.17), 64.71, 63.19),
-    FeatureSet("4 Spec. Centroid", "spectral_centroid", (42.40, 45.36, 45.71, 47.84), 49.36, 44.93),
-    FeatureSet("5 Spec. BW", "spectral_bandwidth", (40.54, 45.39, 44.46, 44.97), 43.26, 44.23),
-    FeatureSet("6 Spec. Contrast", "spectral_contrast", (50.91, 49.55, 54.45, 52.90), 55.69, 49.59),
-    FeatureSet("7 Spec. Rolloff", "spectral_rolloff", (41.74, 46.25, 47.53, 48.08), 49.16, 49.20),
-    FeatureSet("8 RMS Energy", "rmse", (37.31, 38.52, 38.90, 39.06), 41.08, 38.67),
-    FeatureSet("9 Zero-Crossing", "zcr", (42.29, 44.73, 45.43, 46.44), 47.96, 46.91),
-    FeatureSet("3+6", "mfcc+spectral_contrast", (59.77, 55.31, 63.04, 53.75), 65.68, 68.91),
+    FeatureSet("1 Chroma", "chroma", 84, (43.61, 43.92, 48.31, 48.50), 47.74, 39.53),
+    FeatureSet("2 Tonnetz", "tonnetz", 42, (40.11, 37.31, 42.25, 40.85), 45.90, 43.45),
+    FeatureSet("3 MFCC", "mfcc", 140, (57.83, 54.99, 60.98, 53.17), 64.71, 63.19),
+    FeatureSet("4 Spec. Centroid", "spectral_centroid", 7, (42.40, 45.36, 45.71, 47.84), 49.36, 44.93),
+    FeatureSet("5 Spec. BW", "spectral_bandwidth", 7, (40.54, 45.39, 44.46, 44.97), 43.26, 44.23),
+    FeatureSet("6 Spec. Contrast", "spectral_contrast", 49, (50.91, 49.55, 54.45, 52.90), 55.69, 49.59),
+    FeatureSet("7 Spec. Rolloff", "spectral_rolloff", 7, (41.74, 46.25, 47.53, 48.08), 49.16, 49.20),
+    FeatureSet("8 RMS Energy", "rmse", 7, (37.31, 38.52, 38.90, 39.06), 41.08, 38.67),
+    FeatureSet("9 Zero-Crossing", "zcr", 7, (42.29, 44.73, 45.43, 46.44), 47.96, 46.91),
+    FeatureSet("3+6", "mfcc+spectral_contrast", 189, (59.77, 55.31, 63.04, 53.75), 65.68, 68.91),
     FeatureSet(
-        "3+6+4", "mfcc+spectral_contrast+spectral_centroid", (59.81, 55.23, 63.39, 52.62), 65.84, 63.31
+        "3+6+4", "mfcc+spectral_contrast+spectral_centroid", 196, (59.81, 55.23, 63.39, 52.62), 65.84, 63.31
     ),
-    FeatureSet("1 to 9", "all", (61.10, 51.77, 62.88, 58.14), 69.22, 68.40),
+    FeatureSet("1 to 9", "all", 518, (61.10, 51.77, 62.88, 58.14), 69.22, 68.40),
 )  # fmt: skip
 
 

@@ -34,6 +34,35 @@ NOTES = {
 }  # fmt: skip
 
 
+class Dataset(NamedTuple):
+    """A row of the report's Table 1.
+
+    Attributes:
+        name: as the report prints it.
+        tracks: as printed.
+        genres: labels.
+        artists: None where the report has none.
+        year: of publication.
+        subset: of FMA, as `tfds_fma` calls it; empty for other datasets.
+    """
+
+    name: str
+    tracks: int
+    genres: int
+    artists: int | None
+    year: int
+    subset: str = ""
+
+
+TABLE1 = (
+    Dataset("FMA-small", 8_000, 8, None, 2017, "small"),
+    Dataset("FMA", 106_674, 161, 16_341, 2017, "full"),  # 106,574 in the report's text, and in FMA
+    Dataset("GTZAN", 1_000, 10, 300, 2002),
+    Dataset("EBallroom", 4_180, 12, None, 2016),
+    Dataset("RWC", 465, 3, None, 2001),
+)
+
+
 # Table 2: validation and test accuracy in percent.
 TABLE2 = {
     "RNN": (Published(40.375, split="validation"), Published(29.5)),

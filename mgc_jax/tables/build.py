@@ -154,6 +154,7 @@ def describe(
                 ],
                 warnings=_warnings(request.paper, part, data, example),
                 charts=_charts(request.paper, part, of_part, first_runs, synthetic),
+                dimensions=_dimensions(of_part) if part in ("table1", "table1_hidden") else {},
             )
         )
     facts = [
@@ -336,6 +337,12 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             )
         facts.append(NOTES["International"])
     return facts
+
+
+def _dimensions(entries: Sequence[Entry]) -> dict[str, int]:
+    """Returns the numbers per clip of the rows that are sets of FMA's features."""
+    printed = {row.name: row.dimensions for row in matt_tables.TABLE1}
+    return {row: printed[row] for row in dict.fromkeys(entry.number.row for entry in entries) if row in printed}
 
 
 def _genres_and_clips(example: Predictions, name: str) -> str:

@@ -48,7 +48,7 @@ class Prepared:
 
     Attributes:
         paper: matt or ubc.
-        name: demo, fma_small, fma_medium, fma_large.
+        name: demo, fma_small, fma_medium, fma_large, fma_full.
         data_dir: where it is prepared.
     """
 

@@ -5,7 +5,7 @@ import dataclasses
 import html
 import io
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mgc_jax.papers import NOTES
@@ -16,6 +16,7 @@ from mgc_jax.tables.measure import PERCENT, Measured
 from mgc_jax.tables.plan import Number
 
 SYNTHETIC = "SYNTHETIC MUSIC: these numbers say nothing about music"
+_DIMENSIONS = "Dim."
 _CHARTS = ("fig2", "fig3", "fig4a", "fig4b", "fig4c")
 
 
@@ -81,6 +82,7 @@ class Section:
         facts: sentences below it.
         warnings: sentences below the facts.
         charts: (file name without extension, chart).
+        dimensions: numbers per clip of a row's features, for a column of their own.
     """
 
     name: str
@@ -89,10 +91,15 @@ class Section:
     facts: Sequence[str] = ()
     warnings: Sequence[str] = ()
     charts: Sequence[tuple[str, Chart]] = ()
+    dimensions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns, in the order of the fullest row."""
+        """Names of the columns, in the order of the fullest row, after that of the dimensions."""
+        return ([_DIMENSIONS] if self.dimensions else []) + self._columns
+
+    @property
+    def _columns(self) -> list[str]:
         by_row: dict[str, list[str]] = {}
         for entry in self.entries:
             by_row.setdefault(entry.number.row, []).append(entry.number.column)
@@ -108,12 +115,13 @@ class Section:
     @property
     def rows(self) -> list[tuple[str, list["Shown | None"]]]:
         """Rows with their cells; None where a place is empty."""
-        marks, columns = self.notes, self.columns
+        marks, columns = self.notes, self._columns
         by_row: dict[str, dict[str, Entry]] = {}
         for entry in self.entries:
             by_row.setdefault(entry.number.row, {})[entry.number.column] = entry
+        first = {row: [_plain(self.dimensions.get(row))] if self.dimensions else [] for row in by_row}
         return [
-            (row, [shown(entries[column], marks) if column in entries else None for column in columns])
+            (row, first[row] + [shown(entries[column], marks) if column in entries else None for column in columns])
             for row, entries in by_row.items()
         ]
 
@@ -137,6 +145,10 @@ class Shown:
     paper: str
     marks: str
     paper_marks: str
+
+
+def _plain(number: int | None) -> Shown | None:
+    return None if number is None else Shown(str(number), "", "", "", "", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +232,7 @@ def markdown(document: Document) -> str:
 
 _CSV_COLUMNS = (
     "corpus_is_synthetic", "paper", "table", "row", "column", "level", "metric", "split", "ours", "deviation", "seeds",
-    "low", "high", "clips", "ours_per_clip", "published", "difference", "same_clips", "note",
+    "low", "high", "clips", "ours_per_clip", "published", "difference", "same_clips", "note", "dimensions",
 )  # fmt: skip
 
 
@@ -240,7 +252,7 @@ def comma_separated(document: Document) -> str:
                 "difference": entry.difference,
                 "same_clips": ("yes" if entry.comparable else "no") if number.published else "",
                 "ours_per_clip": entry.per_clip.mean if entry.per_clip else None,
-                "note": " ".join(entry.notes),
+                "note": " ".join(entry.notes), "dimensions": section.dimensions.get(number.row),
             }  # fmt: skip
             if measured is not None:
                 line |= {

@@ -7,6 +7,7 @@ import pytest
 from helpers import make_corpus, save_arrays
 from sklearn.preprocessing import StandardScaler
 
+from mgc_jax.config import checks
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.inputs import make_inputs
@@ -377,7 +378,8 @@ def standardize(corpus):
     return dataclasses.astuple(standardization(corpus, enabled=True))
 
 
-def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
+@pytest.mark.parametrize("name", ["large", "full"])  # the same tracks, and clips as long
+def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog, name):
     genres = ("", "Rock", "", "Jazz", "Rock", "")
     splits = ("train", "train", "validation", "validation", "test", "test")
     subsets = ("large", "small", "large", "", "medium", "large")
@@ -390,9 +392,10 @@ def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog):
         return Clip(np.full((3, 2), track.track_id, np.float16), padded=False)
 
     source = ClipSource(tracks, GENRES, Precomputed("mine", (3, 2), "float16", "numbers"), make, False, "")
-    prepare_clips(lambda: source, "large", "mine", tmp_path, progress=False)
+    prepare_clips(lambda: source, name, "mine", tmp_path, progress=False)
     config = default()
-    config.data.corpus, config.data.representation, config.data.data_dir = "fma_large", "mine", str(tmp_path)
+    config.data.corpus, config.data.representation, config.data.data_dir = f"fma_{name}", "mine", str(tmp_path)
+    checks.validate(config)
     with caplog.at_level(logging.INFO, "mgc_jax"):
         corpus = open_corpus(config.data)
     assert "3 of 6 clips have no top genre and are left out" in caplog.text

@@ -1,5 +1,6 @@
 """Every system of both papers: its parameter count beside the paper's, and its configuration."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from mgc_jax.config.keys import to_json
 from mgc_jax.config.loading import run_config_file
 from mgc_jax.papers import SYSTEMS, fma, matt, ubc
-from mgc_jax.papers.__main__ import parameters
+from mgc_jax.papers.__main__ import main, parameters
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Weights, biases and batch-norm moments; printed in the papers, or following from the layers that they describe.
@@ -79,3 +80,29 @@ def test_systems_by_name_and_by_their_arguments():
     assert (config.data.features, config.model.encoder.hidden) == ("mfcc", (64,))
     assert fma.system("KNN").config("k=5").baseline.n_neighbors == 5
     assert len({system.name for system in SYSTEMS}) == len(SYSTEMS)
+
+
+def test_the_command_shows_the_layers_of_a_system(capsys):
+    assert main(["--layers", "prcnn_attention_literal"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["encoder.cnn.blocks.0", "TimeConvBlock", "319 x 64 x 16", "64"] in [
+        re.split(r"  +", line) for line in lines
+    ]
+    assert lines[-1].split() == ["total", "232,744"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("knn", "knn is a baseline of scikit-learn and has no layers"), ("x", "choose one of ubc_rnn")],
+)
+def test_what_has_no_layers_is_one_sentence(capsys, name, message):
+    assert main(["--layers", name]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_shows_the_datasets_of_the_report(capsys):
+    assert main(["--datasets"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["FMA-small", "8,000", "8,000", "8", "2017"] in rows
+    assert ["FMA", "106,674", "106,574", "161", "16,341", "2017"] in rows  # one digit is mistyped there
+    assert ["GTZAN", "1,000", "10", "300", "2002"] in rows

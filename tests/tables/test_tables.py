@@ -38,7 +38,7 @@ from mgc_jax.tables.plan import PARTS, TITLES, Cell, Data, Number, cells, number
 from mgc_jax.tables.runs import Outcome, Settings, limited, run_cells
 from mgc_jax.tables.sources import FromFile, Prepared
 from mgc_jax.tables.write import Document, Entry, Section, comma_separated, markdown, page, shown
-from tfds_fma.representations.feature_names import FEATURE_SETS
+from tfds_fma.representations.feature_names import FEATURE_SETS, columns_of
 
 ROOT = Path(__file__).parents[2]
 # FMA-medium: training clips, those outside FMA-small, test clips (analysis.ipynb of mdeff/fma).
@@ -65,6 +65,7 @@ def is_count(percent: float, clips: int, digits: int = 2) -> bool:
 
 def test_accuracies_are_whole_numbers_of_clips():
     for row in matt_tables.TABLE1:
+        assert len(columns_of([row.features])) == row.dimensions
         for value in (*row.baselines, row.matt):
             assert is_count(value, 2573), (row.name, value)
         assert is_count(row.mil, 2573) == (row.name != "1 Chroma")  # as a note says
@@ -641,6 +642,11 @@ def test_bags_are_counted_as_the_paper_counts_them_beside_its_figure(tmp_path):
         assert float(rows[place]["ours_per_clip"]) == pytest.approx(per_clip)
         assert float(rows[place]["difference"]) == pytest.approx(paper - float(rows[place]["published"]))
     assert rows["1 to 9", "LR"]["ours_per_clip"] == ""
+    assert rows["1 to 9", "LR"]["dimensions"] == "518"
+    assert rows["MLP+MATT, bags", "accuracy"]["dimensions"] == ""
+    assert "| | Dim\\. |" in markdown(made) or "| | Dim. |" in markdown(made)
+    assert "| 1 to 9 | **518** |" in markdown(made)
+    assert '<th scope="row">1 to 9</th><td>518</td>' in page(made)
     assert rows["MLP+MATT, all clips, as bags of one", "accuracy"]["difference"] == ""
     assert rows["MLP+MATT, clips that are alone in their bag", "accuracy"]["difference"] != ""
     assert f"<small>per clip {per_clip:.1f}</small>" in page(made)
