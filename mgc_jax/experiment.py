@@ -160,6 +160,7 @@ class Experiment:
             window=tuple(window),
             gru_form=self.gru_form,
             devices=self.devices,
+            resampler=self.corpus.resampler,
         )
 
     def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:

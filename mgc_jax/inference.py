@@ -55,6 +55,8 @@ class CheckpointMeta:
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
         gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
         devices: the devices that trained, such as "2 x cpu, 2 threads"; empty: not recorded.
+        resampler: what resampled the audio that it was trained on, as in `Corpus`; other audio is to be resampled in
+            the same way; empty: not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -75,6 +77,7 @@ class CheckpointMeta:
     window: tuple[dict[str, float], ...] = ()
     gru_form: str = ""
     devices: str = ""
+    resampler: str = ""
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
