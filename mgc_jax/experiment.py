@@ -175,6 +175,7 @@ class Experiment:
             devices=self.devices,
             code=self.code,
             state_version=STATE_VERSION,
+            resampler=self.corpus.resampler,
         )
 
     def accept(self, meta: CheckpointMeta, *, training: bool) -> None:

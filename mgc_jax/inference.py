@@ -66,6 +66,8 @@ class CheckpointMeta:
         code: what trained, as `runtime.environment.code_version` says it; empty: not recorded.
         probe: log scores [bag, genre] of fixed clips (`mgc_jax.probe`); empty: not recorded.
         state_version: `STATE_VERSION` of the program that wrote it.
+        resampler: what resampled the audio that it was trained on, as in `Corpus`; other audio is to be resampled in
+            the same way; empty: not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -89,6 +91,7 @@ class CheckpointMeta:
     code: str = ""
     probe: tuple[Sequence[float], ...] = ()
     state_version: int = 1  # of those that do not say
+    resampler: str = ""
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)

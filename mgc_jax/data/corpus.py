@@ -35,6 +35,7 @@ class Corpus:
         subgenre: int32 [clip], indexes `subgenres`.
         features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
         subset: str [clip], the smallest of FMA's subsets that has the clip (small, medium, large), "" where unknown.
+        resampler: what resampled the audio that the clips are made of, with its version; "" if nothing, or unknown.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Corpus:
     subgenre_parents: tuple[int, ...] = ()
     subgenre: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
     subset: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
+    resampler: str = ""
 
     def __post_init__(self) -> None:
         if self.subgenre is None:

@@ -93,6 +93,7 @@ def _from_tfds(name: str, path: Path, placement: str) -> Corpus:
         artist=table.artist,
         album=table.album,
         subset=table.subset,
+        resampler=reading.resampler_of(path),
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,8 +78,9 @@ class Checkpoints:
 
         def metric(metrics: dict[str, float]) -> float:
             # Once the classifier is trained again, only its checkpoints count. All metrics are at most 1.
-            # A damaged file may lack the metric.
-            return metrics.get(select, -1.0) + 2 * metrics.get("phase", 0)
+            # A damaged file may lack the metric. Orbax sorts NaN like a number, and would delete the best for it.
+            value = metrics.get(select, -1.0) + 2 * metrics.get("phase", 0)
+            return -math.inf if math.isnan(value) else value
 
         self._metric = metric
         options = ocp.CheckpointManagerOptions(

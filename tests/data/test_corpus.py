@@ -391,7 +391,9 @@ def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog, na
     def make(track):
         return Clip(np.full((3, 2), track.track_id, np.float16), padded=False)
 
-    source = ClipSource(tracks, GENRES, Precomputed("mine", (3, 2), "float16", "numbers"), make, False, "")
+    source = ClipSource(
+        tracks, GENRES, Precomputed("mine", (3, 2), "float16", "numbers"), make, False, "", resampler="r 1"
+    )
     prepare_clips(lambda: source, name, "mine", tmp_path, progress=False)
     config = default()
     config.data.corpus, config.data.representation, config.data.data_dir = f"fma_{name}", "mine", str(tmp_path)
@@ -404,6 +406,7 @@ def test_clips_without_a_top_genre_are_left_out_and_counted(tmp_path, caplog, na
     assert corpus.split.tolist() == ["train", "validation", "test"]
     assert corpus.artist.tolist() == ["0", "1", "2"]
     assert corpus.subset.tolist() == ["small", "", "medium"]
+    assert corpus.resampler == "r 1"
     np.testing.assert_array_equal(corpus.clips[:, 0, 0], [1, 3, 4])
     assert corpus.clips.shape == (3, 3, 2)
 

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import resource
 import shutil
@@ -172,6 +173,18 @@ def test_the_best_is_not_exchanged_in_silence(workdir, damage, caplog):
     with opened(workdir) as checkpoints:
         assert checkpoints.best_step() == 4
     assert "step 2 was the best on validation, and is gone" in caplog.text
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path):
+    """Orbax sorts it like a number: wherever it comes, the best checkpoint must stay."""
+    with open_checkpoints(tmp_path, SELECT, 1) as checkpoints:
+        for step, value in ((1, math.nan), (2, 0.7), (3, math.nan), (4, 0.3), (5, math.nan)):
+            checkpoints.save(state(step), META, {SELECT: value})
+        checkpoints.wait()
+        assert checkpoints.best_step() == 2
+    assert names(tmp_path) == ["2", "5"]
+    with open_checkpoints(tmp_path, SELECT, 1) as checkpoints:
+        assert checkpoints.best_step() == 2
 
 
 def test_the_best_whose_weights_are_damaged(workdir):

@@ -310,6 +310,12 @@ def test_a_workdir_can_be_on_a_file_system_without_locks(tmp_path, corpus, monke
         assert "has no locks (No locks available)" in caplog.text
 
 
+def test_a_checkpoint_says_what_resampled_the_audio(tmp_path, corpus):
+    resampled = dataclasses.replace(corpus, resampler="soxr HQ, soxr 1.1.0")
+    run = Experiment(small_config(tmp_path, corpus), tmp_path / "run", corpus=resampled)
+    assert run.meta({}).resampler == "soxr HQ, soxr 1.1.0"
+
+
 def in_rows(saved, rows, clips_per_row):
     """A configuration as earlier versions saved it."""
     batch = {key: value for key, value in saved["batch"].items() if key not in ("clips", "bags")}
