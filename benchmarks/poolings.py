@@ -89,7 +89,7 @@ def experiments(data):
             if pooling == "none" and not usual:
                 continue
             if usual or name in ON_BOTH:
-                yield f"{name}, {bags}" if pooling != "none" else name, pooling, settings | flags
+                yield (f"{name}, {bags}", pooling, settings | flags) if pooling != "none" else (name, pooling, flags)
     if data == "echonest":
         for name, flags in REMEDIES.items():
             yield f"mean, {name}", "mean", NATURAL | flags

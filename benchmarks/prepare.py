@@ -17,7 +17,6 @@ import concurrent.futures
 import functools
 import itertools
 import multiprocessing
-import os
 import shutil
 import statistics
 import sys
@@ -35,7 +34,7 @@ from tfds_fma.clips.decode import decode
 from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import genres_of
-from tfds_fma.parallel import keep_freed_memory, ordered_map
+from tfds_fma.parallel import keep_freed_memory, ordered_map, usable_cores
 from tfds_fma.representations.base import AudioRepresentation
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
@@ -146,7 +145,7 @@ def prepared_per_second(paths: list[Path], representation: AudioRepresentation, 
 
 def report_speed(paths: list[Path], workers: list[int], rounds: int, clips: int) -> str:
     """Prints the table; returns the line of figures."""
-    print(f"{len(paths)} clips, {os.cpu_count()} cores; medians of {rounds} rounds")
+    print(f"{len(paths)} clips, {usable_cores()} cores; medians of {rounds} rounds")
     print(f"{'representation':15} {'librosa':>9} {'ours':>9} {'ratio':>6} {'worst difference':>17}   clips/s, ours")
     print(f"{'':15} {'CPU ms':>9} {'CPU ms':>9} {'':6} {'dB':>17}   " + "  ".join(f"{n} workers" for n in workers))
     figures = []
@@ -239,7 +238,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--clips", type=int, default=300, metavar="N", help="for the run on all workers")
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}), metavar="N", help="numbers to try"
+        "--workers", type=int, nargs="+", default=sorted({1, usable_cores()}), metavar="N", help="numbers to try"
     )
     parser.add_argument("--memory", type=int, nargs="*", default=[], metavar="N", help="sizes of generated corpora")
     args = parser.parse_args()

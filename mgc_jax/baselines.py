@@ -2,7 +2,8 @@
 
 Logistic regression, k nearest neighbours, a support vector machine and a multilayer perceptron, on standardized
 features (the scaler is fitted on the training split). They see the same splits as the models, and are scored by the
-same metrics. No model is stored: fitting is deterministic, so evaluation fits again.
+same metrics; in a fold of a cross-validation they are fitted on all training clips, those that select a model's
+checkpoint among them. No model is stored: fitting is deterministic, so evaluation fits again.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import nonempty_splits
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions, concatenate, of_corpus
-from mgc_jax.evaluation.results import finish
+from mgc_jax.evaluation.results import finish, show_earlier
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import clock
 from mgc_jax.runtime.workdir import check_same_corpus, claim
@@ -70,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False)
         UserError: bad input, or a workdir that holds another run.
     """
     with claim(workdir, config, create=True):
-        return _fit_and_evaluate(config, workdir, test)
+        return _fit_and_evaluate(config, workdir, test, again=False)
 
 
 def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
@@ -79,31 +80,31 @@ def evaluate_workdir(config: ConfigDict, workdir: Path, *, test: bool = False) -
         return _fit_and_evaluate(config, workdir, test)
 
 
-def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool) -> dict[str, Any]:
+def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool, *, again: bool = True) -> dict[str, Any]:
     title = _TITLES[config.baseline.name]
     estimator = make_estimator(config.baseline, config.seed)
     corpus = open_corpus(config.data)
     log.info(corpus.summary())
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no results yet, or damaged ones
         check_same_corpus(corpus, json.loads((workdir / "results.json").read_text()), workdir)
-    check_corpus(estimator, corpus)
+    training = corpus.with_inner_in_training()
+    check_corpus(estimator, training)
+    about: dict[str, Any] = {"model": title, "corpus": corpus.name, "fingerprint": corpus.fingerprint}
+    what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
+    headline, splits = f"{title} on {corpus.name}, {what}", nonempty_splits(corpus, test=test)
+    if not again and (earlier := show_earlier(about, workdir, headline, test="test" in splits)):
+        return earlier
     write_json(workdir / "config.json", keys.to_json(config))
-    log.info("%s on %s training clips: %s", title, f"{len(corpus.indices('train')):,}", estimator)
+    log.info("%s on %s training clips: %s", title, f"{len(training.indices('train')):,}", estimator)
     start = time.perf_counter()
-    fitted = fit(estimator, corpus, config.data.standardize)
+    fitted = fit(estimator, training, config.data.standardize)
     trained = time.perf_counter()
     parts = []
-    for split in nonempty_splits(corpus, test=test):
+    for split in splits:
         bags = bags_of(corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
         parts.append(fitted.score_split(corpus, split, bags))
-    about = {
-        "model": title,
-        "corpus": corpus.name,
-        "fingerprint": corpus.fingerprint,
-        "seconds": {"train": trained - start, "evaluate": time.perf_counter() - trained},
-    }
-    what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
-    results = finish(concatenate(parts), about, workdir, f"{title} on {corpus.name}, {what}")
+    about["seconds"] = {"train": trained - start, "evaluate": time.perf_counter() - trained}
+    results = finish(concatenate(parts), about, workdir, headline)
     log.info("fitted in %s; results in %s", clock(trained - start), workdir / "results.json")
     return results
 

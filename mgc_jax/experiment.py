@@ -10,25 +10,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
-from mgc_jax.data.bags import Bags, bags_of, single_clip_bags
+from mgc_jax.data.bags import Bags, bags_of, single_clip_bags, training_bags
 from mgc_jax.data.batches import TrainBatches
-from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.on_disk import LazyClips
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import ClipStore, place_clips
-from mgc_jax.data.splits import nonempty_splits
+from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.inference import CheckpointMeta
+from mgc_jax.inference import STATE_VERSION, CheckpointMeta, check_weights
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
+from mgc_jax.probe import Probe
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import data_mesh
-from mgc_jax.runtime.environment import describe_devices
+from mgc_jax.runtime.environment import code_version, describe_devices
 from mgc_jax.runtime.workdir import check_same, check_same_corpus
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
@@ -53,7 +54,10 @@ class Experiment:
         told_genre: whether the model's scores in training depend on the bag's genre, as MATT's may.
         gru_form: how the model's GRUs are computed, as `models.recurrent.gru_form` says it.
         devices: number and kind of the devices, and the threads of CPUs, such as "2 x cpu, 2 threads".
+        code: what runs, as `runtime.environment.code_version` says it.
         evaluator: scores splits.
+        probe: scores fixed clips, by which saved weights show that the code is still that which saved them.
+        selects_on: the split whose scores select the checkpoint; None: there is none.
         bags: by split, what evaluation pools.
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
         adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
@@ -94,19 +98,29 @@ class Experiment:
         self.told_genre: bool = getattr(model.pooling, "told_genre", False)
         self.gru_form = gru_form(model)
         self.devices = describe_devices(list(self.mesh.devices.flat))
+        self.code = code_version()
         self.graph, *state = split_model(model)
         # Copies: the train step reuses what it is given.
         self.params, self.batch_stats = processes.arrays_from_first(jax.device_get(state))
         if clips is None:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.clips: ClipStore = clips
-        self.bags = {split: self._bags(split) for split in nonempty_splits(self.corpus, test=True)}
-        if config.optimizer.plateau_factor < 1 and "validation" not in self.bags:
+        self.bags = {
+            split: bags_of(self.corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
+            for split in (*SPLIT_NAMES, INNER)
+            if len(self.corpus.indices(split))
+        }
+        self.selects_on = self.corpus.selects_on if self.corpus.selects_on in self.bags else None
+        if config.optimizer.plateau_factor < 1 and self.selects_on is None:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
                 "has no validation split. Set it to 1."
             )
-        train = self.bags["train"] if self.has_pooling else single_clip_bags(self.corpus, "train")
+        train = (
+            training_bags(self.corpus, config.data.bag_key, config.data.pseudo_album_gap)
+            if self.has_pooling
+            else single_clip_bags(self.corpus, "train")
+        )
         self.train_bags: Bags = train
         self.genre_count = np.bincount(
             train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
@@ -115,15 +129,12 @@ class Experiment:
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
         scorer = Scorer(model, self.inputs, self.mesh, config.eval.batch_clips, self.adjustment)
         self.evaluator = Evaluator(scorer, self.clips, self.has_pooling)
+        self.probe = Probe(model, self.inputs, self.corpus.clips.shape[1:])
 
     @property
     def has_pooling(self) -> bool:
         """Whether training sees bags of several clips."""
         return self.config.model.pooling.name != "none"
-
-    def _bags(self, split: str) -> Bags:
-        data = self.config.data
-        return bags_of(self.corpus, split, data.bag_key, data.pseudo_album_gap)
 
     def train_batches(self, sampling: str) -> TrainBatches:
         """Returns the training batches."""
@@ -162,12 +173,28 @@ class Experiment:
             window=tuple(window),
             gru_form=self.gru_form,
             devices=self.devices,
+            code=self.code,
+            state_version=STATE_VERSION,
         )
 
-    def check_meta(self, meta: CheckpointMeta, *, training: bool) -> None:
-        """Raises `UserError` if a checkpoint was made with another configuration or on another corpus."""
+    def accept(self, meta: CheckpointMeta, *, training: bool) -> None:
+        """Takes over the standardization that the weights of a checkpoint were trained with.
+
+        Another machine computes it with other rounding; earlier versions, from a sample of the feature vectors.
+
+        Raises:
+            UserError: the checkpoint was made with another configuration or on another corpus.
+        """
         check_same(self.config, meta.config, self.workdir, training=training)
         check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
+        mean, std = (np.asarray(meta.standardization[name], np.float32) for name in ("mean", "std"))
+        self.inputs.statistics = Standardization(mean, std)
+
+    def check_state(self, meta: CheckpointMeta, state: Any) -> None:
+        """Raises `ChangedCodeError` if the code does no longer give the scores of a restored state's weights."""
+        what = f"the checkpoint of step {meta.step} in {self.workdir}"
+        params, batch_stats = state.evaluated
+        check_weights(meta, self.probe, params, batch_stats, what)
 
 
 def open_together(config: ConfigDict) -> Corpus:

@@ -64,7 +64,7 @@ def _write(folder: Path, meta: CheckpointMeta, variables: Mapping[str, Any]) -> 
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / (WEIGHTS + ".tmp")
-        temporary.write_bytes(save({name: np.ascontiguousarray(v) for name, v in (arrays | statistics).items()}))
+        temporary.write_bytes(save({name: np.asarray(v, order="C") for name, v in (arrays | statistics).items()}))
         temporary.replace(folder / WEIGHTS)
         write_json(folder / LABELS, list(meta.genres))
         write_json(folder / CONFIG, config)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, build_model, split_model
+from mgc_jax.models.layers import ENDLESS, Count
+from mgc_jax.probe import Probe, require_same_scores
+from mgc_jax.runtime import platform
 from mgc_jax.runtime.devices import data_mesh, replicate
+from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import Scorer
 
@@ -32,6 +36,9 @@ EXPORT, WEIGHTS, LABELS, CONFIG = "export", "weights.safetensors", "labels.json"
 
 
 STANDARDIZATION = "standardization"
+
+
+STATE_VERSION = 2  # of the form of the training state: see `training.state.from_version_1`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,9 @@ class CheckpointMeta:
         window: sums of the train steps that were not logged yet, of a run stopped between log lines.
         gru_form: how the GRUs were computed, as `models.recurrent.gru_form` says it; empty: no GRU, or not recorded.
         devices: the devices that trained, such as "2 x cpu, 2 threads"; empty: not recorded.
+        code: what trained, as `runtime.environment.code_version` says it; empty: not recorded.
+        probe: log scores [bag, genre] of fixed clips (`mgc_jax.probe`); empty: not recorded.
+        state_version: `STATE_VERSION` of the program that wrote it.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -75,6 +85,9 @@ class CheckpointMeta:
     window: tuple[dict[str, float], ...] = ()
     gru_form: str = ""
     devices: str = ""
+    code: str = ""
+    probe: tuple[Sequence[float], ...] = ()
+    state_version: int = 1  # of those that do not say
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -199,6 +212,35 @@ def model_of(meta: CheckpointMeta) -> BagClassifier:
     )  # fmt: skip
 
 
+def inputs_of(meta: CheckpointMeta) -> Inputs:
+    """Builds what turns stored clips into the input of the model that a checkpoint or an export describes."""
+    config = ConfigDict(meta.config)
+    mean, std = (np.array(meta.standardization[name], np.float32) for name in ("mean", "std"))
+    frontend = None
+    if config.model.frontend:  # an export made before there was `kernels` has no such key
+        use = config.model.get("kernels", "auto") != "plain"
+        frontend = LogMelFrontend(config.model.frontend, platform_kernels=use)
+    return Inputs(config, meta.stored_shape, frontend, Standardization(mean, std))
+
+
+def check_weights(meta: CheckpointMeta, probe: Probe, params: Any, batch_stats: Any, what: str) -> None:
+    """Raises `ChangedCodeError` if restored weights give other scores than when they were saved.
+
+    Args:
+        meta: what was saved with them.
+        probe: of the model as it is now.
+        params: the weights.
+        batch_stats: the batch statistics.
+        what: names the weights.
+    """
+    if not meta.probe:
+        return
+    exact = meta.config["model"]["dtype"] == "float32" and " x cpu" in meta.devices and platform.on_cpu()
+    require_same_scores(
+        meta.probe, probe(params, batch_stats), coarse=not exact, what=what, code=(meta.code, code_version())
+    )
+
+
 def load_model(folder: str | Path) -> ExportedModel:
     """Loads an exported model.
 
@@ -218,14 +260,11 @@ def load_model(folder: str | Path) -> ExportedModel:
     elif (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds a run that is not exported yet: --mode export --workdir {folder}")
     meta, arrays = _read(folder)
-    config, model = ConfigDict(meta.config), model_of(meta)
+    model, inputs = model_of(meta), inputs_of(meta)
     _fill(model, arrays, folder)
-    statistics = Standardization(arrays[f"{STANDARDIZATION}.mean"], arrays[f"{STANDARDIZATION}.std"])
-    frontend = None
-    if config.model.frontend:  # an export made before there was `kernels` has no such key
-        use = config.model.get("kernels", "auto") != "plain"
-        frontend = LogMelFrontend(config.model.frontend, platform_kernels=use)
-    return ExportedModel(model, Inputs(config, meta.stored_shape, frontend, statistics), meta)
+    _, params, batch_stats = split_model(model)
+    check_weights(meta, Probe(model, inputs, meta.stored_shape), params, batch_stats, f"the export in {folder}")
+    return ExportedModel(model, inputs, meta)
 
 
 def _read(folder: Path) -> tuple[CheckpointMeta, dict[str, np.ndarray]]:
@@ -245,14 +284,16 @@ def _read(folder: Path) -> tuple[CheckpointMeta, dict[str, np.ndarray]]:
 def _fill(model: BagClassifier, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Gives a model the weights and moving averages of an export, under the names that the model gives them."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    expected = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    given = {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
+    flat = dict(nnx.to_flat_state(state))
+    expected = {".".join(map(str, path)): path for path in flat}
+    # An export of before there were counts holds averages whose start was forgotten.
+    given = {name: np.array(ENDLESS, np.float32) for name, path in expected.items() if isinstance(flat[path], Count)}
+    given |= {name: array for name, array in arrays.items() if not name.startswith(STANDARDIZATION)}
     if expected.keys() != given.keys():
         odd = sorted(expected.keys() ^ given.keys())
         raise UserError(
             f"{folder / WEIGHTS} belongs to another model than {CONFIG} describes: {', '.join(odd[:3])} ..."
         )
-    flat = dict(nnx.to_flat_state(state))
     for name, path in expected.items():
         if flat[path][...].shape != given[name].shape:
             raise UserError(

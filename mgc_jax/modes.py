@@ -20,7 +20,7 @@ from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import METRICS, check_selection
 from mgc_jax.evaluation.predictions import Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
-from mgc_jax.evaluation.results import finish, format_table, summaries
+from mgc_jax.evaluation.results import finish, format_table, show_earlier, summaries
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import clock
@@ -69,7 +69,7 @@ def train(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dic
         experiment = Experiment(config, workdir)
         with open_checkpoints(workdir, config.train.select, config.train.keep_checkpoints) as checkpoints:
             loop.train(experiment, checkpoints)
-            return evaluate_best(experiment, checkpoints, test=test)
+            return evaluate_best(experiment, checkpoints, test=test, again=False)
 
 
 def evaluate(config: ConfigDict, workdir: str | Path, *, test: bool = False) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def best_state(experiment: "Experiment", checkpoints: "Checkpoints") -> "TrainSt
     """Returns the state of the best checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, or one of another configuration.
+        UserError: there is no checkpoint, or one of another configuration or of other code.
     """
     from mgc_jax.training.optimizer import make_optimizer
     from mgc_jax.training.phases import initial_state
@@ -106,22 +106,33 @@ def best_state(experiment: "Experiment", checkpoints: "Checkpoints") -> "TrainSt
     step = checkpoints.best_step()
     if step is None:
         raise UserError(f"{experiment.workdir} has no complete checkpoint to evaluate; train first")
-    experiment.check_meta(checkpoints.meta(step), training=False)
-    return checkpoints.restore(step, initial_state(experiment, make_optimizer(experiment.config.optimizer)))
+    meta = checkpoints.meta(step)
+    experiment.accept(meta, training=False)
+    state = checkpoints.restore(step, initial_state(experiment, make_optimizer(experiment.config.optimizer)))
+    experiment.check_state(meta, state)
+    return state
 
 
-def evaluate_best(experiment: "Experiment", checkpoints: "Checkpoints", *, test: bool) -> dict[str, Any]:
-    """Evaluates the best checkpoint on training and validation split, and on the test split if asked."""
+def evaluate_best(
+    experiment: "Experiment", checkpoints: "Checkpoints", *, test: bool, again: bool = True
+) -> dict[str, Any]:
+    """Evaluates the best checkpoint on training and validation split, and on the test split if asked.
+
+    Args:
+        experiment: of the run.
+        checkpoints: its checkpoints.
+        test: evaluate on the test split, too.
+        again: evaluate also where the results of this checkpoint are there already.
+
+    Returns:
+        What `results.json` holds.
+    """
     from mgc_jax.data.splits import nonempty_splits
     from mgc_jax.models.classifier import describe_model
     from mgc_jax.training.progress import report
 
     state, config, corpus = best_state(experiment, checkpoints), experiment.config, experiment.corpus
     step, latest = int(state.step), checkpoints.latest_step()
-    splits = nonempty_splits(corpus, test=test)
-    clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
-    report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
-    parts = [experiment.predict(split, state.evaluated, state.batch_stats) for split in splits]
     about = {
         "model": describe_model(config.model),
         "parameters": experiment.num_parameters,
@@ -130,13 +141,21 @@ def evaluate_best(experiment: "Experiment", checkpoints: "Checkpoints", *, test:
         "best_step": step,
         "last_step": latest,
         "logit_adjustment": config.eval.logit_adjustment,
-        "selected_by": f"validation/{config.train.select}" if "validation" in experiment.bags else "last step",
+        "selected_by": f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step",
         "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
     }
     headline = f"{about['model']} on {corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
-    results = processes.from_first(lambda: finish(concatenate(parts), about, experiment.workdir, headline, corpus))
+    workdir, splits = experiment.workdir, nonempty_splits(corpus, test=test)
+    if not again:
+        earlier = processes.from_first(lambda: show_earlier(about, workdir, headline, test="test" in splits))
+        if earlier is not None:
+            return earlier
+    clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
+    report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
+    parts = [experiment.predict(split, *state.evaluated) for split in splits]
+    results = processes.from_first(lambda: finish(concatenate(parts), about, workdir, headline, corpus))
     trained = clock(sum(about["seconds"].values()))
-    log.info("trained for %s; results in %s", trained, experiment.workdir / "results.json")
+    log.info("trained for %s; results in %s", trained, workdir / "results.json")
     return results
 
 
@@ -161,9 +180,10 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
     The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
-    split is not used. A model's checkpoint is chosen on the fold that it then scores, so the estimate is slightly
-    optimistic; scikit-learn's baselines choose nothing. Average precision ranks the scores of several models together,
-    as if they had one scale.
+    split is not used. A model's checkpoint is chosen on a part of the training folds, and the fold is scored once
+    (`data.fold_selection=inner`; with `scored` it is chosen on the fold that it then scores, which is optimistic).
+    scikit-learn's baselines choose nothing, and are fitted on that part, too. Average precision ranks the scores of
+    several models together, as if they had one scale.
 
     Args:
         config: a validated configuration; `data.folds` says how many folds, grouped by artist, there are.
@@ -213,7 +233,11 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             if level in results[0]["splits"]["validation"]
         }
         headline = f"{about['model']} on {about['corpus']}, {folds} folds grouped by artist"
-        return processes.from_first(lambda: finish(_pooled(parts), about, workdir, headline))
+        return processes.from_first(
+            lambda: (
+                show_earlier(about, workdir, headline, test=False) or finish(_pooled(parts), about, workdir, headline)
+            )
+        )
 
 
 def _is_cross_validation(workdir: Path) -> bool:
@@ -322,7 +346,14 @@ def _with_corpus(config: ConfigDict, mode: str, workdir: Path | None = None) -> 
 
 
 def _write_report(workdir: Path) -> None:
-    """Writes report.html; without Matplotlib and Jinja2 (a machine without network) a run is complete all the same."""
+    """Writes report.html, unless that of these results is there already.
+
+    Without Matplotlib and Jinja2 (a machine without network) a run is complete all the same.
+    """
+    report, results = workdir / "report.html", workdir / "results.json"
+    if report.is_file() and report.stat().st_mtime_ns > results.stat().st_mtime_ns:
+        log.info("report: %s", report)
+        return
     try:
         from mgc_jax.report.run_page import write_report
 

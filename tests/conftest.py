@@ -32,6 +32,7 @@ import pytest
 from helpers import make_corpus
 
 from mgc_jax.data.corpus import Corpus
+from tfds_fma.parallel import usable_cores
 
 # These compile hundreds of small programs and run each once: they do without XLA's optimizations.
 _QUICK = {"test_encoders", "test_evaluator", "test_gru_kernel", "test_matt", "test_pooling", "test_prcnn"}
@@ -45,7 +46,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core, at most 8 since each imports JAX; for chosen files or tests, this process alone."""
     if all(".py" in argument for argument in config.args):
         return 0
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    return min(usable_cores(), 8)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,6 +16,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.export import export_workdir, load_export
 from mgc_jax.inference import load_model
+from mgc_jax.models.layers import ENDLESS
 from mgc_jax.training.checkpoint import open_checkpoints
 
 
@@ -45,7 +46,7 @@ def test_the_export_scores_as_the_best_checkpoint(trained):
     corpus, config, workdir, folder = trained
     run = Experiment(config, workdir)
     state = best(run)
-    expected = run.predict("validation", state.evaluated, state.batch_stats)
+    expected = run.predict("validation", *state.evaluated)
     model = load_model(folder)
     assert model.genres == corpus.genres
     clips = corpus.clips[run.bags["validation"].clips]
@@ -90,7 +91,7 @@ def test_the_averaged_weights_are_exported(trained):
     run = Experiment(config, workdir)
     state = best(run)
     weights = load_file(folder / "weights.safetensors")
-    np.testing.assert_array_equal(weights["head.kernel"], state.evaluated["head"]["kernel"])
+    np.testing.assert_array_equal(weights["head.kernel"], state.evaluated[0]["head"]["kernel"])
     assert not np.array_equal(weights["head.kernel"], np.asarray(state.params["head"]["kernel"]))
 
 
@@ -129,6 +130,16 @@ def test_an_export_from_before_there_was_a_choice_of_kernels_scores_the_same(tra
     del meta["config"]["model"]["kernels"]
     (folder / "config.json").write_text(json.dumps(meta))
     np.testing.assert_array_equal(load_export(folder)(corpus.clips[:3])[0], expected)
+
+
+def test_an_export_without_counts_has_old_moving_averages(trained, tmp_path):
+    corpus, folder = trained[0], damaged(trained, tmp_path)
+    expected, _ = load_model(folder)(corpus.clips[:3])
+    weights = {k: v for k, v in load_file(folder / "weights.safetensors").items() if not k.endswith(".norm.count")}
+    save_file(weights, folder / "weights.safetensors")
+    model = load_model(folder)
+    np.testing.assert_array_equal(model(corpus.clips[:3])[0], expected)
+    assert model.model.encoder.blocks[0].norm.count[...] == ENDLESS
 
 
 def test_weights_of_another_model_are_refused(trained, tmp_path):

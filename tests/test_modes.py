@@ -2,14 +2,16 @@ import json
 
 import numpy as np
 import pytest
-from helpers import make_corpus, save_arrays
+from helpers import make_corpus, save_arrays, small_config
 
 from mgc_jax import modes
 from mgc_jax.config.checks import validate
+from mgc_jax.config.options import encoder_options
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import cross_validation
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.experiment import Experiment
 from mgc_jax.papers.fma import baseline
 
 
@@ -45,6 +47,39 @@ def test_cross_validation_scores_every_clip_by_a_model_that_never_saw_its_artist
     assert results["folds"] == 3
     assert "LR on arrays, 3 folds grouped by artist" in capsys.readouterr().out
     assert modes.cross_validate(config, tmp_path / "run")["splits"] == results["splits"]
+
+
+@pytest.mark.parametrize("selection", ["inner", "scored"])
+def test_a_fold_is_looked_at_once_by_a_model_that_was_selected_on_other_clips(tmp_path, monkeypatch, selection):
+    corpus = make_corpus(num_clips=200, clip_shape=(6,))
+    changes = {"data.folds": 2, "data.fold_selection": selection, "data.arrays.axes": "clip feature"}
+    config = small_config(tmp_path, corpus, **changes, **{"train.epochs": 2, "train.log_every_steps": 100})
+    config.model.encoder = encoder_options("mlp", hidden=(4,))
+    scored, predict = [], Experiment.predict
+
+    def noted(experiment, split, *weights):
+        predictions = predict(experiment, split, *weights)
+        scored.append((split, set(predictions.track_id.tolist())))
+        return predictions
+
+    monkeypatch.setattr(Experiment, "predict", noted)
+    results = modes.train(config, tmp_path / "run")
+    split = "inner validation" if selection == "inner" else "validation"
+    assert [name for name, _ in scored] == [split, split, "train", "validation"]
+    assert (scored[0][1] & scored[-1][1] == set()) == (selection == "inner")
+    assert results["selected_by"] == f"{split}/bag/micro_ap"
+
+
+def test_baselines_are_fitted_on_what_selects_a_checkpoint(tmp_path, config):
+    """They choose nothing: their scores are those of a fold that sets no clip aside."""
+    modes.cross_validate(config, tmp_path / "run")
+    of_fold = json.loads((tmp_path / "run" / "fold-0" / "results.json").read_text())
+    inner = modes.train(config, tmp_path / "inner")  # one fold alone is the same
+    assert (inner["splits"], inner["fingerprint"]) == (of_fold["splits"], of_fold["fingerprint"])
+    config.data.fold_selection = "scored"
+    scored = modes.train(config, tmp_path / "scored")
+    assert inner["splits"]["validation"] == scored["splits"]["validation"]
+    assert inner["fingerprint"] != scored["fingerprint"]
 
 
 def test_cross_validation_needs_folds_and_takes_them_all(tmp_path, config):

@@ -46,7 +46,7 @@ def ensure_demo(
     Args:
       data_dir: data folder; the demo goes to ``data_dir/demo``.
       representation: `representations.registry.demo_representation` says what the demo has instead of it.
-      workers: processes; by default one per CPU core.
+      workers: processes; by default one per usable core.
       log: takes the lines for people.
 
     Returns:
@@ -92,7 +92,7 @@ def make_demo_tree(
       directory: where to put the tree: ``fma_metadata/`` and ``fma_medium/``.
       seed: of all randomness.
       clips: about how many clips; small genres get at least six.
-      workers: processes; by default one per CPU core.
+      workers: processes; by default one per usable core.
       progress: whether to show a progress bar.
       log: takes a line for people before the work starts.
 
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tree")
     parser.add_argument("--dummy", action="store_true", help="six clips of 30 s, for tests of the builder")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per CPU core")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per usable core")
     args = parser.parse_args(argv)
     if args.dummy:
         return exit_status(lambda: print(make_dummy_data(args.out)))

@@ -37,6 +37,7 @@ def _render_head(description: Description) -> list[str]:
         f"{description.name}, version {description.version}",
         f"contents  {description.about}",
         f"folder    {description.path}",
+        *([f"resampler {description.resampler}"] if description.resampler else []),
         *(demo if description.demo else []),
     ]
 

@@ -112,6 +112,7 @@ class Description:
       about: one line on subset and representation.
       version: version of the dataset's format.
       demo: whether it is the synthetic demo corpus.
+      resampler: what resampled the audio; "" if the clips are not made of audio.
       clips: split -> genre -> number of clips; `NO_GENRE` is among the genres if there is such a clip.
       published: split -> genre -> published number of clips, or None if there is nothing to compare with.
       published_totals: split -> published number of clips, or None likewise.
@@ -129,6 +130,7 @@ class Description:
     about: str
     version: str
     demo: bool
+    resampler: str
     clips: Mapping[str, Mapping[str, int]]
     published: Mapping[str, Mapping[str, int]] | None
     published_totals: Mapping[str, int] | None
@@ -168,6 +170,7 @@ def describe(path: str | Path, *, progress: bool = True) -> Description:
         about=info.config_description,
         version=str(info.version),
         demo=demo,
+        resampler=reading.resampler_of(path),
         clips=clips,
         published=per_genre,
         published_totals=totals,

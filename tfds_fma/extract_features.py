@@ -26,7 +26,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from tfds_fma.command_line import exit_status
 from tfds_fma.errors import ClipError, UserError, in_words
 from tfds_fma.labels import SUBSETS
 from tfds_fma.locks import only_one
-from tfds_fma.parallel import check_workers, ordered_map
+from tfds_fma.parallel import check_workers, ordered_map, usable_cores
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.feature_names import COLUMNS
 from tfds_fma.source.audio_files import Container, find_containers
@@ -56,7 +55,7 @@ _LISTED = 20
 
 
 # Raise it when the numbers change: rows of different versions must not end up in one table.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def extract_tracks(
       source: folder that holds FMA's metadata and audio, as folders or zip files.
       subset: a name in `tfds_fma.labels.SUBSETS`.
       out: the table; by default ``source/fma_metadata/features.csv``.
-      workers: processes; by default one per CPU core.
+      workers: processes; by default one per usable core.
       progress: whether to show a progress bar.
       overwrite: whether to replace a table that is there.
       log: takes the lines for people.
@@ -332,17 +331,28 @@ def _load_mono(data: bytes) -> tuple[np.ndarray, int]:
     Raises:
       ClipError: if it is empty or cannot be decoded.
     """
-    import soundfile
-
     from tfds_fma.clips.decode import decoder_errors_as_clip_errors
+    from tfds_fma.clips.mp3_frames import with_all_frames
 
     if not data:
         raise ClipError("empty", "the file has no bytes")
+    with decoder_errors_as_clip_errors():
+        samples, rate, kind = _decode_mono(data)
+        whole = with_all_frames(data, len(samples)) if kind == "MP3" else None
+        if whole is not None:
+            samples, rate, _ = _decode_mono(whole)
+        return samples, rate
+
+
+def _decode_mono(data: bytes) -> tuple[np.ndarray, int, str]:
+    """Returns mono float32 [sample], their rate in Hz, and the format of the file."""
+    import soundfile
+
     pieces = [np.empty(0, np.float32)]
-    with decoder_errors_as_clip_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
         while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
             pieces.append(functools.reduce(np.add, block.T) / np.float32(block.shape[1]))
-        return np.concatenate(pieces), file.samplerate
+        return np.concatenate(pieces), file.samplerate, file.format
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -356,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--subset", choices=SUBSETS)
     parser.add_argument("--out", metavar="FILE", help="the table; default: SOURCE/fma_metadata/features.csv")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help=f"processes; default: one per CPU core ({os.cpu_count()})"
+        "--workers", type=int, metavar="N", help=f"processes; default: one per usable core ({usable_cores()})"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a table that is there")
     args = parser.parse_args(argv)

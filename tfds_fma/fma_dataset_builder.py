@@ -5,7 +5,8 @@ Three things differ from a builder as TFDS's guide has it:
 * Records are written straight to their shards, in the order of the track table. TFDS's own writer keeps a
   whole split in memory to shuffle it and, beyond 1 GB (FMA-small's training split has 1.7 GB), spills to disk
   through TensorFlow, which is not there.
-* Clips that cannot be used do not stop the run; ``rejects.csv`` beside the data lists them.
+* Clips that cannot be used do not stop the run; ``rejects.csv`` beside the data lists them, and
+  ``damaged.csv`` those that are used though the decoder found errors in them (it tells worker processes, not Beam).
 * An interrupted run keeps the shards that it has finished, and the next one continues.
 """
 
@@ -21,11 +22,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tfds_fma.clips.make import Clip, Reject
+from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.sources import ClipSource, fma_source
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS, genres_of
 from tfds_fma.parallel import ordered_map
 from tfds_fma.progress import Progress, progress_bar
+from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.source.tracks import SPLITS
 from tfds_fma.storage import layout
@@ -41,6 +44,7 @@ from tfds_fma.storage.shards import (
 )
 
 REJECTS_FILE = "rejects.csv"
+DAMAGED_FILE = "damaged.csv"  # used, though the decoder found errors in the audio; with the columns of the rejects
 REJECTS_COLUMNS = ("track_id", "path", "split", "genre", "reason", "detail")
 
 
@@ -105,7 +109,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Args:
           clip_source: where tracks and clips come from; by default the FMA tree in TFDS's `manual_dir`.
           staging_dir: where finished shards wait; by default beside the version folder.
-          workers: processes that decode; by default one per CPU core.
+          workers: processes that decode; by default one per usable core.
           progress: whether to show a progress bar.
           log: takes lines for people.
           **kwargs: as for any TFDS builder (config, data_dir, ...).
@@ -117,6 +121,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._progress = progress
         self._log = log or (lambda line: None)
         self.rejects: list[Reject] = []
+        self.damaged: list[Reject] = []
         self.padded = 0
         super().__init__(**kwargs)
 
@@ -129,6 +134,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("clip", "genre"),
             homepage="https://github.com/mdeff/fma",
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(
+                {layout.RESAMPLER: given.resampler if given else _resampler_of(representation)}
+            ),
         )
 
     @property
@@ -212,6 +220,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 )
             results[shard] = result
         self.rejects = [reject for result in results.values() for reject in result.rejects]
+        self.damaged = [clip for result in results.values() for clip in result.damaged]
         self.padded = sum(result.padded for result in results.values())
         if not any(result.records for result in results.values()):
             raise UserError(_nothing_usable(self.rejects))
@@ -221,6 +230,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if full:
                 infos.append(self._collect_split(split, staging, full))
         _write_rejects(Path(self.data_dir) / REJECTS_FILE, self.rejects)
+        if self.damaged:
+            _write_rejects(Path(self.data_dir) / DAMAGED_FILE, self.damaged)
         return infos
 
     def _collect_split(self, split: str, staging: Staging, results: dict[Shard, ShardResult]) -> tfds.core.SplitInfo:
@@ -239,6 +250,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             num_bytes=sum(result.record_bytes for result in results.values()),
             filename_template=template,
         )
+
+
+def _resampler_of(representation: Representation) -> str:
+    return implementation(representation.resampler) if isinstance(representation, AudioRepresentation) else ""
 
 
 def _link(path: Path, target: Path) -> None:

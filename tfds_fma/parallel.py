@@ -8,10 +8,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from tfds_fma.errors import UserError
 
@@ -20,6 +21,9 @@ Result = TypeVar("Result")
 
 # Tasks under way per worker: enough that none waits for the consumer, few enough that memory stays flat.
 _IN_FLIGHT_PER_WORKER = 8
+
+
+_printed: IO[bytes] | None = None  # standard error of a worker process
 
 
 def ordered_map(
@@ -34,13 +38,13 @@ def ordered_map(
     Args:
       function: what to compute; importable from its module, or a `functools.partial` of such a function.
       items: its arguments.
-      workers: number of processes; by default one per CPU core.
+      workers: number of processes; by default one per core that this process may use.
 
     Raises:
       UserError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
     """
     check_workers(workers)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
@@ -62,10 +66,29 @@ def ordered_map(
         pool.shutdown(cancel_futures=True)
 
 
+def take_printed() -> list[str]:
+    """Returns the lines that libraries have printed to standard error in this worker process since the last call.
+
+    Elsewhere, where standard error belongs to the user, there are none.
+    """
+    if _printed is None:
+        return []
+    _printed.seek(0)
+    lines = _printed.read().decode(errors="replace").splitlines()
+    _printed.seek(0)
+    _printed.truncate()
+    return lines
+
+
 def check_workers(workers: int | None) -> None:
     """Raises UserError for a number of processes that makes no sense."""
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}; give at least 1.")
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use, of a batch system's machine perhaps few; not all systems say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:
@@ -73,7 +96,9 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     # Decoders print about corrupt files straight to the C-level stderr. Python errors still reach the parent.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    global _printed
+    _printed = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the worker
+    os.dup2(_printed.fileno(), 2)
     # A parent killed with SIGKILL cannot stop its workers.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -50,7 +50,7 @@ def prepare(
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: see `tfds_fma.representations.registry.get_representation`.
       data_dir: where TFDS keeps datasets.
-      workers: processes that decode; by default one per CPU core.
+      workers: processes that decode; by default one per usable core.
       progress: whether to show a progress bar.
       overwrite: whether to prepare again what is there. The old dataset is replaced when the new one is complete.
       download: whether to fetch the official archives that `source` lacks.
@@ -59,7 +59,8 @@ def prepare(
       log: takes the lines for people, the summary among them.
 
     Returns:
-      The folder of the prepared dataset. It also holds ``rejects.csv``, the tracks that could not be used.
+      The folder of the prepared dataset. It also holds ``rejects.csv``, the tracks that could not be used, and
+      ``damaged.csv``, those whose audio has errors, if there are any.
 
     Raises:
       UserError: if something is wrong with the arguments or the source.
@@ -128,7 +129,7 @@ def prepare_arrays(
     def open_source() -> "ClipSource":
         from tfds_fma.clips.sources import arrays_source
 
-        return arrays_source(files, subset, representation)
+        return arrays_source(files, subset, representation, log)
 
     return prepare_clips(
         open_source, subset, representation, data_dir, progress=progress, overwrite=overwrite, log=log
@@ -257,7 +258,7 @@ def _build(
     # Imported here: TFDS takes a second, which --help and a dataset that is there already need not pay.
     import tensorflow_datasets as tfds
 
-    from tfds_fma.fma_dataset_builder import Builder, count_reasons, make_config
+    from tfds_fma.fma_dataset_builder import DAMAGED_FILE, Builder, count_reasons, make_config
 
     name = target.parent.name
     subset, _, representation = name.partition("-")
@@ -282,6 +283,7 @@ def _build(
     return (
         f"{name}: {sum(sizes.values())} clips written ({splits}); {len(builder.rejects)} rejected{reasons}; "
         f"{builder.padded} padded"
+        + (f"; {len(builder.damaged)} with decoding errors ({DAMAGED_FILE})" if builder.damaged else "")
     )
 
 

@@ -8,7 +8,6 @@ Without a source, a dataset that is there already gets the columns file that it 
 """
 
 import argparse
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
+from tfds_fma.parallel import usable_cores
 from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays
 from tfds_fma.representations.registry import REPRESENTATIONS
 
@@ -60,7 +60,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--workers",
         type=int,
         metavar="N",
-        help=f"processes that decode; default: one per CPU core ({os.cpu_count()})",
+        help=f"processes that decode; default: one per usable core ({usable_cores()})",
     )
     parser.add_argument("--overwrite", action="store_true", help="prepare again what is there already")
     parser.add_argument(
@@ -102,7 +102,7 @@ def _add_array_flags(parser: argparse.ArgumentParser) -> None:
         "--clips_key", metavar="NAME", help="the clips in the .npz; default: its only array beside the ids"
     )
     flags.add_argument("--ids", metavar="FILE", help=".npy of track ids; default: those in the .npz, else the table's")
-    flags.add_argument("--ids_key", metavar="NAME", help="the track ids in the .npz; default: track_id")
+    flags.add_argument("--ids_key", metavar="NAME", help="the track ids in the .npz; default: track_id; '': none")
     clips.add_argument(
         "--features", nargs="+", metavar="COLUMN", help="instead of --from_arrays: columns of the table"
     )

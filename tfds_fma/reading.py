@@ -5,12 +5,15 @@ there is no columns file that fits (`tfds_fma.storage.columns`).
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma.errors import UserError, in_words
+from tfds_fma.representations.base import SOXR, AudioRepresentation
+from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
 from tfds_fma.storage.columns import (
     COLUMNS_FILE,
@@ -46,6 +49,25 @@ def class_names(path: str | Path) -> tuple[str, ...]:
         raise UserError(f"{path} holds no prepared dataset. Run python -m tfds_fma.prepare.")
     with _damage_explained(path):
         return tuple((Path(path) / "genre.labels.txt").read_text(encoding="utf-8").splitlines())
+
+
+def resampler_of(path: str | Path) -> str:
+    """Returns what resampled the audio of a prepared dataset, with its version; "" if the clips are not made of audio.
+
+    Datasets of earlier versions, which do not say so, were all made with soxr HQ.
+
+    Raises:
+      UserError: if the dataset is damaged.
+    """
+    file = Path(path) / layout.METADATA_FILE
+    with _damage_explained(path):
+        if file.exists():
+            return str(json.loads(file.read_text(encoding="utf-8"))[layout.RESAMPLER])
+    try:
+        representation = get_representation(Path(path).absolute().parent.name.rpartition("-")[2])
+    except UserError:  # the name of precomputed arrays
+        return ""
+    return f"{SOXR}, version unknown" if isinstance(representation, AudioRepresentation) else ""
 
 
 def load(path: str | Path) -> Mapping[str, Any]:

@@ -175,7 +175,7 @@ class KerasPeer(Peer):
         return {
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
-            "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
+            "threads": tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0)),
             "backend": "gpu" if gpus else "cpu",
         }
 

@@ -50,7 +50,7 @@ def draw_bags(rng, rows, slots, sizes_mean):
 
 def randomized(path, shape, rng):
     """A value to add, so that biases and moving averages are not at their start, where mistakes do not show."""
-    return {"var": 0.5 * rng.random(shape)}.get(path[-1], 0.05 * rng.normal(size=shape))
+    return {"var": 0.5 * rng.random(shape), "count": np.float64(0)}.get(path[-1], 0.05 * rng.normal(size=shape))
 
 
 def clip_shape_of(config):

@@ -256,7 +256,7 @@ class Benchmark:
         some = bags.take(np.arange(max(1, np.searchsorted(bags.offsets, wanted, side="right") - 1)))
         state = self._state()
         start = time.perf_counter()
-        experiment.evaluator.score_split(state.evaluated, state.batch_stats, experiment.corpus, "train", some)
+        experiment.evaluator.score_split(*state.evaluated, experiment.corpus, "train", some)
         return Block([time.perf_counter() - start], clips=len(some.clips))
 
 

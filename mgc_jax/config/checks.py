@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
 from mgc_jax.config.keys import (
+    BAG_KEYS,
     BASELINES,
     BENCH_DATA,
     BENCH_VARIANTS,
@@ -59,11 +60,12 @@ def validate(config: ConfigDict) -> None:
 
     at_least("seed", config.seed, 0)
     one_of("data.corpus", data.corpus, CORPORA)
+    one_of("data.auto_first", data.auto_first, tuple(name for name in CORPORA if name.startswith("fma_")))
     # Arrays can be prepared under any name: opening the corpus checks whether this one is.
     _require(is_name(data.representation), "data.representation", data.representation,
              f"choose one of {', '.join(REPRESENTATIONS)}, or the name under which arrays were prepared")  # fmt: skip
     _check_features(data)
-    one_of("data.bag_key", data.bag_key, ("paper", "pair"))
+    one_of("data.bag_key", data.bag_key, BAG_KEYS)
     one_of("data.placement", data.placement, PLACEMENTS)
     one_of("data.arrays.axes", data.arrays.axes, ("clip time mel", "clip mel time", "clip feature"))
     one_of("baseline.name", config.baseline.name, ("", *BASELINES))
@@ -78,6 +80,7 @@ def validate(config: ConfigDict) -> None:
              "say how many folds, config.data.folds=5 for instance")  # fmt: skip
     _require(data.split in ("fma", "folds") or not data.folds, "data.folds", data.folds,
              f"the split {data.split} has no folds; set it to 0, or config.data.split to folds")  # fmt: skip
+    one_of("data.fold_selection", data.fold_selection, ("inner", "scored"))
     at_least("data.split_seed", data.split_seed, 0)
     _require(data.folds == 0 or data.folds > 1, "data.folds", data.folds, "it must be 0 or at least 2")
     _require(0 <= data.fold < max(1, data.folds), "data.fold", data.fold, "it must be at least 0 and below data.folds")
@@ -163,6 +166,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
      "without a CNN for the scores (config.model.encoder.attention=parallel_cnn or serial_cnn)"),
     (("model.encoder.dropout",), lambda c: c.model.encoder.get("hidden") == () and c.model.encoder.name == "mlp",
      "on the layers of an MLP that has none (config.model.encoder.hidden)"),
+    (("data.auto_first",), lambda c: c.data.corpus != "auto", "without config.data.corpus=auto"),
     (("data.split_seed",), lambda c: c.data.split == "fma" and not c.data.folds,
      "on the corpus's own split (config.data.split=fma)"),
     (("data.workers",), lambda c: c.data.placement in ("device", "host"), "without config.data.placement=stream"),

@@ -1,6 +1,7 @@
 """Keys of earlier versions, in flags, in configurations and in the folders of runs.
 
-A batch had `rows` rows of `clips_per_row` clips, and its rows were dealt to the devices.
+A batch had `rows` rows of `clips_per_row` clips, and its rows were dealt to the devices. There was no
+`data.fold_selection`: a fold selected its own checkpoint. `data.bag_key=paper` was what `published` is.
 """
 
 import copy
@@ -24,6 +25,11 @@ def renamed(key: str) -> str | None:
 def current(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved configuration, as JSON gives it, with the keys of this version instead of earlier ones."""
     config = copy.deepcopy(dict(saved))
+    data = config.get("data", {})
+    if data and "fold_selection" not in data:
+        data["fold_selection"] = "scored"
+        if data.get("bag_key", "paper") == "paper":
+            data["bag_key"] = "published"
     batch, demo = config.get("batch", {}), config.get("demo", {}).get("batch", {})
     if batch.keys() & _IN_ROWS.keys():
         rows, clips_per_row = (batch.pop(name, default) for name, default in _IN_ROWS.items())

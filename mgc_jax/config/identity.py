@@ -1,5 +1,6 @@
 """Whether two configurations train the same model, which is asked before a run is resumed."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
 from mgc_jax.config.keys import default, leaves, split_rule, to_json
+from mgc_jax.config.options import ENCODER, POOLING
 
 
 def shared_values(config: ConfigDict) -> dict[str, Any]:
@@ -16,7 +18,8 @@ def shared_values(config: ConfigDict) -> dict[str, Any]:
 
 # Keys that do not alter what a step computes (model.kernels: but for rounding, as another machine may).
 _HARMLESS = (
-    "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.", "bench.", "profile.",
+    "data.auto_first", "data.placement", "data.workers", "data.arrays.columns.subset", "eval.batch_clips", "demo.",
+    "bench.", "profile.",
     "train.eval_every_epochs", "train.log_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints",
     "train.steps_per_dispatch", "model.kernels",
 )  # fmt: skip
@@ -33,7 +36,8 @@ def differences(
 
     Args:
         config: the configuration of this run.
-        before: the other one, as JSON gives it. A key that it lacks, being newer, had its default's effect.
+        before: the other one, as JSON gives it. A key or an option that it lacks, being newer, had its
+            default's effect.
         moved: whether the corpus may lie elsewhere.
         training: whether the model is to be trained on; if not, it may be evaluated in another way.
         rescaled: whether `train.epochs` may differ although the schedule depends on it. Where the classifier is
@@ -47,13 +51,27 @@ def differences(
     if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(earlier.current(before)))
+    then |= _newer_options(now, then)
     for values in (now, then):  # folds with and without the rule's name are the same
         values["data.split"] = split_rule(values["data.split"], values["data.folds"])
         if values["data.split"] == "fma":  # draws nothing
             values["data.split_seed"] = 0
+        if values["data.split"] != "folds":  # has none
+            values["data.fold_selection"] = "inner"
     packing = ["the batches are packed in another way"] if training and earlier.packed_in_rows(before) else []
     return packing + [
         f"{key}: {then.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
         for key in sorted(now.keys() | then.keys())
         if now.get(key) != then.get(key) and not key.startswith(ignored)
     ]
+
+
+def _newer_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of encoder and pooling that an earlier configuration lacks, with their defaults."""
+    found: dict[str, Any] = {}
+    for choice in (ENCODER, POOLING):
+        lacking = [key for key in now if key.startswith(f"{choice.options}.") and key not in then]
+        usual = (choice.defaults(then.get(choice.key, "")) or {}) if lacking else {}
+        names = {key: key.removeprefix(f"{choice.options}.") for key in lacking}
+        found |= {key: json.loads(json.dumps(usual[name])) for key, name in names.items() if name in usual}
+    return found

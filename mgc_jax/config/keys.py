@@ -14,6 +14,9 @@ CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "arrays")
 BASELINES = ("lr", "knn", "svm", "mlp")
 
 
+BAG_KEYS = ("paper", "pair", "published")
+
+
 DTYPES = ("float32", "bfloat16")
 
 
@@ -36,19 +39,27 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.corpus = "auto"  # auto (prepared FMA, else the demo), demo, fma_small, _medium or _large, arrays
+    config.data.auto_first = "fma_medium"  # what auto takes first: the paper's; then fma_medium, then fma_small
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = (
         "mel_1360x96"  # what tfds_fma prepared: a spectrogram, audio, features, or the name of arrays
     )
     config.data.features = ""  # of features_518: all, or sets such as mfcc+spectral_contrast; empty: all
     config.data.frames = 0  # use only the first frames of each clip; 0: all
-    config.data.bag_key = "paper"  # paper: album+artist, with the genre in training and validation; pair: without
+    # paper: bags of album and artist, in training of one genre each; pair: of any genres; published: as MATT's code
+    # counts, of one genre in validation too, which flatters its scores
+    config.data.bag_key = "paper"
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
     config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
     config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
+    # what selects a fold's checkpoint: inner (a part of the training clips, by artists of its own), scored (the fold
+    # itself, which flatters its scores)
+    config.data.fold_selection = "inner"
     config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
-    config.data.standardize = True  # zero mean, unit variance per mel band or feature, from training clips
+    # zero mean, unit variance per feature, from all training clips, or per mel band, from at most 4096 of them (512
+    # with a frontend). MATT's networks take spectrograms and features as they are, as far as its code is published
+    config.data.standardize = True
     # auto, device (the corpus in device memory), host (batches gathered on the host), stream (clips stay on the disk)
     config.data.placement = "auto"
     config.data.workers = -1  # of stream: processes that read batches; 0: threads; -1: as measured best (threads)
@@ -58,7 +69,7 @@ def default() -> ConfigDict:
     config.data.arrays.clips = ""  # .npz or .npy of per-clip arrays; empty: the feature columns of the table
     config.data.arrays.clips_key = ""  # name of the array in the .npz; empty: its only array beside the ids
     config.data.arrays.ids = ""  # .npy of track ids; empty: ids_key of the .npz, or the order of the table
-    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz
+    config.data.arrays.ids_key = "track_id"  # name of the ids in the .npz; empty: it has none
     config.data.arrays.axes = "clip time mel"  # order of the axes: "clip time mel", "clip mel time", "clip feature"
     config.data.arrays.table = ""  # CSV with a header row and one row per clip
     config.data.arrays.features = ()  # columns of the table to use as features where clips is empty
@@ -121,7 +132,8 @@ def default() -> ConfigDict:
     config.optimizer.plateau_min_delta = 0.01  # less than this is no progress
     config.optimizer.weight_decay = 0.0  # decoupled for adamw and its like; for others L2 added to the gradient
     config.optimizer.clip_norm = 0.0  # clip the global gradient norm; 0: off
-    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated; 0: off
+    config.optimizer.ema = 0.0  # decay of a moving average of the weights, which is then evaluated, with batch-norm
+    # statistics recomputed on up to 32 training batches (before each evaluation); 0: off
 
     config.train = ConfigDict()
     config.train.epochs = 60

@@ -9,7 +9,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.source.arrays import ArrayFiles, read_arrays, require_finite
+from tfds_fma.source.arrays import ArrayFiles, doubtful_axes, read_arrays, require_finite
 from tfds_fma.source.track_table import Columns
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ _ARRAY_FLAGS = {
     "clips": "--config.data.arrays.clips=FILE.npz",
     "clips_key": "--config.data.arrays.clips_key=NAME",
     "ids": "--config.data.arrays.ids=FILE.npy",
+    "ids_key": "--config.data.arrays.ids_key=NAME",
     "axes": "--config.data.arrays.axes='NAMES'",
     "features": "--config.data.arrays.features=\"('column', ...)\"",
     "genres": "--config.data.arrays.genres=\"('NAME', ...)\"",
@@ -39,7 +40,9 @@ def open_arrays(data: Any) -> Corpus:
             f"{files.place}, which has to be read whole. Save them with numpy.save (and their track ids beside them: "
             "--config.data.arrays.ids=FILE.npy), or leave config.data.placement at auto."
         )
-    arrays = read_arrays(files)
+    arrays = read_arrays(files, log.info)
+    if doubt := doubtful_axes(files, arrays):
+        log.warning(doubt)
     clips: np.ndarray | LazyClips
     if isinstance(arrays.clips, np.memmap) and stays_on_disk(data.placement, arrays.clips.nbytes, available_memory()):
         mel_first = files.axes == "clip mel time"

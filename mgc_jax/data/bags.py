@@ -42,7 +42,7 @@ class Bags:
 
 
 def bags_of(corpus: Corpus, split: str, key: str, pseudo_album_gap: int = 20) -> Bags:
-    """Groups the clips of one split.
+    """Groups the clips of one split into the bags that are scored.
 
     A bag is what is known: album and artist, or the one of them that is given. A clip with neither is a bag
     of its own. Where the album is unknown, a pseudo-album stands for it.
@@ -50,11 +50,27 @@ def bags_of(corpus: Corpus, split: str, key: str, pseudo_album_gap: int = 20) ->
     Args:
         corpus: the corpus.
         split: train, validation or test.
-        key: "paper": (album, artist, genre) in training and validation and (album, artist) in test, as the
-            published code has it; "pair": (album, artist) everywhere.
+        key: of `config.keys.BAG_KEYS`. "paper" and "pair": (album, artist), since a true genre in the key would sort
+            the clips by the label that is to be predicted; "published": (album, artist, genre) in training and
+            validation and (album, artist) in test, as the published code counts.
         pseudo_album_gap: an artist's clips of unknown album whose consecutive track ids are at most this far
             apart form a pseudo-album; 0: all clips of the artist form one bag.
     """
+    return _grouped(corpus, split, key == "published" and split != "test", pseudo_album_gap)
+
+
+def training_bags(corpus: Corpus, key: str, pseudo_album_gap: int = 20) -> Bags:
+    """Groups the training clips into the bags that a model is trained on.
+
+    Args:
+        corpus: the corpus.
+        key: of `config.keys.BAG_KEYS`. "paper" and "published": (album, artist, genre); "pair": (album, artist).
+        pseudo_album_gap: as in `bags_of`.
+    """
+    return _grouped(corpus, "train", key != "pair", pseudo_album_gap)
+
+
+def _grouped(corpus: Corpus, split: str, by_genre: bool, pseudo_album_gap: int) -> Bags:
     rows = corpus.indices(split)
     artist, album = corpus.artist[rows], corpus.album[rows]
     track_id = corpus.track_id[rows]
@@ -65,7 +81,7 @@ def bags_of(corpus: Corpus, split: str, key: str, pseudo_album_gap: int = 20) ->
             his = his[np.argsort(track_id[his], kind="stable")]
             pseudo[his[1:]] = np.cumsum(np.diff(track_id[his]) > pseudo_album_gap)
     own = np.where((artist == "") & (album == ""), track_id, -1)  # neither known: a bag of its own
-    genre = corpus.label[rows] if key == "paper" and split != "test" else np.zeros(len(rows), np.int32)
+    genre = corpus.label[rows] if by_genre else np.zeros(len(rows), np.int32)
 
     bag_of_key: dict[tuple, int] = {}
     bag = np.array(

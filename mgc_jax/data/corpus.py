@@ -12,6 +12,7 @@ from tfds_fma.identity import sample_step, table_digest
 log = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "validation", "test")
+INNER = "inner validation"  # clips of the training folds that select the checkpoint which a fold is scored with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Corpus:
             In memory, or on the disk: then indexing reads them.
         track_id: int64 [clip].
         label: int32 [clip].
-        split: str [clip], one of `SPLIT_NAMES`.
+        split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
         subgenres: names; the first are `genres` themselves, for clips that have no sub-genre. Only hierarchical
@@ -65,6 +66,15 @@ class Corpus:
         """Returns the rows of one split, in the corpus's order."""
         return np.flatnonzero(self.split == split)
 
+    @property
+    def selects_on(self) -> str:
+        """The split whose scores select a checkpoint; it may be empty."""
+        return INNER if INNER in self.split else "validation"
+
+    def with_inner_in_training(self) -> "Corpus":
+        """Returns the corpus as it is for what selects nothing: no clip of the training folds is set aside."""
+        return dataclasses.replace(self, split=np.where(self.split == INNER, "train", self.split))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hash of the table and of a thousand clips: tells two corpora apart.
@@ -90,7 +100,8 @@ class Corpus:
     def summary(self) -> str:
         """Returns one line for the log."""
         what = "SYNTHETIC music, " if self.name == "demo" else ""
-        counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in SPLIT_NAMES)
+        splits = dict.fromkeys(("train", self.selects_on, "validation", "test"))
+        counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in splits)
         return (
             f"corpus {self.name}: {what}{len(self):,} clips of {self._clip_shape()} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"

@@ -15,6 +15,7 @@ from jaxtyping import Array, Complex, Float, Float32, Num
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import platform
 from tfds_fma.representations.audio import Audio
+from tfds_fma.representations.base import SOXR
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.representations.spectrogram import mel_filters
@@ -107,13 +108,19 @@ class LogMelFrontend(nnx.Module):
             platform_kernels: whether to use the form made for the platform; if not, clips are always one batch.
 
         Raises:
-            UserError: an unknown representation, or one that is not a spectrogram.
+            UserError: an unknown representation, one that is not a spectrogram, or one with another resampler than
+                stored audio.
         """
         found = get_representation(representation)
         if not isinstance(found, LogMel | LogMelBelowPeak):
             raise UserError(
                 f"the representation {representation} is no spectrogram that can be computed from audio; choose one "
                 "such as mel_1360x96 or mel_640x128"
+            )
+        if found.resampler != SOXR:  # which made the audio that it sees
+            raise UserError(
+                f"the representation {representation} cannot be computed from stored audio, which was resampled with "
+                f"{SOXR}: prepare {representation} itself, or choose a front end such as mel_1360x96"
             )
         self.representation = found
         self.platform_kernels = platform_kernels

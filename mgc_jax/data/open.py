@@ -95,13 +95,14 @@ def resolve_auto(data: Any) -> tuple[str, str]:
         return data.corpus, f"corpus {data.corpus}, as asked"
     from tfds_fma.reading import find_prepared
 
-    for subset in ("medium", "small"):
-        found = find_prepared(data.data_dir, subset, data.representation)
+    corpora = tuple(dict.fromkeys((data.auto_first, "fma_medium", "fma_small")))
+    for corpus in corpora:
+        found = find_prepared(data.data_dir, corpus.removeprefix("fma_"), data.representation)
         if found:
-            return f"fma_{subset}", f"corpus fma_{subset}: prepared FMA found in {found}"
+            return corpus, f"corpus {corpus}: prepared FMA found in {found}"
     if not is_computed(data.representation):
         raise UserError(not_prepared(data, "small"))
     return "demo", (
-        "corpus demo: SYNTHETIC music, since neither fma_medium nor fma_small is prepared in "
+        f"corpus demo: SYNTHETIC music, since neither {' nor '.join(corpora)} is prepared in "
         f"{Path(data.data_dir).resolve()}; `python -m tfds_fma.prepare --help` tells how to prepare FMA"
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.config.keys import split_rule
-from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ def fma(corpus: Corpus, data: Any) -> Corpus:
 
 
 def folds(corpus: Corpus, data: Any) -> Corpus:
-    """Splits the training and validation clips into `data.folds` folds by artist; `data.fold` is for validation."""
-    return cross_validation(corpus, data.folds, data.fold, data.split_seed)
+    """Splits the training and validation clips into `data.folds` folds by artist; `data.fold` is scored."""
+    return cross_validation(corpus, data.folds, data.fold, data.split_seed, selection=data.fold_selection)
 
 
 def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
@@ -96,36 +96,65 @@ def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
     return split
 
 
-def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0) -> Corpus:
-    """Splits the training and validation clips into folds; one of them becomes the validation split.
+def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, selection: str = "inner") -> Corpus:
+    """Splits the training and validation clips into folds; one of them becomes the validation split, which is scored.
 
-    No artist is in two folds (a clip of unknown artist counts as an artist of its own), and the genres are spread
-    over the folds as evenly as that allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+    The clips of the other folds are dealt once more, into as many parts (or as there are artists), and the first of
+    these selects the checkpoint (`INNER`): the fold that is scored selects nothing. No artist is in two folds or parts
+    (a clip of unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that
+    allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+
+    Args:
+        corpus: the corpus.
+        folds: how many.
+        fold: the one that is scored, from 0.
+        seed: of the draws.
+        selection: "inner", or "scored": the fold that is scored selects the checkpoint, too, which flatters it.
 
     Raises:
-        UserError: there are fewer artists than folds, or too few to fill every fold.
+        UserError: there are too few artists to fill every fold, or to select a checkpoint in one of them, whatever
+            `fold` is.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     rows = np.flatnonzero(corpus.split != "test")
     alone = np.char.add("track ", corpus.track_id[rows].astype(str))
-    artist = np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
+    label, artist = corpus.label[rows], np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
     artists = len(np.unique(artist))
     if artists < folds:
         raise UserError(f"config.data.folds={folds}, but the clips are of {artists} artists")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than folds
-        try:
-            dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-            parts = [validation for _, validation in dealt.split(rows, corpus.label[rows], artist)]
-        except ValueError as error:
-            raise UserError(f"config.data.folds={folds} is too many for this corpus: {error}") from error
-    if empty := [number for number, part in enumerate(parts) if len(part) == 0]:
+    dealt = _dealt(label, artist, folds, seed)
+    if empty := sorted(set(range(folds)) - set(dealt.tolist())):
         raise UserError(
             f"config.data.folds={folds} is too many for the {artists} artists of this corpus: no artist is left for "
             f"fold {empty[0]}, since no artist may be in two folds and genres are spread evenly. Give fewer folds"
         )
+    # Parts of the clips outside each fold. All are checked: a cross-validation shall not stop after some training.
+    others = [dealt != number for number in range(folds)]
+    parts = [min(folds, len(np.unique(artist[o])), np.bincount(label[o]).max()) for o in others]
+    if selection == "inner" and min(parts) < 2:
+        raise UserError(
+            f"config.data.folds={folds}: the clips outside fold {np.argmin(parts)} are of one artist, or none of "
+            "their genres has two, so that none can be set aside to select a checkpoint. Give another number of "
+            "folds, or config.data.fold_selection=scored"
+        )
     split = corpus.split.astype(object)
-    split[rows] = "train"
-    split[rows[parts[fold]]] = "validation"
+    split[rows] = np.where(dealt == fold, "validation", "train")
+    if selection == "inner":
+        inner = _dealt(label[others[fold]], artist[others[fold]], parts[fold], seed)
+        split[rows[others[fold]][inner == inner.min()]] = INNER
     return dataclasses.replace(corpus, split=split.astype(str))
+
+
+def _dealt(label: np.ndarray, artist: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Deals clips into parts, no artist into two, genres spread evenly; returns the part of each: int [clip]."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    part = np.empty(len(label), int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a genre of fewer clips than parts
+        try:
+            dealt = StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(label, label, artist)
+            for number, (_, clips) in enumerate(dealt):
+                part[clips] = number
+        except ValueError as error:
+            raise UserError(f"config.data.folds={parts} is too many for this corpus: {error}") from error
+    return part

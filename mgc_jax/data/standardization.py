@@ -22,7 +22,7 @@ class Standardization:
 def standardization(
     corpus: Corpus,
     enabled: bool,
-    max_clips: int = 4096,
+    max_clips: int | None = None,
     transform: Callable[[np.ndarray], np.ndarray] = lambda clips: clips,
 ) -> Standardization:
     """Returns the statistics of the training clips (scikit-learn's `StandardScaler` for features).
@@ -30,14 +30,14 @@ def standardization(
     Args:
         corpus: the corpus.
         enabled: False gives mean 0 and deviation 1.
-        max_clips: of a larger training split, this many clips evenly spaced over it are used.
+        max_clips: of a larger training split, this many clips evenly spaced over it are used; None: all.
         transform: what becomes of stored clips [n, ...] before they are standardized.
     """
     rows = corpus.indices("train")
     width = transform(corpus.clips[rows[:1]]).shape[-1]
     if not enabled or len(rows) == 0:
         return Standardization(np.zeros(width, np.float32), np.ones(width, np.float32))
-    if len(rows) > max_clips:
+    if max_clips is not None and len(rows) > max_clips:
         rows = rows[np.linspace(0, len(rows) - 1, max_clips).astype(int)]
     # Sums of differences from the first clip: E[x^2] - E[x]^2 of values far from zero would cancel.
     shift = transform(corpus.clips[rows[:1]]).reshape(-1, width).astype(np.float64).mean(axis=0)

@@ -186,9 +186,10 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts the training clips of each genre: all, and those of FMA-medium outside FMA-small.
 
+    In a fold those that select the checkpoint are among them: a genre is as rare for a model as for a baseline.
     The latter is None where the subset of clips is unknown, and in a corpus without clips of both.
     """
-    train = corpus.split == "train"
+    train = corpus.with_inner_in_training().split == "train"
 
     def count(clips: np.ndarray) -> np.ndarray:
         return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)

@@ -3,12 +3,13 @@
 A run leaves `predictions.parquet`; other software can write such a file too, as Parquet or CSV. One row per clip:
 
 * `track_id`, `split` (train, validation or test) and `genre`, the true one;
-* `artist` and `album`, empty where unknown, and `bag`, any name or number of the bag that holds the clip within its
-  split, empty if it is alone; without a column `bag`, bags are those of the corpus, if one is given; otherwise clips
-  that share an artist and an album form one, and other clips stand alone;
+* `artist` and `album`, empty (or nan, None, NA, -1) where unknown, and `bag`, any name or number of the bag that holds
+  the clip within its split, empty (or one of these) if it is alone; without a column `bag`, bags are those of the
+  corpus, if one is given; otherwise clips that share an artist and an album form one, and other clips stand alone;
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
-  one of them. Probabilities, where none is negative and none above 1; log probabilities, where none is positive;
-  logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
+  one of them. A clip has one genre, so its scores are a distribution. Probabilities, where none is negative and none
+  above 1: then those of a clip must sum to 1. Log probabilities, where none is positive and those of a clip sum so.
+  Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
@@ -17,6 +18,7 @@ If there are rows of the training split, they also give the number of training c
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions, training_clips
 from mgc_jax.runtime.files import writing
+from tfds_fma.source.track_table import without_unknown
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.parquet"
 _METADATA = b"mgc_jax"
@@ -89,13 +94,14 @@ def load_predictions(
         path: Parquet, or CSV with a header row.
         corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
             clips; by default all that must be in the file.
-        bag_key: how the corpus makes bags, as `config.data` has it.
+        bag_key: how the corpus makes the bags that are scored, as `config.data` has it.
         pseudo_album_gap: the same.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has values that make no sense.
     """
     path = Path(path)
+    corpus = corpus and corpus.with_inner_in_training()  # nothing is selected here
     columns, about = _read_columns(path)
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
@@ -122,8 +128,8 @@ def load_predictions(
         raise UserError(
             f"{path} has several rows of a track, for instance of {values[counts.argmax()]}; a clip has one row."
         )
-    artist, album = (_text(columns, name, len(track_id)) for name in ("artist", "album"))
-    order, bag = _number_bags(split, columns, track_id, artist, album)
+    artist, album = (_text(path, columns, name, len(track_id)) for name in ("artist", "album"))
+    order, bag = _number_bags(path, columns, split, track_id, artist, album)
     label = _genre_numbers(path, "genre", columns["genre"], genres)
     predicted = {
         level: _genre_numbers(path, f"predicted_{level}", columns[f"predicted_{level}"], genres)[order]
@@ -145,8 +151,8 @@ def load_predictions(
         artist=artist[order],
         album=album[order],
         bag=bag,
-        clip_scores=_scores(path, columns, "clip", genres, order),
-        bag_scores=_scores(path, columns, "bag", genres, order),
+        clip_scores=_scores(path, columns, "clip", genres)[order] if _has(columns, "clip") else None,
+        bag_scores=_scores(path, columns, "bag", genres)[order] if _has(columns, "bag") else None,
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
@@ -198,7 +204,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        columns = {name: _column(name, table[name]) for name in table.column_names}
     except KeyError as error:
         raise UserError(f"{path} has several columns {error}; each needs a name of its own.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -206,10 +212,24 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return columns, about if isinstance(about, dict) else {}
 
 
+# Columns of names, of which some may be numbers.
+_NAMES = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
+
+
+def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
+    """Returns the values of a column: of names as Python's, None where one is missing; otherwise numbers, NaN there.
+
+    `to_numpy` alone would give what is missing in a dictionary (a categorical column) its last category, and turn
+    whole numbers beside gaps into floating-point ones, which may be the same for two of them.
+    """
+    if name in _NAMES:
+        return np.array([*values.to_pylist(), None], object)[:-1]  # in one row, whatever the values are
+    return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
+
+
 def _read_csv(path: Path) -> pa.Table:
     """Reads names as text even where they are numbers."""
-    names = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
-    types = {name: pa.string() for name in names}
+    types = {name: pa.string() for name in _NAMES}
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
 
 
@@ -231,11 +251,12 @@ def _numbers(path: Path, columns: dict[str, np.ndarray], name: str, dtype: Any) 
         raise UserError(f"{path}: the column {name} is not of numbers ({error}).") from error
 
 
-def _text(columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
+def _text(path: Path, columns: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
     values = columns.get(name)
     if values is None:
         return np.full(size, "")
-    return np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+    names = np.array(["" if value is None or value != value else _name(value) for value in values.tolist()])
+    return without_unknown(names, f"{path}, column {name!r}", log.info)
 
 
 def _name(value: Any) -> str:
@@ -243,29 +264,47 @@ def _name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _scores(
-    path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...], order: np.ndarray
-) -> np.ndarray | None:
-    """Returns log scores [clip, genre] in the given order; None if the file has none of this level."""
+def _has(columns: dict[str, np.ndarray], level: str) -> bool:
+    return any(name.startswith(f"{level}/") for name in columns)
+
+
+def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...]) -> np.ndarray:
+    """Returns the log scores [clip, genre] of a level that the file has, and logs what they were taken as."""
     there = [name for name in columns if name.startswith(f"{level}/")]
-    if not there:
-        return None
     wrong = sorted({f"{level}/{genre}" for genre in genres} ^ set(there))
     if wrong:
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
-    scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)[order]
-    least = np.finfo(np.float64).tiny
-    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:  # probabilities
-        return np.log(np.clip(scores.astype(np.float64), least, 1))
-    if scores.max() <= _ROUNDING:
-        return np.maximum(scores, np.log(least).astype(scores.dtype))
-    logits = np.clip(scores.astype(np.float64), -1e300, 1e300)
-    logits -= logits.max(axis=1, keepdims=True)
-    return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+    scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)
+    wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
+    taken_as, result = "logits", scores
+    if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:
+        taken_as, result = "probabilities", np.log(np.clip(wide, least, 1))
+        if (uneven := ~_sum_to_one(wide)).any():
+            row = int(uneven.argmax())
+            raise UserError(
+                f"{path}: the columns {level}/<genre> are all between 0 and 1, but those of track "
+                f"{columns['track_id'][row]} sum to {wide[row].sum():.3g}, as do not probabilities of its one genre "
+                f"({int(uneven.sum())} of {len(scores)} rows are so). Divide each row by its sum (also those of a "
+                "multi-label model), or, if these are logits, subtract 1 from all of them."
+            )
+    elif scores.max() <= _ROUNDING and _sum_to_one(np.exp(wide)).all():
+        taken_as, result = "log probabilities", np.maximum(scores, np.log(least).astype(scores.dtype))
+    else:
+        logits = np.clip(wide, -1e300, 1e300)
+        logits -= logits.max(axis=1, keepdims=True)
+        result = np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
+    log.info("%s: the columns %s/<genre> are taken as %s", path, level, taken_as)
+    return result
+
+
+def _sum_to_one(probability: np.ndarray) -> np.ndarray:
+    """Whether the probabilities of each clip, [clip, genre], sum to 1 but for rounding: bool [clip]."""
+    return np.abs(probability.sum(axis=1) - 1) <= _ROUNDING_OF_SUM
 
 
 _ROUNDING = 1e-3  # of (log) probabilities in half precision
+_ROUNDING_OF_SUM = 0.02  # of a distribution in bfloat16 (0.004), or of two decimals and up to a dozen genres
 
 
 def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str, ...]) -> np.ndarray:
@@ -280,12 +319,18 @@ def _genre_numbers(path: Path, name: str, values: np.ndarray, genres: tuple[str,
 
 
 def _number_bags(
-    split: np.ndarray, columns: dict[str, np.ndarray], track_id: np.ndarray, artist: np.ndarray, album: np.ndarray
+    path: Path,
+    columns: dict[str, np.ndarray],
+    split: np.ndarray,
+    track_id: np.ndarray,
+    artist: np.ndarray,
+    album: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns an order of the rows in which bags lie side by side, and their numbers in that order."""
     keys: list[tuple[Any, ...]]
     if "bag" in columns:
-        rows = zip(split.tolist(), track_id.tolist(), _text(columns, "bag", len(split)).tolist(), strict=True)
+        names = _text(path, columns, "bag", len(split))
+        rows = zip(split.tolist(), track_id.tolist(), names.tolist(), strict=True)
         keys = [(s, "bag", bag) if bag else (s, "alone", track) for s, track, bag in rows]
     else:
         keys = [

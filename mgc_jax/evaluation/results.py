@@ -13,7 +13,7 @@ import numpy as np
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
-from mgc_jax.evaluation.bootstrap import ArtistBootstrap, concentration_warnings, interval
+from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, ArtistBootstrap, concentration_warnings, interval
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.mistakes import save_examples
 from mgc_jax.evaluation.predictions import Predictions, concatenate
@@ -59,7 +59,8 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
             `rare_limits`.
 
     Returns:
-        What `level_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists), `top_k` on rare
+        What `level_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists; None of
+        too few), `top_k` on rare
         genres, `frequency` (head, mid and tail) and `per_genre`, each by level; `alone`, for clips that are the only
         one of their bag; `warnings`.
     """
@@ -71,7 +72,9 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
     for level, scores in predictions.levels.items():
         predicted = predictions.predicted(level)
         samples = bootstrap.metrics(label, scores, predicted)
-        by_level["intervals"][level] = {name: _interval(values) for name, values in samples.items()}
+        by_level["intervals"][level] = {
+            name: _interval(values, len(bootstrap.artists)) for name, values in samples.items()
+        }
         by_level["per_genre"][level] = metrics.per_genre(label, predicted, predictions.genres)
         if predictions.train_clips is not None:
             by_level["top_k"][level] = {
@@ -120,12 +123,12 @@ def _top_k(
     for k in (2, 3, 5):
         result[str(k)] = _or_none(metrics.top_k(predictions.label, scores, genres, k))
         right = metrics.among_top_k(predictions.label, scores, k)
-        result["intervals"][str(k)] = _interval(bootstrap.mean(right, counted))
+        result["intervals"][str(k)] = _interval(bootstrap.mean(right, counted), bootstrap.count(counted))
     return result
 
 
-def _interval(samples: np.ndarray) -> list[float | None]:
-    return [None, None] if np.isnan(samples).all() else [float(bound) for bound in interval(samples)]
+def _interval(samples: np.ndarray, artists: int) -> list[float | None]:
+    return [_or_none(bound) for bound in interval(samples, artists)]
 
 
 def _or_none(value: float) -> float | None:
@@ -197,6 +200,29 @@ def finish(
     return results
 
 
+def show_earlier(about: dict[str, Any], workdir: Path, headline: str, *, test: bool) -> dict[str, Any] | None:
+    """Prints the results that a workdir holds already, and leaves them as they are.
+
+    Args:
+        about: what says whose results they are, as for `finish`; all of it but the seconds must be the same.
+        workdir: the run's folder.
+        headline: printed above the table.
+        test: whether results on the test split must be among them.
+
+    Returns:
+        What `results.json` holds; None where there are no such results, or their predictions are gone.
+    """
+    before = _results_before(workdir)
+    same = all(before.get(key) == value for key, value in about.items() if key != "seconds")
+    if not same or not before["splits"] or (test and "test" not in before["splits"]):
+        return None
+    if not (workdir / PREDICTIONS_FILE).is_file():
+        return None
+    say(f"\n{headline}\n{format_table(before['splits'])}\n", sys.stdout)
+    log.info("these are the results of %s; nothing was computed again (--mode eval does)", before.get("date"))
+    return before
+
+
 def _test_evaluations(before: dict[str, Any]) -> int:
     """How often the test split was evaluated; older versions always evaluated it and did not count."""
     return int(before.get("test_evaluations", "test" in before["splits"]))
@@ -251,6 +277,8 @@ def format_table(splits: dict[str, dict[str, Any]]) -> str:
                 values = _values(result[level], result.get("intervals", {}).get(level, {}))
                 sizes = f"{result['clips']:,}", f"{result['bags']:,}"
                 lines.append(_row(split, LEVELS[level].title, values, *sizes))
+    if any(result.get("artists", FEWEST_ARTISTS) < FEWEST_ARTISTS for result in splits.values()):
+        lines.append(f"({_DASH}: fewer than {FEWEST_ARTISTS} artists, too few for an interval)")
     validation = splits.get("validation", {})
     if "majority_accuracy" in validation:
         lines.append(f"(majority class on validation: {validation['majority_accuracy']:.3f})")
@@ -276,13 +304,15 @@ def _values(values: dict[str, float], intervals: dict[str, Sequence[float | None
     for name, title, width in _terminal_columns():
         if title == _INTERVAL:
             low, high = intervals.get(name, (None, None))
-            cells.append(f"{'' if low is None else f'{low:.3f}-{high:.3f}':>{width}}")
+            missing = _DASH if name in intervals else ""
+            cells.append(f"{missing if low is None else f'{low:.3f}-{high:.3f}':>{width}}")
         else:
             cells.append(f"{f'{values[name]:.3f}' if name in values else '':>{width}}")
     return "".join(cells)
 
 
 _INTERVAL = "95 %"
+_DASH = "-"  # of ASCII, which every terminal can show
 
 
 def _terminal_columns() -> list[tuple[str, str, int]]:

@@ -12,6 +12,7 @@ from mgc_jax.config.keys import KERNELS
 from mgc_jax.config.options import ENCODER, POOLING, Choice, options_of
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
+from mgc_jax.models.layers import Count
 from mgc_jax.models.pooling import POOLINGS, Segments, Target
 from mgc_jax.models.recurrent import use_gru_kernels
 from mgc_jax.runtime.platform import in_order, split_rows
@@ -191,7 +192,8 @@ def describe_model(model: Any) -> str:
 
 def count_parameters(model: nnx.Module) -> int:
     """Number of weights and batch-norm moments, as Keras and the papers count."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+    counted = nnx.All(nnx.Any(nnx.Param, nnx.BatchStat), nnx.Not(Count))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, counted)))
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:

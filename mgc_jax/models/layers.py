@@ -6,6 +6,7 @@ platform, from `mgc_jax.models.kernels`; `config.model.kernels = "plain"` switch
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -60,14 +61,27 @@ class Dropout(nnx.Module):
         return jnp.where(kept, x / keep, 0)
 
 
+class Count(nnx.BatchStat):
+    """How many batches a moving average is of; not among the parameters that Keras and the papers count."""
+
+
+ENDLESS = 2.0**24  # the count of an average whose start is forgotten, as of one that was saved without; it stays so
+
+
 class MaskedBatchNorm(nnx.Module):
-    """Batch norm over clips, frequency and time with Keras semantics; padding clips do not count.
+    """Batch norm over clips, frequency and time; padding clips do not count.
+
+    Evaluation uses moving averages of the batches' mean and biased variance. As in Keras, a batch k calls ago has
+    weight momentum^k; but here the weights are divided by their sum, (1 - momentum^t) / (1 - momentum) after t calls,
+    as Adam corrects its bias. In Keras 0 and 1, from which it starts, count as all batches before the first: both
+    tend to the same averages, but with a momentum of 0.99 Keras's are still 0 and 1 to 37% after 100 calls.
 
     Attributes:
       scale: Learned factor per channel.
       bias: Learned offset per channel.
-      mean: Moving mean, moved by (1 - momentum) of the way to the batch's at every training call.
-      var: Moving variance (biased), likewise.
+      mean: Moving mean; 0 before the first training call.
+      var: Moving variance; 1 before the first training call.
+      count: Training calls so far, float32 (exact up to 2**24, where it stays).
     """
 
     def __init__(self, num_features: int, momentum: float = 0.99, epsilon: float = 1e-3):
@@ -77,12 +91,16 @@ class MaskedBatchNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_features))
         self.mean = nnx.BatchStat(jnp.zeros(num_features))
         self.var = nnx.BatchStat(jnp.ones(num_features))
+        self.count = Count(jnp.zeros(()))
 
     def record(self, mean: Float[Array, " c"], var: Float[Array, " c"]) -> None:
-        """Moves the moving statistics towards those of a batch."""
-        keep = self.momentum
-        self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean)
-        self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var)
+        """Moves the moving averages towards the statistics of a batch."""
+        count = self.count[...] + 1
+        log_momentum = math.log(self.momentum) if self.momentum else -math.inf
+        share = (1 - self.momentum) / -jnp.expm1(count * log_momentum)  # 1 for the first batch
+        self.mean[...] = self.mean[...] + share * (lax.stop_gradient(mean) - self.mean[...])
+        self.var[...] = self.var[...] + share * (lax.stop_gradient(var) - self.var[...])
+        self.count[...] = count
 
     def __call__(
         self, x: Float[Array, "n h w c"], mask: Float[Array, " n"] | Bool[Array, " n"], train: bool
@@ -92,7 +110,7 @@ class MaskedBatchNorm(nnx.Module):
         Args:
           x: Input maps.
           mask: 1 (or True) for a real clip, 0 for padding.
-          train: Uses and records the batch's statistics; otherwise uses the moving ones.
+          train: Uses and records the batch's statistics; otherwise uses the moving averages.
 
         Returns:
           The normalized maps (padding clips too), in the input's dtype.
@@ -171,31 +189,42 @@ class ConvBlock(nnx.Module):
 
 
 class TimeConvBlock(nnx.Module):
-    """Convolution 3x1 over time ("VALID", with a bias), ReLU and max pooling ("VALID").
+    """Convolution, by default 3x1 over time ("VALID", with a bias), activation and max pooling ("VALID").
 
     Attributes:
-      kernel: Convolution kernel [3, 1, channel in, channel out].
+      kernel: Convolution kernel [time, mel, channel in, channel out].
       bias: Convolution bias.
       pool: Pool size in time and frequency.
-      platform_kernels: Whether to use the form made for the platform.
+      activation: A monotone function, such as `nnx.elu` and `nnx.relu`, so that max pooling may be applied first.
+      platform_kernels: Whether to use the form made for the platform, where the kernel is over time alone.
     """
 
-    def __init__(self, in_features: int, out_features: int, pool: tuple[int, int], *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), (3, 1, in_features, out_features)))
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pool: tuple[int, int],
+        *,
+        size: tuple[int, int] = (3, 1),
+        activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), (*size, in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features))
         self.pool = pool
+        self.activation = activation
         self.platform_kernels = True
 
     def __call__(self, x: Float[Array, "n time mel cin"]) -> Float[Array, "n time2 mel2 cout"]:
         """Applies the block.
 
         Args:
-          x: Input maps, of at least three time steps; their dtype is the dtype of the computation.
+          x: Input maps, at least as large as the kernel; their dtype is the dtype of the computation.
 
         Returns:
           The pooled maps.
         """
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        if self.platform_kernels:  # bias and ReLU are monotone, so the pooling may come first
-            return nnx.relu(time_conv_pool(x, kernel, self.pool) + bias)
-        return max_pool(nnx.relu(conv2d(x, kernel, "VALID") + bias), self.pool, "VALID")
+        if self.platform_kernels and kernel.shape[1] == 1:  # bias and activation are monotone: the pooling comes first
+            return self.activation(time_conv_pool(x, kernel, self.pool) + bias)
+        return max_pool(self.activation(conv2d(x, kernel, "VALID") + bias), self.pool, "VALID")

@@ -20,6 +20,7 @@ def baseline(name: str, features: str, **options: Any) -> ConfigDict:
         options: keyword arguments of the estimator.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.data.representation = "features_518"
     config.data.features = features
     config.baseline.name = name

@@ -24,11 +24,15 @@ def on_spectrograms(encoder: str, pooling: str) -> ConfigDict:
     files. MATT is the repaired one with trained queries; `MattPooling` says how the published code differs. On the
     demo corpus the layers are narrower, so that a run takes a minute or two.
 
+    Spectrograms are standardized per mel band. In what is published of the code no log-mel is: they are made in dB
+    (notebook manu_version/2) and taken as they are. `config.data.standardize=False` is that.
+
     Args:
         encoder: crnn_tf, crnn or fcn4.
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.model.encoder = encoder_options(encoder)
     config.model.pooling = pooling_options(pooling)
     if pooling == "none":
@@ -76,12 +80,16 @@ def on_features(pooling: str, features: str, hidden: int) -> ConfigDict:
 
     The attention is the repaired one, as in `on_spectrograms`.
 
+    The features are standardized. The notebooks train networks on arrays made before the scaling (fma_version/3.2.1
+    and 4.1), so on features as they are. `config.data.standardize=False` is that.
+
     Args:
         pooling: none, mean, matt, or another of `mgc_jax.models.pooling.POOLINGS`.
         features: which of the 518 features, as `config.data.features` has it.
         hidden: units of the MLP's layer; 0 is the identity, the encoder named "Blank" in MATT's result files.
     """
     config = default()
+    config.data.auto_first = PAPER.corpus
     config.data.representation = "features_518"
     config.data.features = features
     config.model.encoder = encoder_options("mlp", hidden=(hidden,) if hidden else ())

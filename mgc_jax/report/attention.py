@@ -44,8 +44,13 @@ def attention_of(scored: Predictions | None) -> dict[str, Any] | None:
     difference = None
     if compared.any():
         gain = (preferred - others)[compared]
-        samples = ArtistBootstrap(scored.artists[scored.offsets[bags]][compared]).mean(gain)
-        difference = {"value": float(gain.mean()), "interval": interval(samples), "bags": int(compared.sum())}
+        bootstrap = ArtistBootstrap(scored.artists[scored.offsets[bags]][compared])
+        difference = {
+            "value": float(gain.mean()),
+            "interval": interval(bootstrap.mean(gain), len(bootstrap.artists)),
+            "bags": int(compared.sum()),
+            "artists": len(bootstrap.artists),
+        }
     rows = [row(name, genre == i) for i, name in enumerate(scored.genres) if np.any(genre == i)]
     return {
         "total": row("all genres", np.full(len(bags), True)),

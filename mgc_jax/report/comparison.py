@@ -37,6 +37,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     results = [run.results["splits"].get(split, {}) for run in runs]
     own = compared_levels([levels_of(result) for result in results])
     pairs = [_pair(names[i], run, runs[0], split) for i, run in enumerate(runs) if i]
+    evaluated = [(name, run) for name, run in zip(names, runs, strict=True) if split in run.splits]
+    unlike = [(name, what) for name, run in evaluated[1:] if (what := mismatches(evaluated[0][1], run, split))]
     page = render_page(
         "compare.html",
         runs=list(zip(names, runs, results, own, strict=True)),
@@ -44,6 +46,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         lacking=[name for name, run in zip(names, runs, strict=True) if split not in run.splits],
         levels=[level for level in LEVELS if any(level in result for result in results)],
         synthetic_music=any(run.synthetic for run in runs),
+        unlike=unlike,
         first=names[0],
         pairs=pairs,
         genres=_genre_table(runs, results, own),
@@ -105,7 +108,7 @@ def paired_differences(
 
     Returns:
         For each pair `levels`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the
-        bootstrap over artists; and `mcnemar`, the p-value of McNemar's test.
+        bootstrap over artists, NaN of too few; and `mcnemar`, the p-value of McNemar's test.
     """
     bootstrap = ArtistBootstrap(artists)
     samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
@@ -120,7 +123,7 @@ def paired_differences(
     for level, other in levels:
         by_metric = {}
         for name in compared_metrics():
-            low, high, p = paired(samples[1, level][name], samples[0, other][name])
+            low, high, p = paired(samples[1, level][name], samples[0, other][name], len(bootstrap.artists))
             difference = values[1, level][name] - values[0, other][name]
             by_metric[name] = {"difference": difference, "interval": (low, high), "p": p}
         p_value = mcnemar(second[level][1] == label, first[other][1] == label)
@@ -168,17 +171,69 @@ def _pair(name: str, run: FinishedRun, base: FinishedRun, split: str) -> dict[st
         return pair
     at_first, at_second = shared_clips(first, second)
     label, artists = first.label[at_first], first.artists[at_first]
-    if first.genres != second.genres or not _same_corpus(base, run, first, second):
+    if first.genres != second.genres:
+        pair["why"] = "not paired: it has other genres, or the same in another order"
+    elif not _same_corpus(base, run, first, second):
         pair["why"] = "not paired: it is on another corpus"
     elif not len(label):
         pair["why"] = f"not paired: the {split} splits of the two share no clip"
     else:
+        levels = comparable_levels(first, second)
+        if not _same_bags(first.bag[at_first], second.bag[at_second]):
+            levels = [pair for pair in levels if pair == ("clip", "clip")]
+            if not levels:
+                return pair | {"why": "not paired: its bags hold other clips"}
         pair |= {"clips": len(label), "artists": len(np.unique(artists))}
         pair["all"] = len(label) == len(first) == len(second)
         pair["rows"] = paired_differences(
-            label, artists, scores_of(first, at_first), scores_of(second, at_second), comparable_levels(first, second)
+            label, artists, scores_of(first, at_first), scores_of(second, at_second), levels
         )
     return pair
+
+
+def mismatches(base: FinishedRun, run: FinishedRun, split: str) -> list[str]:
+    """Says in what the clips differ that two runs were evaluated on; nothing if their results can be compared.
+
+    Args:
+        base: the run that the other is compared with.
+        run: the other.
+        split: which both have results on.
+    """
+    ours, theirs = (_on(each, split) for each in (base, run))
+    first, second = base.scored(split), run.scored(split)
+    if first is None or second is None:  # what the results say has to do
+        return [] if ours == theirs else [f"it is on {theirs}; the first on {ours}"]
+    if set(first.genres) != set(second.genres):
+        alone = sorted(set(first.genres) ^ set(second.genres))
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        return [f"it has other genres ({', '.join(alone[:3])}{more} in one of the two only), on {theirs}; "
+                f"the first is on {ours}"]  # fmt: skip
+    if not _same_corpus(base, run, first, second):
+        return [f"it is on another corpus: {theirs}; the first is on {ours}"]
+    at_first, at_second = shared_clips(first, second)
+    differ = []
+    if not len(at_first) == len(first) == len(second):
+        differ.append(
+            f"it scored other clips: {len(at_first):,} of its {len(second):,} are among the {len(first):,} of the "
+            "first"
+        )
+    if not _same_bags(first.bag[at_first], second.bag[at_second]):
+        differ.append("its bags hold other clips (data.bag_key, or the albums), which concerns all levels but clip")
+    return differ
+
+
+def _on(run: FinishedRun, split: str) -> str:
+    """Says what a run was evaluated on."""
+    result = run.results["splits"][split]
+    return (
+        f"{run.corpus} (fingerprint {run.results.get('fingerprint', 'unknown')}, {result['clips']:,} {split} clips in "
+        f"{result['bags']:,} bags)"
+    )
+
+
+def _same_bags(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two numberings of the bags of the same clips, int [clip] each, put the same clips together."""
+    return len(np.unique(np.stack([first, second]), axis=1).T) == len(np.unique(first)) == len(np.unique(second))
 
 
 def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second: Predictions) -> bool:
@@ -186,9 +241,10 @@ def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second
     if base.results.get("fingerprint") == run.results.get("fingerprint"):
         return True
     rows_first, rows_second = shared_clips(first, second)
+    genre_first, genre_second = (np.array(scored.genres)[scored.label] for scored in (first, second))
     return (
         base.corpus == run.corpus
-        and np.array_equal(first.label[rows_first], second.label[rows_second])
+        and np.array_equal(genre_first[rows_first], genre_second[rows_second])
         and np.array_equal(first.artist[rows_first], second.artist[rows_second])
     )
 
@@ -196,15 +252,19 @@ def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second
 def _genre_table(
     runs: Sequence[FinishedRun], results: Sequence[dict[str, Any]], own: Sequence[str | None]
 ) -> list[dict[str, Any]]:
-    """Returns the F1 of every genre in every run, the commonest genre first."""
+    """Returns F1 and clips of every genre in every run, the commonest genre first."""
     tables = [result.get("per_genre", {}).get(level, {}) for result, level in zip(results, own, strict=True)]
-    support: dict[str, int] = {}
+    support: dict[str, list[int]] = {}
     for table in tables:
         for genre, row in table.items():
-            support[genre] = max(support.get(genre, 0), row["support"])
+            support.setdefault(genre, []).append(row["support"])
     return [
-        {"genre": genre, "support": support[genre], "f1": [table.get(genre, {}).get("f1") for table in tables]}
-        for genre in sorted(support, key=lambda genre: -support[genre])
+        {
+            "genre": genre,
+            "support": support[genre][0],
+            "cells": [(table.get(genre, {}).get("f1"), table.get(genre, {}).get("support")) for table in tables],
+        }
+        for genre in sorted(support, key=lambda genre: -max(support[genre]))
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import METRICS
 
@@ -20,11 +21,8 @@ _MINUS = "\N{MINUS SIGN}"
 
 def render_page(template: str, **values: Any) -> str:
     """Renders a template of this folder; text in the values is escaped."""
-    return (
-        _environment()
-        .get_template(template)
-        .render(level_titles={name: level.title for name, level in LEVELS.items()}, metrics=METRICS, **values)
-    )
+    known = {"level_titles": {name: level.title for name, level in LEVELS.items()}, "metrics": METRICS}
+    return _environment().get_template(template).render(**known, fewest_artists=FEWEST_ARTISTS, **values)
 
 
 @functools.cache
@@ -59,10 +57,12 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def limits(interval: Sequence[float | None] | None, digits: int = 3) -> str:
-    """Formats the limits of an interval; nothing where there is none."""
-    there = [bound for bound in interval or () if bound is not None and not math.isnan(bound)]
-    if len(there) < 2:
+    """Formats the limits of an interval; a dash where they are not known, nothing where there is no interval."""
+    if interval is None:
         return ""
+    there = [bound for bound in interval if bound is not None and not math.isnan(bound)]
+    if len(there) < 2:
+        return _NONE
     low, high = (f"{bound:.{digits}f}".replace("-", _MINUS) for bound in there)
     return f"{low} to {high}"
 

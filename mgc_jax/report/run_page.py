@@ -128,6 +128,7 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
             caption="Mean loss per bag (per clip for a model without pooling), with dropout and augmentation." + best,
         )
     ]  # fmt: skip
+    selects_on = "inner validation" if run.results.get("selected_by", "").startswith("inner") else "validation"
     for metric, title in (("accuracy", "Accuracy"), ("micro_ap", "Micro average precision")):
         lines = validated(metric)
         in_training = ""
@@ -140,7 +141,7 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
             drawn.append(
                 charts.line_chart(
                     title, lines, x_label="epoch", y_label=title.lower(), mark=mark,
-                    caption=f"{title} on the validation split, by level{in_training}.{best}",
+                    caption=f"{title} on the {selects_on} split, by level{in_training}.{best}",
                 )
             )  # fmt: skip
     return drawn

@@ -1,5 +1,7 @@
 """What a result was made with: the command, the versions of what matters, and the machine."""
 
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import shlex
@@ -9,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgc_jax.runtime.xla_flags import cpu_threads, present_flags, usable_cores
+from mgc_jax.runtime.xla_flags import cpu_threads, present_flags
+from tfds_fma.parallel import usable_cores
 
 _PACKAGES = ("mgc-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "scikit-learn", "numpy", "librosa")
 
@@ -31,13 +34,10 @@ def describe_environment() -> dict[str, str]:
         environment["devices"] = describe_devices(sys.modules["jax"].devices())
         if flags := present_flags():
             environment["XLA_FLAGS"] = flags
-    for package in _PACKAGES:
-        try:
-            environment[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # mgc-jax run from its folder, without being installed
-            continue
+    environment |= {package: version for package in _PACKAGES if (version := _version(package))}
     if commit := _git_commit():
         environment["commit"] = commit
+    environment["code"] = code_version()
     return environment
 
 
@@ -57,6 +57,29 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+@functools.cache
+def code_version() -> str:
+    """Returns version, git commit and a hash of the sources of `mgc_jax`, which shows local changes.
+
+    Such as "0.1.0, commit 00a8fa0c1d2e, sources 5f2c9a7b3d1e"; without a repository there is no commit.
+    """
+    folder = Path(__file__).parents[1]
+    sources = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        sources.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    commit = _git_commit()
+    parts = [_version("mgc-jax"), f"commit {commit}" if commit else "", f"sources {sources.hexdigest()[:12]}"]
+    return ", ".join(filter(None, parts))
+
+
+def _version(package: str) -> str:
+    """Returns the version of a package; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _git_commit() -> str:

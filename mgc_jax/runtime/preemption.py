@@ -1,20 +1,24 @@
-"""SIGTERM, which schedulers send before they take a machine away.
+"""SIGTERM, which schedulers send before they take a machine away, and Ctrl-C (SIGINT).
 
 While a model trains, the step in progress ends and its state is saved; at other times there is nothing to save. In
-both cases the process ends with the status `EXIT_STATUS`, and the same command resumes. A second SIGTERM ends the
-process at once.
+both cases the process ends, with the status `EXIT_STATUS` after SIGTERM and 130 after Ctrl-C, and the same command
+resumes. A second signal ends the process at once, also while XLA compiles and Python handles no signals.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+_SAME = 0.2  # seconds: launchers pass a signal on that the terminal has sent to the whole group, so it comes twice
 
 
 class Preempted(SystemExit):
@@ -28,22 +32,22 @@ class Preempted(SystemExit):
 
 
 class Notice:
-    """Whether this process has received SIGTERM.
+    """Whether this process has been asked to stop.
 
     Attributes:
-        requested: whether it has.
+        requested: by what, "SIGTERM" or "Ctrl-C"; empty: it has not.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = ""
         self._deferred = False
         self._process = os.getpid()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, SIGTERM only sets `requested`: the block saves and raises `Preempted`.
+        """Inside, a signal only sets `requested`: the block saves and calls `stop`.
 
-        If it has not done so when it ends, `Preempted` is raised then.
+        If it has not done so when it ends, that happens then.
         """
         self._deferred = True
         try:
@@ -51,29 +55,37 @@ class Notice:
         finally:
             self._deferred = False
         if self.requested:
-            raise Preempted
+            self.stop()
 
     def agreed(self) -> bool:
-        """Returns whether any process of this run has received SIGTERM: all must stop after the same step.
+        """Returns whether any process of this run was asked to stop: all must stop after the same step.
 
         With several processes this is a collective operation: all must call it after the same steps.
         """
         import jax
 
         if jax.process_count() == 1:
-            return self.requested
+            return bool(self.requested)
         from jax.experimental import multihost_utils
 
-        return bool(np.any(multihost_utils.process_allgather(np.array(self.requested))))
+        return bool(np.any(multihost_utils.process_allgather(np.array(bool(self.requested)))))
+
+    def stop(self) -> NoReturn:
+        """Raises what ends the process: `KeyboardInterrupt` after Ctrl-C, else `Preempted`."""
+        if self.requested == _SIGNALS[signal.SIGINT]:
+            raise KeyboardInterrupt
+        raise Preempted
 
     def handle(self, number: int, frame: Any) -> None:
-        """Handles SIGTERM."""
-        signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once
+        """Handles a signal."""
         if os.getpid() != self._process:  # a worker that was forked, and has nothing to save
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.requested = True
+        if self.requested:  # `_end_at_second` decides
+            return
+        self.requested = _SIGNALS[signal.Signals(number)]
         if not self._deferred:
-            raise Preempted
+            self.stop()
 
 
 _current: Notice | None = None
@@ -81,15 +93,61 @@ _current: Notice | None = None
 
 @contextlib.contextmanager
 def notice() -> Iterator[Notice]:
-    """Handles SIGTERM inside, in the main thread; in other threads nothing is handled. Nested, it is the outer one."""
+    """Handles the signals inside, in the main thread; in other threads nothing is handled.
+
+    Nested, it is the outer one. A signal that the process ignores stays ignored, such as Ctrl-C in background jobs.
+    """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
         yield _current or Notice()
         return
     _current = Notice()
-    before = signal.signal(signal.SIGTERM, _current.handle)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    with _end_at_second():
+        try:
+            for number, theirs in before.items():
+                if theirs is not signal.SIG_IGN:
+                    signal.signal(number, _current.handle)
+            yield _current
+        finally:
+            for number, theirs in before.items():
+                signal.signal(number, theirs or signal.SIG_DFL)  # None: it was not set from Python
+            _current = None
+
+
+@contextlib.contextmanager
+def _end_at_second() -> Iterator[None]:
+    """Watches for signals in a thread, which Python's handlers cannot: they wait until a call into XLA is over."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True)
+    thread.start()
     try:
-        yield _current
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: it was not set from Python
-        _current = None
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+
+
+def _watch(reading: int) -> None:
+    """Says at once that the first signal was heard, and ends the process at the second; returns at the pipe's end."""
+    first = None
+    while received := os.read(reading, 1):
+        if received[0] not in _SIGNALS:
+            continue
+        if first is None:
+            first = time.monotonic()
+            name = _SIGNALS[signal.Signals(received[0])]
+            _tell(f"\n{name}: stopping as soon as what is running can be saved; once more to stop at once\n")
+        elif time.monotonic() - first > _SAME:
+            os._exit(128 + received[0])
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # a terminal that is gone; Python's own streams may be locked by the main thread
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, text.encode())

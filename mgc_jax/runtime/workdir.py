@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import logging
 import socket
 import sys
@@ -19,6 +18,7 @@ from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import writing
+from tfds_fma.locks import try_lock
 
 
 def default_workdir(name: str, config: ConfigDict, mode: str) -> Path:
@@ -98,10 +98,8 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel when the process dies
-        except BlockingIOError:
-            raise UserError(f"another process works in {workdir}; wait for it, or give another --workdir") from None
+        if not try_lock(lock):
+            raise UserError(f"another process works in {workdir}; wait for it, or give another --workdir")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         loggers = [logging.getLogger(name) for name in ("mgc_jax", "tfds_fma")]
         for logger in loggers:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.huge_pages import computes_on_cpu
+from tfds_fma.parallel import usable_cores
 
 # Excludes operations whose sums depend on the order in which threads arrive, and chooses kernels without timing them,
 # which may come out differently every time.
@@ -86,11 +87,6 @@ def cpu_flags(devices: int, jaxlib: str | None = None) -> list[str]:
     kinds = ["DOT", "INDIVIDUAL_DOT", *(["REDUCE"] if (major, minor) >= (0, 12) else [])]
     fusions = f"{_YNNPACK}={','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)}"
     return [*([fusions] if (major, minor) >= (0, 10) else []), f"{_DEVICES}={devices}"]
-
-
-def usable_cores() -> int:
-    """Returns how many cores this process may use; not every system can say which."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_cpu_devices() -> int:

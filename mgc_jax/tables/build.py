@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mgc_jax.data.corpus import INNER
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.bootstrap import concentration_warnings
+from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, concentration_warnings
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.papers import NOTES, PAPERS, matt_tables
 from mgc_jax.tables import pictures
@@ -225,13 +226,19 @@ def _facts(
         "In a cell: our mean"
         + (" ± its standard deviation over seeds" if seeds and seeds[-1] > 1 else "")
         + "; below it the 95 % interval of a bootstrap over artists: what other artists of the same kind would have "
-        "given these models; last the published number" + ", and ours less it.",
+        f"given these models, left out of fewer than {FEWEST_ARTISTS} artists; last the published number, and ours "
+        "less it.",
     ]
     chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
     if chosen:
         facts.append(
             f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)
         )
+        if any(name.startswith(INNER) for name in chosen):
+            facts.append(
+                "Inner validation clips are some of the training folds, by artists of their own: no fold that is "
+                "scored selected anything. scikit-learn's baselines are fitted on them, too."
+            )
         if any(name.startswith("validation") for name in chosen) and "validation" in splits:
             facts.append(
                 "On the validation split the models' results are optimistic: their checkpoints were chosen on these "
@@ -277,6 +284,11 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
             "“Clip mean”: the log scores of the clips, averaged over their bag of one album and artist. It needs no "
             "training on bags. It is the baseline for bag models, since a clip-level model does not know the bag."
         )
+    if paper == "matt":
+        facts.append(
+            "MATT's code, as far as it is published, feeds its networks features and spectrograms (in dB) as they "
+            "are. Ours are standardized, spectrograms per mel band (config.data.standardize)."
+        )
     if paper == "matt" and data.feature_sets:
         facts.append(
             "MLP+MIL and MLP+MATT have no hidden layer, as in MATT's result files (encoder “Blank”). MATT's text has "
@@ -295,8 +307,8 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         )
     if any(entry.number.cell.system == PAIR_KEYS for entry in entries):
         facts.append(
-            "“Pair keys”: bags of one album and artist in training and validation, too, where MATT's code has bags of "
-            "one album, artist and genre. Test bags are the same."
+            "“Pair keys”: in training, too, a bag is an album and artist, of whatever genres; elsewhere, as in MATT's "
+            "code, training bags are of one genre. The bags that are scored are the same."
         )
     if any("+MIL" in entry.number.cell.system for entry in entries):
         facts.append(

@@ -27,7 +27,8 @@ class Measured:
         mean: over the seeds.
         deviation: standard deviation over the seeds; None of one.
         seeds: how many.
-        low: lower end of the 95 % interval (bootstrap over artists, of the mean over seeds); None: not computed.
+        low: lower end of the 95 % interval (bootstrap over artists, of the mean over seeds); None: not computed, or
+            of too few artists.
         high: upper end.
         clips: the clips that it is of.
     """
@@ -64,8 +65,9 @@ def measure(metric: str, runs: Sequence[Predictions], level: str, resamples: int
     low, high = None, None
     if of_run[0].resampled is not None:
         samples = np.mean([statistic.resampled() for statistic in of_run if statistic.resampled], axis=0)
-        if not np.isnan(samples).all():
-            low, high = (scale * bound for bound in interval(samples))
+        bounds = interval(samples, of_run[0].artists)
+        if not np.isnan(bounds).any():
+            low, high = (scale * bound for bound in bounds)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
     return Measured(float(values.mean()), deviation, len(runs), low, high, of_run[0].clips)
 
@@ -76,6 +78,7 @@ class _Statistic:
 
     value: float
     clips: int
+    artists: int = 0  # who have clips that count
     resampled: Callable[[], np.ndarray] | None = None
 
 
@@ -92,20 +95,24 @@ def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _St
     def bootstrap() -> ArtistBootstrap:
         return _bootstrap(tuple(run.artists.tolist()), resamples)
 
+    def artists(counted: np.ndarray | slice = slice(None)) -> int:
+        return len(np.unique(run.artists[counted]))
+
     per_clip = _per_clip(kind, of, run, level)
     if per_clip is not None:
         right, counted = per_clip
         mean = float(right[counted].mean()) if counted.any() else float("nan")
-        return _Statistic(mean, int(counted.sum()), lambda: bootstrap().mean(right, counted))
+        return _Statistic(mean, int(counted.sum()), artists(counted), lambda: bootstrap().mean(right, counted))
     if kind == "micro_ap":
         value = metrics.micro_ap(label, scores)
-        return _Statistic(value, len(run), lambda: bootstrap().micro_ap(label, scores))
+        return _Statistic(value, len(run), artists(), lambda: bootstrap().micro_ap(label, scores))
     if kind in ("bag_micro_ap", "multi_hot_bag_micro_ap"):
         first = run.offsets[:-1]
         genres = metrics.bag_genres(label, run.offsets, len(run.genres)) if kind.startswith("multi") else label[first]
         return _Statistic(
             metrics.micro_ap(genres, scores[first]),
             len(run),
+            artists(first),
             lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(genres, scores[first]),
         )
     if kind == "support":
@@ -114,7 +121,7 @@ def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _St
     if kind in ("precision", "recall", "f1"):
         return _of_genres(kind, of, run, level, bootstrap)
     value = float(_of_curve(metric, label, scores))
-    return _Statistic(value, len(run), lambda: _curves(_ById(run), level, resamples)[metric])
+    return _Statistic(value, len(run), artists(), lambda: _curves(_ById(run), level, resamples)[metric])
 
 
 def _of_curve(metric: str, label: np.ndarray, scores: np.ndarray) -> float:
@@ -203,7 +210,10 @@ def _of_genres(
         return (rate * weight).sum(axis=-1) / np.maximum(weight.sum(axis=-1), 1)
 
     value = float(rates(metrics.confusion(run.label, predicted, len(genres))))
-    clips = len(run) if of in AVERAGES else int(np.sum(run.label == genres.index(of)))
+    counted = np.ones(len(run), bool) if of in AVERAGES else run.label == genres.index(of)
     return _Statistic(
-        value, clips, lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)), np.nan)
-    )  # fmt: skip
+        value,
+        int(counted.sum()),
+        len(np.unique(run.artists[counted])),
+        lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)), np.nan),
+    )

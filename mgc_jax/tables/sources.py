@@ -16,7 +16,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.results import DEMO_RARE_LIMITS, RARE_LIMITS
-from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables
+from mgc_jax.papers import PAPERS, SYSTEMS, matt_tables, ubc
 from mgc_jax.papers.system import System
 from mgc_jax.tables.plan import HIDDEN, SPECTROGRAMS_ONLY, VARIANTS, VECTORS_ONLY, Cell, Data
 
@@ -71,7 +71,7 @@ class Prepared:
             corpus = open_corpus(self._data(representation, folds))
         except UserError as error:  # says how to prepare it
             raise UserError(str(error).replace("--config.data.data_dir", "--data_dir")) from error
-        self._train_clips = len(corpus.indices("train"))
+        self._train_clips = len(corpus.with_inner_in_training().indices("train"))  # of the baselines
         sets = tuple((row.name, row.features) for row in matt_tables.TABLE1)
         if self.paper == "ubc":
             sets = tuple(row for row in sets if row[1] == "mfcc")
@@ -131,7 +131,7 @@ class FromFile:
     def __post_init__(self) -> None:
         fixed = ("model.encoder", "model.pooling", "baseline", "seed", "data.folds", "data.fold")
         for key in self.overrides:
-            if key.startswith(fixed):
+            if f"{key}.".startswith(tuple(f"{name}." for name in fixed)):
                 raise UserError(f"--config.{key} is for the tables to set: they go through the systems of the paper")
 
     @property
@@ -146,7 +146,7 @@ class FromFile:
         config = self._load("mlp", "none")
         config.data.folds = folds
         corpus = open_corpus(config.data)
-        self._train_clips = len(corpus.indices("train"))
+        self._train_clips = len(corpus.with_inner_in_training().indices("train"))  # of the baselines
         spectrograms = corpus.clips.ndim == 3
         if self.paper == "ubc" and not spectrograms:
             raise UserError(
@@ -163,7 +163,7 @@ class FromFile:
             ]
         sets = () if spectrograms else ((self.name, ""),)
         data = _data(corpus, sets, spectrograms, folds, split, tail)
-        return dataclasses.replace(data, paper_keys=config.data.bag_key == "paper"), lacks
+        return dataclasses.replace(data, paper_keys=config.data.bag_key != "pair"), lacks
 
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the file's configuration with what makes the paper's system another one than its encoder is."""
@@ -204,7 +204,7 @@ class FromFile:
         return config
 
 
-_SYSTEM = {name: system for system in SYSTEMS for name in (system.name, system.other_name)}
+_SYSTEM = {name: system for system in (*SYSTEMS, *ubc.ABLATIONS) for name in (system.name, system.other_name)}
 
 
 def _system(cell: Cell) -> System:

@@ -22,10 +22,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from mgc_jax.errors import UserError
-from mgc_jax.inference import CheckpointMeta
+from mgc_jax.inference import STATE_VERSION, CheckpointMeta
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import cannot_write
-from mgc_jax.training.state import TrainState
+from mgc_jax.training.state import TrainState, as_version_1, from_version_1
 
 log = logging.getLogger(__name__)
 
@@ -163,12 +163,14 @@ class Checkpoints:
         Raises:
             DamagedError: it cannot be read, or is not what was saved.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        meta = self.meta(step)
+        first = meta.state_version < STATE_VERSION
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_version_1(like) if first else like)
         state = self._restore(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
-        expected = self.meta(step).checksums.get("state")  # early versions had none
+        expected = meta.checksums.get("state")  # early versions had none
         if expected is not None and expected != _checksum(state):
             raise self._damaged(step, "its weights do not have the checksum that was saved")
-        return state
+        return from_version_1(state, like) if first else state
 
     def last_whole(
         self, like: TrainState, check: Callable[[CheckpointMeta], None]

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.inference import WEIGHTS, CheckpointMeta, load_model, model_of
+from mgc_jax.inference import WEIGHTS, CheckpointMeta, check_weights, inputs_of, load_model, model_of
 from mgc_jax.models.classifier import split_model
+from mgc_jax.probe import Probe
 from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.workdir import read_config
 from mgc_jax.training.checkpoint import Checkpoints, open_checkpoints
@@ -22,19 +23,23 @@ log = logging.getLogger(__name__)
 
 
 def saved_weights(checkpoints: Checkpoints, step: int) -> tuple[CheckpointMeta, Any, Any]:
-    """Returns the meta of a checkpoint, the weights that are evaluated, and the batch statistics.
+    """Returns the meta of a checkpoint, the weights that are evaluated, and their batch statistics.
 
     The corpus is not needed.
 
     Raises:
-        UserError: the checkpoint cannot be read.
+        UserError: the checkpoint cannot be read, or is of other code.
     """
     meta = checkpoints.meta(step)
-    _, params, batch_stats = split_model(model_of(meta))
+    model = model_of(meta)
+    _, params, batch_stats = split_model(model)
     options = ConfigDict({**default().optimizer.to_dict(), **meta.config["optimizer"]})
     state = replicate(make_optimizer(options).initial_state(params, batch_stats), data_mesh())
     state = checkpoints.restore(step, state)
-    params, batch_stats = jax.device_get((state.evaluated, state.batch_stats))
+    params, batch_stats = jax.device_get(state.evaluated)
+    probe = Probe(model, inputs_of(meta), meta.stored_shape)
+    what = f"the checkpoint of step {step} in {checkpoints.directory.parent}"
+    check_weights(meta, probe, params, batch_stats, what)
     return dataclasses.replace(meta, step=step), params, batch_stats
 
 

@@ -1,5 +1,6 @@
 """The training loop: step, log, evaluate, save."""
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -17,7 +18,7 @@ from mgc_jax.models.classifier import describe_model
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.devices import on_cpu
 from mgc_jax.runtime.files import write_json
-from mgc_jax.runtime.preemption import Preempted, notice
+from mgc_jax.runtime.preemption import notice
 from mgc_jax.training.checkpoint import Checkpoints
 from mgc_jax.training.dispatch import Dispatcher, steps_per_dispatch
 from mgc_jax.training.initialization import initial_weights
@@ -45,7 +46,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
 
     Raises:
         UserError: the checkpoints belong to another run, or the loss is no longer finite.
-        Preempted: SIGTERM came; the step in progress is saved.
+        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the step in progress is saved.
     """
     config, workdir = experiment.config, experiment.workdir
     phases = make_phases(experiment)
@@ -60,7 +61,7 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
     with (
         Monitor(workdir, timetable, meta, step, told_genre=experiment.told_genre) as monitor,
         Profile(workdir, config.profile.first, config.profile.last, step) as profile,
-        notice() as sigterm, sigterm.deferred(),
+        notice() as asked, asked.deferred(),
     ):  # fmt: skip
         for phase in phases:
             state = begin(phase, experiment, checkpoints, state)
@@ -78,26 +79,33 @@ def train(experiment: Experiment, checkpoints: Checkpoints) -> None:
                 if timetable.logs(step):
                     monitor.log()
                 metrics = None
-                if timetable.evaluates(step) and "validation" in experiment.bags:
-                    metrics = validate(experiment, state, phase, monitor)
+                if timetable.evaluates(step) and experiment.selects_on:
+                    with monitor.timed("evaluate"):
+                        state = phase.recompute(state)
+                    metrics = validate(experiment, experiment.selects_on, state, phase, monitor)
                     state = phase.optimizer.after_evaluation(state, metrics[config.train.select])
                 # With several processes, to agree takes a message, and so happens where they wait anyway.
                 agrees = step < timetable.total_steps and (timetable.logs(step) or jax.process_count() == 1)
-                stops = agrees and sigterm.agreed()
+                stops = agrees and asked.agreed()
                 if timetable.saves(step) or stops:
                     with monitor.timed("checkpoint"):
-                        checkpoints.save(state, monitor.meta(), metrics)
+                        state = state if metrics else phase.recompute(state)
+                        meta = dataclasses.replace(monitor.meta(), probe=tuple(experiment.probe(*state.evaluated)))
+                        checkpoints.save(state, meta, metrics)
                 profile.after(step, state)
                 if stops:
                     checkpoints.wait()
-                    log.warning("SIGTERM: stopped after step %d of %d, which is saved", step, timetable.total_steps)
-                    raise Preempted
+                    log.warning("%s: stopped after step %d of %d, which is saved",
+                                asked.requested or "another process", step, timetable.total_steps)  # fmt: skip
+                    asked.stop()
 
 
-def validate(experiment: Experiment, state: TrainState, phase: Phase, monitor: Monitor) -> dict[str, float]:
-    """Evaluates the validation split; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
+def validate(
+    experiment: Experiment, split: str, state: TrainState, phase: Phase, monitor: Monitor
+) -> dict[str, float]:
+    """Evaluates the split that selects; returns its metrics as <level>/<metric>, and `phase`: 1 in the second one."""
     with monitor.timed("evaluate"):
-        scores = experiment.predict("validation", state.evaluated, state.batch_stats)
+        scores = experiment.predict(split, *state.evaluated)
         result = processes.from_first(functools.partial(level_metrics, scores))
     return {**monitor.validated(result), "phase": float(phase.classifier_only)}
 
@@ -114,17 +122,18 @@ def start(
     length of training: a schedule that depends on the length is rescaled from here on, and a warning says so.
 
     Raises:
-        UserError: the checkpoint is that of another run, or of one that is longer already.
+        UserError: the checkpoint is that of another run, of one that is longer already, or of other code.
     """
     train = experiment.config.train
     state = initial_state(experiment, optimizer)
-    found = checkpoints.last_whole(state, lambda meta: experiment.check_meta(meta, training=True))
+    found = checkpoints.last_whole(state, lambda meta: experiment.accept(meta, training=True))
     if found is None:
         if not train.init_from:
             return state, experiment.meta({})
         weights, origin = initial_weights(experiment, Path(train.init_from))
         return initial_state(experiment, optimizer, weights), experiment.meta({}, init_from=origin)
     state, saved = found
+    experiment.check_state(saved, state)
     step, epochs = int(state.step), saved.config["train"]["epochs"]
     if step > timetable.total_steps:
         raise UserError(
@@ -171,7 +180,7 @@ def _describe(experiment: Experiment, timetable: Timetable, length: int) -> None
     config, devices = experiment.config, experiment.mesh.size
     log.info(
         "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; %s device(s)%s",
-        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.bags['train']):,}",
+        describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.train_bags):,}",
         timetable.steps_per_epoch, config.batch.clips,
         config.train.epochs + config.train.classifier_epochs, devices,
         f", up to {length} steps per dispatch" if length > 1 else "",

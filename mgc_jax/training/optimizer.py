@@ -31,13 +31,16 @@ class Optimizer:
     def initial_state(self, params: Any, batch_stats: Any) -> TrainState:
         """Returns the state before the first step."""
         params = jax.tree.map(jnp.array, params)
+        ema = None
+        if self.ema:  # of copies: the train step reuses what it is given
+            average, statistics = jax.tree.map(jnp.array, (params, batch_stats))
+            ema = {"average": average, "batch_stats": statistics, "count": jnp.zeros((), jnp.int32)}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
             opt_state=self.rule.init(params),
-            # The average is a copy: the train step reuses both.
-            ema={"average": jax.tree.map(jnp.array, params), "count": jnp.zeros((), jnp.int32)} if self.ema else None,
+            ema=ema,
             plateau=None if self.plateau is None else self.plateau.init({}),
         )
 

@@ -11,6 +11,7 @@ from mgc_jax.data.batches import TrainBatches
 from mgc_jax.experiment import Experiment
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.runtime.devices import on_cpu, replicate
+from mgc_jax.training.averaged_statistics import make_recompute
 from mgc_jax.training.checkpoint import Checkpoints
 from mgc_jax.training.losses import class_weights
 from mgc_jax.training.optimizer import Optimizer, make_optimizer
@@ -31,6 +32,7 @@ class Phase:
         batches: as a function of the step.
         optimizer: the optimizer.
         train_step: the jitted step.
+        recompute: gives averaged weights batch statistics of their own; see `averaged_statistics`.
     """
 
     first: int
@@ -39,6 +41,7 @@ class Phase:
     batches: TrainBatches
     optimizer: Optimizer
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    recompute: Callable[[TrainState], TrainState]
 
 
 def make_phases(experiment: Experiment) -> list[Phase]:
@@ -71,8 +74,18 @@ def make_phase(experiment: Experiment, *, classifier_only: bool) -> Phase:
         loss, optimizer, experiment.mesh, trained=("head",) if classifier_only else None,
         accumulate=config.train.accumulate, unroll=on_cpu(experiment.mesh),
     )  # fmt: skip
+    recompute = _unchanged if classifier_only else make_recompute(
+        loss, batches, experiment.clips, experiment.mesh, jax.random.key(config.seed),
+        accumulate=config.train.accumulate,
+    )  # fmt: skip
     first = config.train.epochs * batches.steps_per_epoch if classifier_only else 0
-    return Phase(first, first + epochs * batches.steps_per_epoch, classifier_only, batches, optimizer, train_step)
+    last = first + epochs * batches.steps_per_epoch
+    return Phase(first, last, classifier_only, batches, optimizer, train_step, recompute)
+
+
+def _unchanged(state: TrainState) -> TrainState:
+    """Stands for `recompute` where the encoder stays as it is, and so do its batch statistics."""
+    return state
 
 
 def initial_state(experiment: Experiment, optimizer: Optimizer, weights: tuple[Any, Any] | None = None) -> TrainState:
@@ -98,7 +111,7 @@ def begin(phase: Phase, experiment: Experiment, checkpoints: Checkpoints, state:
     step, best = state.step, checkpoints.best_step()
     if best is not None:
         state = checkpoints.restore(best, state)
-    params = {**state.evaluated, "head": experiment.params["head"]}
+    params, batch_stats = state.evaluated
     log.info("training the classifier again, on the weights of step %s", best)
-    fresh = initial_state(experiment, phase.optimizer, (params, state.batch_stats))
+    fresh = initial_state(experiment, phase.optimizer, ({**params, "head": experiment.params["head"]}, batch_stats))
     return dataclasses.replace(fresh, step=step)

@@ -126,7 +126,7 @@ def make_train_step(
             # EMA warm-up: decay starts low so that the initial weights are forgotten.
             decay = jnp.minimum(optimizer.ema, (1.0 + ema["count"]) / (10.0 + ema["count"]))
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema["average"], params)
-            ema = {"average": average, "count": ema["count"] + 1}
+            ema = {**ema, "average": average, "count": ema["count"] + 1}
         sums |= {"gradient_norm": optax.tree.norm(gradients), "weight_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.plateau), sums
 

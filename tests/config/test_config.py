@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mgc_jax.config import checks, identity, keys
+from mgc_jax.config import checks, identity, keys, options
 from mgc_jax.config.loading import load_config, run_config_file
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
@@ -95,6 +95,7 @@ def test_an_impossible_value_is_named(key, value, message):
         ("any", {"optimizer.plateau_min_delta": 0.1}, {"optimizer.plateau_factor": 0.5}),
         ("any", {"optimizer.weight_decay": 0.1, "optimizer.options.weight_decay": 0.2}, None),
         ("any", {"data.split_seed": 1}, {"data.folds": 5}),
+        ("any", {"data.auto_first": "fma_small", "data.corpus": "demo"}, {"data.corpus": "auto"}),
         ("any", {"data.workers": 2, "data.placement": "host"}, {"data.placement": "stream"}),
         ("any", {"data.arrays.clips": "mels.npz"}, {"data.corpus": "arrays"}),
         ("lr", {"loss.label_smoothing": 0.1}, {"baseline.name": ""}),
@@ -201,6 +202,16 @@ def test_a_key_that_an_earlier_run_had_and_that_is_gone_is_a_difference():
     before = keys.to_json(config)
     before["loss"]["temperature"] = 1.0
     assert identity.differences(config, before) == ["loss.temperature: 1.0 there, 'absent' now"]
+
+
+def test_an_option_that_a_run_lacks_had_its_default():
+    config = keys.default()
+    config.model.encoder = options.encoder_options("cnn")
+    before = keys.to_json(config)
+    del before["model"]["encoder"]["kernel"]
+    assert identity.differences(config, before) == []
+    config.model.encoder.kernel = (5, 1)
+    assert identity.differences(config, before) == ["model.encoder.kernel: [3, 1] there, [5, 1] now"]
 
 
 def test_to_name_the_column_of_subsets_does_not_alter_a_run():

@@ -31,6 +31,20 @@ def test_a_saved_configuration_gets_the_keys_of_this_version(tmp_path):
     assert earlier.current(keys.to_json(loaded)) == keys.to_json(loaded)
 
 
+@pytest.mark.parametrize("given", ["paper", "pair", None])
+def test_bags_and_folds_of_before_were_scored_with_the_label_and_selected_themselves(tmp_path, given):
+    before = keys.to_json(load_config("matt_crnn_tf", {"data.folds": 5}))
+    del before["data"]["fold_selection"], before["data"]["bag_key"]
+    before["data"] |= {"bag_key": given} if given else {}
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    loaded = load_config(tmp_path)
+    assert (loaded.data.bag_key, loaded.data.fold_selection) == ("pair" if given == "pair" else "published", "scored")
+    assert differences(loaded, before) == []
+    config = load_config("matt_crnn_tf", {"data.folds": 5, "data.bag_key": given or "paper"})
+    changed = {line.partition(":")[0] for line in differences(config, before)}
+    assert changed == {"data.fold_selection"} | ({"data.bag_key"} if given != "pair" else set())
+
+
 @pytest.mark.parametrize(("rows", "clips_per_row", "different"), [(1, 50, 0), (1, 64, 1), (5, 10, 1), (2, 50, 2)])
 def test_batches_of_one_row_are_those_of_this_version(rows, clips_per_row, different):
     config = load_config("matt_crnn_tf")

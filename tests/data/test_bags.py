@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mgc_jax.data.bags import bags_of, single_clip_bags
+from mgc_jax.data.bags import bags_of, single_clip_bags, training_bags
 from mgc_jax.data.corpus import Corpus
 
 
@@ -28,12 +28,21 @@ def test_a_bag_shares_album_and_artist():
     assert groups(corpus) == [[1, 3], [2], [4]]
 
 
-def test_paper_key_has_the_genre_in_training_and_validation_but_not_in_test():
-    rows = [(1, 0, "x", "p"), (2, 1, "x", "p"), (3, 0, "x", "p")]
-    assert groups(table(rows), "paper") == [[1, 3], [2]]
-    assert groups(table(rows, "validation"), "paper") == [[1, 3], [2]]
-    assert groups(table(rows, "test"), "paper") == [[1, 2, 3]]
-    assert groups(table(rows), "pair") == [[1, 2, 3]]
+MIXED = [(1, 0, "x", "p"), (2, 1, "x", "p"), (3, 0, "x", "p")]
+
+
+@pytest.mark.parametrize(("key", "pure"), [("paper", True), ("published", True), ("pair", False)])
+def test_the_genre_may_part_the_bags_of_training(key, pure):
+    bags = training_bags(table(MIXED), key)
+    assert bags.clips.tolist() == ([0, 2, 1] if pure else [0, 1, 2])
+    assert bags.sizes.tolist() == ([2, 1] if pure else [3])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_scored_knows_no_genre_except_as_published(split):
+    rows = table(MIXED, split)
+    assert groups(rows, "paper") == groups(rows, "pair") == [[1, 2, 3]]
+    assert groups(rows, "published") == ([[1, 2, 3]] if split == "test" else [[1, 3], [2]])
 
 
 def test_a_mixed_bag_has_the_label_of_its_first_clip():

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import logging
 
@@ -8,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mgc_jax.config.keys import default
 from mgc_jax.data.bags import bags_of
+from mgc_jax.data.inputs import make_inputs
 from mgc_jax.data.open import open_corpus, resolve_auto
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
@@ -53,6 +55,35 @@ def test_clips_and_table_are_joined_by_track_id(tmp_path, corpus):
     np.testing.assert_array_equal(opened.album, corpus.album[some])
 
 
+@pytest.mark.parametrize(("axes", "other"), [("clip time mel", "clip mel time"), ("clip mel time", "clip time mel")])
+def test_fewer_frames_than_mel_bands_are_doubtful(tmp_path, corpus, caplog, axes, other):
+    config = config_for(tmp_path, corpus, **{"data.arrays.axes": axes})
+    clips = corpus.clips if axes == "clip time mel" else corpus.clips.transpose(0, 2, 1)
+    np.savez(tmp_path / "clips.npz", clips=clips, track_id=corpus.track_id)
+    config.data.frames = 5  # which was asked for
+    open_corpus(config.data)
+    assert not caplog.records
+    np.savez(tmp_path / "clips.npz", clips=clips.transpose(0, 2, 1), track_id=corpus.track_id)
+    assert "clips of 5 frames x 40 mels" in open_corpus(config.data).summary()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"read as '{axes}', its clips have only 12 frames of 40 mel bands. If" in record.message
+    assert record.message.endswith(f"set --config.data.arrays.axes='NAMES' to '{other}'")
+
+
+def test_rows_without_a_clip_long_texts_and_ids_with_a_decimal(tmp_path, corpus):
+    config = config_for(tmp_path, corpus)
+    whole = open_corpus(config.data)
+    lines = (tmp_path / "tracks.csv").read_text().splitlines()
+    lines = [f"{line},{'x' * 140_000 if i == 3 else 'x'}" for i, line in enumerate(lines)]
+    lines = [line.replace(",", ".0,", 1) if i else line for i, line in enumerate(lines)]
+    (tmp_path / "tracks.csv").write_text("\n".join([*lines, "7.0,,,1,1,x", "8.0,None,nan,1,1,x", ""]))
+    opened = open_corpus(config.data)
+    assert opened.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(opened.track_id, corpus.track_id)
+    assert csv.field_size_limit() == 131072  # as it was
+
+
 def test_npy_with_ids_beside_it_and_mel_before_time(tmp_path, corpus):
     config = config_for(tmp_path, corpus)
     np.save(tmp_path / "clips.npy", corpus.clips.transpose(0, 2, 1))
@@ -73,6 +104,19 @@ def test_unknown_artists_and_albums(tmp_path, corpus):
     assert opened.artist[1] == corpus.artist[1]
     config.data.arrays.columns.album = ""
     assert (open_corpus(config.data).album == "").all()
+
+
+def test_words_for_unknown_artists_and_albums_are_counted(tmp_path, corpus, caplog):
+    rng = np.random.default_rng(0)
+    words = rng.choice(["", "nan", "None", "NA", "-1", "-1.0"], (2, len(corpus)))
+    known = rng.random((2, len(corpus))) < 0.5
+    artist, album = np.where(known, (corpus.artist, corpus.album), words)
+    config = config_for(tmp_path, dataclasses.replace(corpus, artist=artist, album=album))
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        opened = open_corpus(config.data)
+    for mine, theirs, these in zip((opened.artist, opened.album), (corpus.artist, corpus.album), known, strict=True):
+        np.testing.assert_array_equal(mine, np.where(these, theirs, ""))
+    assert f"column 'artist_id': {np.sum(~known[0] & (words[0] != ''))} of 120 are taken as unknown" in caplog.text
 
 
 def test_training_clips_outside_fma_small(tmp_path, corpus):
@@ -126,7 +170,15 @@ def test_a_mistyped_genre_of_fma_is_a_mistake_and_foreign_genres_are_not(tmp_pat
     assert open_corpus(config.data).genres == ("jazz", "rock", "samba")
 
 
-@pytest.mark.parametrize("ids", [np.arange(120) + 0.5, np.arange(120).astype(str), np.zeros((120, 2), int)])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(120) + 0.5,
+        np.full(120, np.nan),
+        np.char.add("a", np.arange(120).astype(str)),
+        np.zeros((120, 2), int),
+    ],
+)
 def test_ids_that_are_none(tmp_path, corpus, ids):
     config = config_for(tmp_path, corpus)
     np.savez(tmp_path / "clips.npz", clips=corpus.clips, track_id=ids)
@@ -150,8 +202,10 @@ def test_damaged_arrays_are_named(tmp_path, corpus):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"clips\.npz"):
             open_corpus(config.data)
-    np.savez(path, clips=np.array([{}, {}]), track_id=corpus.track_id[:2])
-    with pytest.raises(UserError, match="cannot be read"):
+    np.savez(path, clips=corpus.clips, track_id=corpus.track_id, names=np.array(["a", None]))
+    with pytest.raises(
+        UserError, match=r"the array 'names' in .*clips\.npz cannot be read.*numbers or text, or leave"
+    ):
         open_corpus(config.data)
 
 
@@ -175,6 +229,16 @@ def test_standardization_is_scikit_learns_of_the_training_clips(shape):
     np.testing.assert_allclose(statistics.std, scaler.scale_, rtol=1e-5)
 
 
+def test_statistics_of_features_are_those_of_all_training_clips():
+    """A sample would give neural systems other inputs than scikit-learn's baselines in the same table."""
+    corpus = make_corpus(num_clips=7000, clip_shape=(3,))
+    inputs = make_inputs(default(), corpus)
+    scaler = StandardScaler().fit(corpus.clips[corpus.indices("train")].astype(np.float64))
+    assert scaler.n_samples_seen_ > 4096
+    np.testing.assert_allclose(inputs.statistics.mean, scaler.mean_, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(inputs.statistics.std, scaler.scale_, rtol=1e-5)
+
+
 def test_a_constant_feature_stays_at_zero_however_large():
     corpus = make_corpus(clip_shape=(200,))
     constants = np.linspace(1e3, 1e6, 200, dtype=np.float32)
@@ -191,6 +255,7 @@ def test_a_constant_feature_stays_at_zero_however_large():
         ({"data.arrays.clips": "gone.npz"}, "gone.npz does not exist"),
         ({"data.arrays.columns.genre": "style"}, "no column 'style'"),
         ({"data.arrays.clips_key": "mel"}, "say which one is the clips"),
+        ({"data.arrays.ids_key": "track"}, r"no 'track'; it holds clips, track_id\. Correct .*arrays\.ids_key=NAME"),
         ({"data.arrays.axes": "clip feature"}, "3 axes"),
         ({"data.arrays.genres": ("Rock", "Folk")}, "'Jazz' in column 'genre_top' is not one of Rock, Folk"),
         ({"data.frames": 41}, "data.frames=41"),
@@ -206,7 +271,10 @@ def test_bad_input_is_named(tmp_path, corpus, changes, message):
     ("line", "message"),
     [
         ("1000,Rock,dev-test,1,1", "'dev-test' in column 'split' is not one of"),
-        ("1000,,train,1,1", "'genre_top' is empty for track '1000'"),
+        ("1000,,train,1,1", "'genre_top' is empty for track 1000, which has a clip"),
+        ("1000,nan,train,1,1", "'genre_top' is empty for track 1000, which has a clip"),
+        ("1000,Rock,,1,1\n1001,Rock,,1,1", "'split' is empty for track 1000 and 1 others, which have clips"),
+        (",Rock,train,1,1", "not whole numbers"),
         ("a1,Rock,train,1,1", "not whole numbers"),
         ("1001,Rock,train,1,1", "track id 1001 occurs more than once"),
     ],
@@ -214,7 +282,8 @@ def test_bad_input_is_named(tmp_path, corpus, changes, message):
 def test_bad_rows_are_named(tmp_path, corpus, line, message):
     config = config_for(tmp_path, corpus)
     lines = (tmp_path / "tracks.csv").read_text().splitlines()
-    (tmp_path / "tracks.csv").write_text("\n".join([lines[0], line, *lines[2:]]))
+    below = 2 + line.count("\n")
+    (tmp_path / "tracks.csv").write_text("\n".join([lines[0], line, *lines[below:]]))
     with pytest.raises(UserError, match=message):
         open_corpus(config.data)
 

@@ -1,8 +1,21 @@
 """Which corpus a configuration means."""
 
+import pytest
+
 from mgc_jax.config.overrides import override
-from mgc_jax.data.open import resolve_corpus
-from mgc_jax.papers import matt
+from mgc_jax.data.open import resolve_auto, resolve_corpus
+from mgc_jax.papers import PAPERS, SYSTEMS, matt
+from tfds_fma import reading
+
+
+@pytest.mark.parametrize("prepared", [("medium", "small"), ("medium",), ("small",)])
+def test_auto_is_the_corpus_of_the_paper_where_it_is_prepared(monkeypatch, prepared):
+    monkeypatch.setattr(reading, "find_prepared", lambda folder, subset, name: subset if subset in prepared else None)
+    for system in SYSTEMS:
+        corpus = system.paper.corpus
+        expected = corpus if corpus.removeprefix("fma_") in prepared else f"fma_{prepared[0]}"
+        assert resolve_auto(system.config().data)[0] == expected
+    assert {paper.corpus for paper in PAPERS.values()} == {"fma_medium", "fma_small"}
 
 
 def test_without_prepared_fma_it_is_the_demo_with_its_settings_once_and_for_all(tmp_path):

@@ -7,6 +7,7 @@ from helpers import make_corpus, save_arrays
 from sklearn.model_selection import train_test_split
 
 from mgc_jax.config import checks, identity, keys
+from mgc_jax.data.corpus import INNER
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import SPLITS, artists_in_several_splits, cross_validation, stratified_split
 from mgc_jax.errors import UserError
@@ -32,12 +33,29 @@ def test_cross_validation_keeps_artists_together_and_uses_every_clip_once():
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(corpus.split != "test"))
     for fold in folds:
         np.testing.assert_array_equal(fold.indices("test"), corpus.indices("test"))
-        train, validation = fold.indices("train"), fold.indices("validation")
+        train, validation = fold.with_inner_in_training().indices("train"), fold.indices("validation")
         assert not set(corpus.artist[train]) & set(corpus.artist[validation])
         shares = [np.bincount(corpus.label[part], minlength=3) / len(part) for part in (train, validation)]
         np.testing.assert_allclose(*shares, atol=0.15)
     with pytest.raises(UserError, match="artists"):
         cross_validation(corpus, 300, 0)
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_the_fold_that_is_scored_does_not_select(folds):
+    """The inner validation clips are of the other folds, and of artists of their own."""
+    corpus = make_corpus(num_clips=400)
+    for fold in range(folds):
+        dealt, scored = (cross_validation(corpus, folds, fold, selection=how) for how in ("inner", "scored"))
+        np.testing.assert_array_equal(dealt.indices("validation"), scored.indices("validation"))
+        np.testing.assert_array_equal(dealt.with_inner_in_training().split, scored.split)
+        assert (dealt.selects_on, scored.selects_on) == (INNER, "validation")
+        artists = [set(corpus.artist[dealt.indices(split)]) for split in ("train", INNER, "validation")]
+        assert sum(map(len, artists)) == len(set.union(*artists))
+        inner, train = dealt.indices(INNER), scored.indices("train")
+        assert len(inner) == pytest.approx(len(train) / folds, rel=0.15)
+        shares = [np.bincount(corpus.label[part], minlength=3) / len(part) for part in (train, inner)]
+        np.testing.assert_allclose(*shares, atol=0.15)
 
 
 def test_clips_of_unknown_artist_are_dealt_one_by_one():
@@ -56,10 +74,54 @@ def test_no_fold_may_be_empty():
         label=np.array([2, 2, 2, 2, 1], np.int32)[artist],
         split=np.full(len(artist), "train"),
     )
-    for fold in range(5):
+    for fold in range(5):  # before the first one is trained
         with pytest.raises(UserError, match=r"folds=5 is too many for the 5 artists .* fold 2, .* Give fewer folds"):
             cross_validation(corpus, 5, fold)
-    assert len(cross_validation(corpus, 2, 0).indices("validation"))
+    assert len(cross_validation(corpus, 2, 0, selection="scored").indices("validation"))
+
+
+def artists_of(labels, sizes):
+    """A corpus of artists of one genre each."""
+    artist = np.repeat(np.arange(len(labels)), sizes)
+    clips = first_clips(make_corpus(num_clips=max(30, len(artist))), len(artist))
+    label = np.array(labels, np.int32)[artist]
+    return dataclasses.replace(clips, artist=artist.astype(str), label=label, split=np.full(len(artist), "train"))
+
+
+def test_genres_are_spread_over_the_folds():
+    """Regression: scikit-learn before 1.8 did not, and left folds without the rare ones."""
+    rng = np.random.default_rng(0)
+    corpus = artists_of(rng.choice(3, 150, p=[0.7, 0.2, 0.1]), rng.geometric(0.25, 150))
+    dealt = [cross_validation(corpus, 5, fold, selection="scored") for fold in range(5)]
+    counts = np.stack([np.bincount(corpus.label[fold.indices("validation")], minlength=3) for fold in dealt])
+    assert (counts.std(axis=0) < 0.1 * counts.mean(axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "folds"), [([0, 1], [4, 5], 2), ([0, 1, 2], [1, 1, 3], 2), ([0, 0, 1], [9, 2, 2], 2)]
+)
+def test_a_fold_without_clips_to_select_on_is_refused_with_the_first(labels, sizes, folds):
+    corpus = artists_of(labels, sizes)
+    for fold in range(folds):
+        with pytest.raises(UserError, match=rf"^config\.data\.folds={folds}: the clips outside fold \d are of one "):
+            cross_validation(corpus, folds, fold)
+        assert len(cross_validation(corpus, folds, fold, selection="scored").indices("validation"))
+
+
+def test_all_folds_are_possible_or_none():
+    rng = np.random.default_rng(0)
+    for seed in range(60):  # folds up to the number of artists
+        labels = rng.integers(3, size=rng.integers(2, 8))
+        corpus, folds = artists_of(labels, rng.integers(1, 8, len(labels))), int(rng.integers(2, len(labels) + 1))
+        failed = 0
+        for fold in range(folds):
+            try:
+                dealt = cross_validation(corpus, folds, fold, seed)
+            except UserError:
+                failed += 1
+                continue
+            assert {INNER, "train", "validation"} == set(dealt.split)
+        assert failed in (0, folds)
 
 
 def test_the_stratified_split_is_8_1_1_in_every_genre_as_scikit_learn_has_it():
@@ -119,6 +181,8 @@ def test_folds_by_name_and_by_number_are_the_same(tmp_path):
     before = keys.to_json(numbered)
     del before["data"]["split"], before["data"]["split_seed"]  # as a run of before these keys has it
     assert identity.differences(named, before) == []
+    given.data.fold_selection = "scored"
+    assert identity.differences(given, keys.to_json(config_for(corpus, tmp_path))) == []  # of no fold
     assert "data.split: 'folds' there, 'fma' now" in identity.differences(given, before)
 
 
@@ -128,6 +192,7 @@ def test_folds_by_name_and_by_number_are_the_same(tmp_path):
         ({"data.split": "folds"}, "say how many folds"),
         ({"data.split": "8-1-1", "data.folds": 5}, "has no folds"),
         ({"data.split_seed": -1}, "at least 0"),
+        ({"data.fold_selection": "outer"}, "choose one of inner, scored"),
     ],
 )
 def test_impossible_splits_are_refused(changes, message):

@@ -6,6 +6,7 @@ import sklearn.metrics
 
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import (
+    FEWEST_ARTISTS,
     ArtistBootstrap,
     concentration,
     concentration_warnings,
@@ -110,10 +111,10 @@ def test_a_resample_without_a_clip_that_counts_is_nan():
         warnings.simplefilter("error")
         samples = bootstrap.mean(value, artists == "a")
         nothing = bootstrap.mean(value, np.zeros(4, bool))
-        assert np.isnan(interval(nothing)).all()
+        assert np.isnan(interval(nothing, 99)).all()
     np.testing.assert_array_equal(np.isnan(samples), bootstrap.draws[:, 0] == 0)
     assert 0.15 < np.isnan(samples).mean() < 0.45  # (2 / 3)^3 = 0.30
-    assert interval(samples) == (1, 1)
+    assert interval(samples, 99) == (1, 1)
 
 
 def test_no_clip_at_all():
@@ -128,7 +129,7 @@ def test_variance_of_independent_clips_is_that_of_a_binomial():
     samples = ArtistBootstrap(np.arange(200).astype(str), resamples=4000).mean(right)
     assert samples.mean() == pytest.approx(0.35, abs=0.003)
     assert samples.var() == pytest.approx(0.35 * 0.65 / 200, rel=0.08)
-    low, high = interval(samples)
+    low, high = interval(samples, 99)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.35 * 0.65 / 200), rel=0.06)
 
 
@@ -140,11 +141,30 @@ def test_clips_of_an_artist_add_nothing_if_they_are_all_alike():
     np.testing.assert_allclose(copied.mean(np.repeat(right, 10)), alone.mean(right))
 
 
-def test_one_artist_has_an_interval_without_width():
+def test_one_artist_would_have_an_interval_without_width_and_so_has_none():
     label, scores, artists = CASES["one artist"]
     exact = metrics.genre_metrics(label, scores)
     for name, samples in ArtistBootstrap(artists, resamples=20).metrics(label, scores).items():
-        assert interval(samples) == pytest.approx((exact[name], exact[name]))
+        assert interval(samples, FEWEST_ARTISTS) == pytest.approx((exact[name], exact[name]))
+        assert np.isnan(interval(samples, 1)).all()
+        assert np.isnan(paired(samples, samples, 1)).all()
+
+
+def test_how_far_an_interval_of_few_artists_can_be_trusted():
+    """The percentile interval of a mean covers it less often than it says: of the fewest artists, in nine of ten."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(400):
+        bootstrap = ArtistBootstrap(np.arange(FEWEST_ARTISTS).astype(str), resamples=400)
+        low, high = interval(bootstrap.mean(rng.normal(size=FEWEST_ARTISTS)), FEWEST_ARTISTS)
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) == pytest.approx(0.90, abs=0.04)
+
+
+def test_artists_that_count():
+    bootstrap = ArtistBootstrap(np.array(list("aabbc")))
+    assert bootstrap.count(np.array([True, True, False, False, True])) == 2
+    assert bootstrap.count(np.zeros(5, bool)) == 0
 
 
 def test_draws_depend_on_names_and_seed_and_not_on_the_order_of_clips():
@@ -166,20 +186,20 @@ def test_every_artist_is_drawn_once_on_average_with_the_variance_of_a_multinomia
 
 def test_interval_holds_the_middle():
     samples = np.r_[np.arange(1001.0), np.nan][::-1]
-    assert interval(samples) == pytest.approx((25, 975))
-    assert interval(samples, 0.5) == pytest.approx((250, 750))
+    assert interval(samples, 99) == pytest.approx((25, 975))
+    assert interval(samples, 99, 0.5) == pytest.approx((250, 750))
 
 
 def test_paired_by_hand():
     difference = np.r_[np.full(3, -1.0), np.zeros(2), np.full(94, 2.0)]
     base = np.random.default_rng(0).random(99)
-    result = paired(base + difference, base)
+    result = paired(base + difference, base, 99)
     assert result.p == pytest.approx(2 * (5 + 1) / 100)
-    assert (result.low, result.high) == pytest.approx(interval(difference))
-    opposite = paired(base, base + difference)
+    assert (result.low, result.high) == pytest.approx(interval(difference, 99))
+    opposite = paired(base, base + difference, 99)
     assert opposite == pytest.approx((-result.high, -result.low, result.p))
-    assert paired(base, base) == (0, 0, 1)
-    assert np.isnan(paired(np.array([np.nan]), np.array([1.0]))).all()
+    assert paired(base, base, 99) == (0, 0, 1)
+    assert np.isnan(paired(np.array([np.nan]), np.array([1.0]), 99)).all()
 
 
 def test_pairing_sees_a_small_difference_that_intervals_hide():
@@ -189,8 +209,8 @@ def test_pairing_sees_a_small_difference_that_intervals_hide():
     b = a.copy()
     b[rng.choice(np.flatnonzero(~a), 15, replace=False)] = True  # b is right wherever a is, and 15 times more
     samples_a, samples_b = (ArtistBootstrap(artists).mean(right) for right in (a, b))
-    assert interval(samples_a)[1] > interval(samples_b)[0]
-    result = paired(samples_b, samples_a)
+    assert interval(samples_a, 99)[1] > interval(samples_b, 99)[0]
+    result = paired(samples_b, samples_a, 99)
     assert 0 < result.low < 15 / 600 < result.high
     assert result.p < 0.01
     assert mcnemar(a, b) == pytest.approx(2 / 2**15)
@@ -203,7 +223,7 @@ def test_p_values_are_uniform_without_a_difference():
     ps = []
     for _ in range(300):  # clips of an artist are alike
         a, b = (np.repeat(rng.random(60) < 0.5, 3) for _ in range(2))
-        ps.append(paired(bootstrap.mean(a), bootstrap.mean(b)).p)
+        ps.append(paired(bootstrap.mean(a), bootstrap.mean(b), 60).p)
     assert np.mean(np.array(ps) < 0.05) == pytest.approx(0.05, abs=0.03)
     assert np.mean(np.array(ps) < 0.5) == pytest.approx(0.5, abs=0.1)
 

@@ -1,6 +1,8 @@
 import dataclasses
+import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from helpers import make_corpus
@@ -136,6 +138,20 @@ def test_predictions_of_other_software(tmp_path):
     assert result["top_k"] == {}  # nothing is known of the training clips
 
 
+@pytest.mark.parametrize("word", ["nan", "None", "NA", "-1", "-1.0"])
+def test_words_that_say_that_something_is_unknown(tmp_path, word, caplog):
+    path = tmp_path / "theirs.csv"
+    lines = [line.replace(",a,x,", f",{word},{word},") for line in CSV.splitlines()]
+    path.write_text("\n".join(lines))
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        predictions = load_predictions(path)
+    assert f"{path}, column 'artist': 2 of 4 are taken as unknown ('{word}')" in caplog.text
+    assert predictions.artist.tolist() == ["", "b", "", ""]
+    assert predictions.bag_sizes.tolist() == [1, 1, 1, 1]
+    path.write_text("\n".join([f"{lines[0]},bag", *(f"{line},{word}" for line in lines[1:])]))
+    assert load_predictions(path).bag_sizes.tolist() == [1, 1, 1, 1]
+
+
 def test_logits_and_bags_by_name(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text(
@@ -147,7 +163,8 @@ def test_logits_and_bags_by_name(tmp_path):
     assert summaries(predictions)["validation"]["bag"]["paper_accuracy"] == 1.0
 
 
-def test_how_scores_are_read(tmp_path):
+def test_how_scores_are_read(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mgc_jax")
     path = tmp_path / "theirs.csv"
     head = "track_id,split,genre,clip/Jazz,clip/Rock\n"
 
@@ -157,10 +174,30 @@ def test_how_scores_are_read(tmp_path):
         return load_predictions(path).clip_scores
 
     np.testing.assert_allclose(np.exp(scores((0.25, 0.75), (1.0002, 0))), [[0.25, 0.75], [1, 0]], atol=1e-12)
-    np.testing.assert_allclose(scores((-1, -2), (-3, "-inf")), [[-1, -2], [-3, np.log(np.finfo(float).tiny)]])
+    assert "the columns clip/<genre> are taken as probabilities" in caplog.text
+    log_probabilities = (np.log(0.25), np.log(0.75)), (0, "-inf")
+    expected = [log_probabilities[0], (0, np.log(np.finfo(float).tiny))]
+    np.testing.assert_array_equal(scores(*log_probabilities), expected)
+    assert "the columns clip/<genre> are taken as log probabilities" in caplog.text
+    assert "logits" not in caplog.text
+    np.testing.assert_allclose(scores((-1, -2), (-3, -9)), log_softmax([[-1.0, -2], [-3, -9]], axis=1))
+    assert "the columns clip/<genre> are taken as logits" in caplog.text
     with_offsets = scores((3, 1), (103, 101), (-7, -9))  # a logit says nothing beside those of another clip
     np.testing.assert_allclose(with_offsets, np.tile(log_softmax([3.0, 1.0]), (3, 1)))
     assert np.isfinite(scores((1e308, -1e308))).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "total"), [("0.9,0.8", "1.7"), ("0.3,0.1", "0.4"), ("0,0", "0"), ("0.5,0.53", "1.03")]
+)
+def test_probabilities_that_do_not_sum_to_one_are_an_error(tmp_path, row, total):
+    path = tmp_path / "theirs.csv"
+    path.write_text(CSV.replace("0.6,0.4", "0.61,0.4").replace("0.2,0.8", row))
+    message = (
+        rf"clip/<genre> are all between 0 and 1, but those of track 7 sum to {total}, .*\(1 of 4 rows.* by its sum"
+    )
+    with pytest.raises(UserError, match=message):
+        load_predictions(path)
 
 
 def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
@@ -172,6 +209,51 @@ def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
     path.write_text("track_id,split,genre,bag,bag/Jazz,bag/Rock\n1,val,Jazz,7,0.6,0.4\n2,val,Rock,7,0.5,0.5\n")
     with pytest.raises(UserError, match=r"tracks 1 and 2 are in one bag, but their columns bag/<genre> differ"):
         load_predictions(path)
+
+
+def category_of_pandas(values: pa.Array) -> pa.Array:
+    """Its categories are sorted, not all of them need occur, and what is missing has no index."""
+    known = sorted({value for value in values.to_pylist() if value is not None})
+    index = pa.array([None if v is None else known.index(v) for v in values.to_pylist()], pa.int8())
+    return pa.DictionaryArray.from_arrays(index, pa.array([*known, known[-1]], values.type))
+
+
+@pytest.mark.parametrize("encode", [category_of_pandas, pa.Array.dictionary_encode])
+def test_categorical_columns_with_gaps_are_as_those_of_text(tmp_path, encode):
+    """What is missing in a dictionary is not its last category."""
+    table = pa.table({
+        "track_id": [1, 2, 3, 4, 5, 6],
+        "split": ["validation"] * 6,
+        "genre": ["Jazz", "Rock"] * 3,
+        "artist": ["a", None, "b", None, "b", "a"],
+        "album": ["x", "x", None, None, "y", "x"],
+        "predicted_clip": ["Rock"] * 6,
+        "clip/Jazz": [0.25, 0.25, 0.75, 0.5, 0.25, 0.25],
+        "clip/Rock": [0.75, 0.75, 0.25, 0.5, 0.75, 0.75],
+    })  # fmt: skip
+    bags = pa.array([2**60, None, 2**60 + 1, None, 2**60, 2**60 + 1])  # which are one number in floating point
+    path = tmp_path / "p.parquet"
+
+    def loaded(table: pa.Table, encoded: bool) -> Predictions:
+        parts = [table[:4].combine_chunks(), table[4:].combine_chunks()]  # row groups, whose dictionaries differ
+        if encoded:
+            parts = [pa.table({n: encode(part[n].combine_chunks()) for n in part.column_names}) for part in parts]
+        with pyarrow.parquet.ParquetWriter(path, parts[0].schema) as writer:
+            for part in parts:
+                writer.write_table(part)
+        return load_predictions(path)
+
+    for given in (table, table.append_column("bag", bags)):
+        assert_same(loaded(given, encoded=True), loaded(given, encoded=False))
+    assert loaded(table, encoded=True).bag_sizes.tolist() == [2, 1, 1, 1, 1]
+    with_bags = loaded(table.append_column("bag", bags), encoded=True)
+    assert with_bags.bag_sizes.tolist() == [2, 1, 2, 1]
+    assert with_bags.artist.tolist() == ["a", "b", "", "b", "a", ""]
+    for name in ("split", "genre", "predicted_clip", "clip/Jazz", "track_id"):
+        values = [None, *table[name].to_pylist()[1:]]
+        given = table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+        with pytest.raises(UserError, match=rf"the column {name}"):
+            loaded(given, encoded=True)
 
 
 def test_the_bags_and_counts_of_the_corpus(tmp_path):

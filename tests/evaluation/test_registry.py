@@ -34,7 +34,7 @@ def test_a_new_metric_is_seen_everywhere(tmp_path, capsys):
     runs = []
     for name, seed in (("first", 0), ("second", 1)):
         (tmp_path / name).mkdir()
-        predictions = make_predictions(seed=seed)
+        predictions = make_predictions(clips=60, seed=seed)
         runs.append(finish(predictions, {"model": "M", "fingerprint": "f"}, tmp_path / name, "a model"))
     second = runs[1]["splits"]["validation"]
     for level in ("clip", "clip_mean", "bag"):

@@ -15,7 +15,7 @@ ABOUT = {"model": "M", "fingerprint": "f", "best_step": 3}
 
 
 def test_every_level_has_its_metrics():
-    predictions = make_predictions(**COUNTS)
+    predictions = make_predictions(clips=60, **COUNTS)
     result = summary(predictions)
     for level in ("clip", "clip_mean", "bag"):
         expected = genre_metrics(predictions.label, predictions.levels[level])
@@ -23,7 +23,7 @@ def test_every_level_has_its_metrics():
         for name in ("accuracy", "macro_f1", "micro_ap"):
             low, high = result["intervals"][level][name]
             assert low < result[level][name] < high
-    assert (result["clips"], result["bags"], result["artists"]) == (30, 10, 5 + 3)
+    assert (result["clips"], result["bags"], result["artists"]) == (60, 20, 10 + 3)
     assert result["majority_accuracy"] == np.mean(predictions.label == 2)
     assert level_metrics(predictions).items() <= result.items()
     json.dumps(result, allow_nan=False)
@@ -56,7 +56,7 @@ def test_clips_that_are_alone_in_their_bag():
 
 
 def test_rare_genres_are_found_from_the_counts():
-    predictions = make_predictions(**COUNTS)
+    predictions = make_predictions(clips=90, **COUNTS)
     assert rare_lists(predictions, (100, 200)) == {
         "<100": (0,), "<200": (0, 1), "<100 (paper)": (0, 1), "<200 (paper)": (0, 1)
     }  # fmt: skip
@@ -116,11 +116,30 @@ def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):
 
 
 def test_intervals_and_parts_are_of_the_genres_that_the_model_names():
-    predictions = make_predictions(**COUNTS)
+    predictions = make_predictions(clips=60, **COUNTS)
     right = summary(predictions.replace(predicted_genres={"clip": predictions.label}))
     assert right["intervals"]["clip"]["accuracy"] == [1.0, 1.0]
     assert right["frequency"]["clip"]["head"]["accuracy"] == 1.0
     assert summary(predictions)["frequency"]["clip"]["head"]["accuracy"] < 1
+
+
+@pytest.mark.parametrize("artists", [1, 2, 9, 10])
+def test_few_artists_have_no_interval(artists):
+    """One has no width at all: 0.000 to 0.000 would be false certainty."""
+    predictions = make_predictions(clips=60, artist=(np.arange(60) // 3 % artists).astype(str), **COUNTS)
+    rare = predictions.replace(artist=np.where(predictions.label == 0, "X", np.arange(60).astype(str)))
+    assert summary(rare)["top_k"]["clip"]["<100"]["intervals"]["2"] == [None, None]  # the rare genre's only artist
+    assert None not in summary(rare)["intervals"]["clip"]["accuracy"]
+    result = summary(predictions)
+    table = format_table({"train": level_metrics(predictions), "validation": result})
+    if artists < 10:
+        assert all(bounds == [None, None] for level in result["intervals"].values() for bounds in level.values())
+        assert table.count(" - ") == 3
+        assert "(-: fewer than 10 artists, too few for an interval)" in table
+    else:
+        assert all(None not in bounds for level in result["intervals"].values() for bounds in level.values())
+        assert " - " not in table
+    json.dumps(result, allow_nan=False)
 
 
 def test_the_table_warns_of_genres_that_one_artist_carries():

@@ -193,6 +193,8 @@ def test_errors():
     for name in ("features_518", "audio_12000"):
         with pytest.raises(UserError, match=f"{name} is no spectrogram"):
             LogMelFrontend(name)
+    with pytest.raises(UserError, match=r"which was resampled with soxr HQ: prepare mel_1360x96_librosa08 itself"):
+        LogMelFrontend("mel_1360x96_librosa08")
 
 
 def test_frontend_for_stored_audio():

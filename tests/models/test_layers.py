@@ -84,11 +84,50 @@ def test_masked_batch_norm_is_numpy_on_the_real_clips():
     mean, var = real.mean((0, 1, 2)), real.var((0, 1, 2))
     expected = (np.asarray(x) - mean) / np.sqrt(var + 1e-3) * norm.scale[...] + norm.bias[...]
     _assert_close(y, expected)
-    _assert_close((norm.mean[...], norm.var[...]), (0.1 * mean, 0.9 + 0.1 * var))
+    _assert_close((norm.mean[...], norm.var[...]), (mean, var))
     evaluated = norm(x, mask, train=False)
     expected = (np.asarray(x) - norm.mean[...]) / np.sqrt(norm.var[...] + 1e-3)
     _assert_close(evaluated, expected * norm.scale[...] + norm.bias[...])
-    _assert_close(norm.mean[...], 0.1 * mean)  # evaluating records nothing
+    _assert_close(norm.mean[...], mean)  # evaluating records nothing
+    assert norm.count[...] == 1
+
+
+@pytest.mark.parametrize("momentum", [0.99, 0.5, 0.0])
+def test_moving_averages_weigh_the_batches_so_far(momentum):
+    """Their weights are powers of the momentum over the sum of these, and 0 and 1 have none."""
+    norm, rng = layers.MaskedBatchNorm(3, momentum=momentum), np.random.default_rng(0)
+    assert not norm.mean[...].any()
+    assert (norm.var[...] == 1).all()
+    means, variances = 5 + rng.normal(size=(7, 3)), 9 * rng.uniform(0.5, 2, (7, 3))
+    for number, batch in enumerate(zip(means, variances, strict=True), 1):
+        norm.record(*map(jnp.asarray, batch))
+        weights = np.power(momentum, np.arange(number))[::-1]
+        expected = (np.average(x[:number], axis=0, weights=weights) for x in (means, variances))
+        _assert_close((norm.mean[...], norm.var[...]), tuple(expected))
+    assert norm.count[...] == 7
+
+
+def test_old_moving_averages_move_as_those_of_keras_and_stay_where_the_batches_are():
+    norm = layers.MaskedBatchNorm(2, momentum=0.99)
+    norm.count[...] = jnp.full((), layers.ENDLESS)
+    mean, var = jnp.array([2.0, -1.0]), jnp.array([3.0, 0.5])
+    norm.record(mean, var)
+    _assert_close((norm.mean[...], norm.var[...]), (0.01 * mean, 0.99 + 0.01 * var))
+    assert norm.count[...] == layers.ENDLESS
+    norm.mean[...], norm.var[...] = mean, var
+    for count in (1.0, 10.0, layers.ENDLESS):
+        norm.count[...] = jnp.full((), count)
+        norm.record(mean, var)
+        np.testing.assert_array_equal((norm.mean[...], norm.var[...]), (mean, var))
+
+
+def test_after_few_steps_evaluation_normalizes_by_the_statistics_of_the_data():
+    x, every = 3 + 2 * _normal(0, 64, 5, 6, 2), jnp.ones(64)
+    norm = layers.MaskedBatchNorm(2, momentum=0.99)
+    for batch in jnp.split(x, 8):
+        norm(batch, jnp.ones(8), train=True)
+    recomputed = layers.MaskedBatchNorm(2)
+    np.testing.assert_allclose(norm(x, every, train=False), recomputed(x, every, train=True), atol=0.02)
 
 
 def test_masked_batch_norm_without_a_real_clip_is_finite():

@@ -29,6 +29,8 @@ def _clips(*shape):
         ("cnn", {}, 34_600),
         ("cnn", {"filters": (16, 32, 64), "pools": ((2, 2), (2, 2), (2, 2))}, 646_824),
         ("cnn", {"filters": (16, 32, 64), "pools": ((2, 2), (4, 4), (4, 2))}, 85_672),
+        ("cnn", {"kernel": (5, 1), "activation": "elu", "dropout": 0.5}, 5 * 10_768 + 240 + 3 * 64 * 8 + 8),
+        ("cnn", {"kernel": (3, 3)}, 9 * 10_768 + 240 + 4 * 64 * 8 + 8),
         ("bigru", {}, 75_528),
         ("bigru", {"gru_units": 128}, 200_200),
         ("prcnn", {}, 110_120),
@@ -77,6 +79,20 @@ def test_prcnn_is_cnn_and_gru_side_by_side():
     first, second = encoder.rnn.layers
     expected = second(first(jnp.asarray(frames), all_steps=True))
     np.testing.assert_allclose(out[:, 24:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_map_smaller_than_the_kernel_is_padded():
+    encoder = Cnn((4, 2), filters=(3, 2), pools=((1, 1), (1, 1)), kernel=(5, 3), rngs=nnx.Rngs(0))
+    assert encoder(_clips(4, 2), REAL, False, None).shape == (2, encoder.features) == (2, 2)
+
+
+def test_dropout_is_of_the_pooled_maps_in_training():
+    encoder = randomized(Cnn((22, 40), filters=(8,), pools=((1, 1),), dropout=0.25, rngs=nnx.Rngs(0)))
+    clips = _clips(22, 40)
+    whole = np.asarray(encoder(clips, REAL, False, None))
+    some = np.asarray(encoder(clips, REAL, True, nnx.Rngs(dropout=0)))
+    np.testing.assert_allclose(some[some != 0], whole[some != 0] / 0.75, rtol=1e-5)
+    assert (some == 0)[whole != 0].mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_linear_embedding_before_the_gru():

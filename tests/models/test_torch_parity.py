@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mgc_jax.models.classifier import count_parameters
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.recurrent import BidirectionalGRU, ParallelGRU
 from mgc_jax.runtime import platform
@@ -37,6 +38,8 @@ CASES = {
     "mlp": ("mlp", (9,), {"hidden": (8, 5)}),
     "cnn5": ("cnn", (229, 128), _FIVE),
     "cnn3": ("cnn", (31, 17), {"filters": (3, 4, 5), "pools": ((2, 2), (2, 2), (2, 2))}),
+    "cnn, 5 x 1, ELU": ("cnn", (31, 17), {"kernel": (5, 1), "activation": "elu", **_CNN}),
+    "cnn, 3 x 3, tanh": ("cnn", (31, 17), {"kernel": (3, 3), "activation": "tanh", **_CNN}),
     "bigru": ("bigru", (21, 7), _GRU),
     "bigru, 2 layers": ("bigru", (21, 7), {"gru_layers": 2, **_GRU}),
     "prcnn": ("prcnn", (31, 13), {**_CNN, **_GRU}),
@@ -56,7 +59,11 @@ def _runs(case):
     """In training or not, and the form of our convolutions (the library's, or made for CPUs)."""
     if case in WITH_BATCH_NORM:
         return [(False, "library"), (True, "library"), (True, "cpu")]
-    return [(False, "library"), (False, "cpu")] if case in ("cnn5", "parallel_cnn") else [(False, "library")]
+    return (
+        [(False, "library"), (False, "cpu")]
+        if case in ("cnn5", "cnn, 5 x 1, ELU", "parallel_cnn")
+        else [(False, "library")]
+    )
 
 
 RUNS = [
@@ -73,6 +80,8 @@ def _randomized(build):
     def values(name, shape):
         if name == "var":
             return rng.uniform(0.5, 2, shape)
+        if name == "count":
+            return 5
         deviation = {"scale": 1.0, "bias": 0.3, "recurrent_bias": 0.3, "mean": 0.3}
         return rng.normal(size=shape, scale=deviation.get(name, (shape[-1] / math.prod(shape)) ** 0.5))
 
@@ -94,7 +103,7 @@ def _pair(name, clip_shape, options):
     theirs = torch_models.MODELS[name](clip_shape, **options).double()
     tree = _tree(nnx.state(ours, nnx.Any(nnx.Param, nnx.BatchStat)))
     _load(theirs, theirs.layout(tree))
-    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == _count(theirs)
+    assert count_parameters(ours) == _count(theirs)
     assert ours.features == theirs.features
     return ours, theirs
 
@@ -183,12 +192,14 @@ def test_encoder_equals_pytorch(case, train, form, monkeypatch):
         norm = theirs.blocks[block].norm
         assert _distance(after["norm"]["mean"], norm.running_mean) < FORWARD
         assert _distance(after["norm"]["var"], norm.running_var) < FORWARD
+        assert after["norm"]["count"] == norm.num_batches_tracked == 5 + train
 
 
 def test_moving_variance_takes_the_biased_variance():
     """The one place where PyTorch's batch norm is not Keras's, against NumPy."""
     x = np.random.default_rng(0).normal(size=(2, 3, 2, 2))
     norm, plain = torch_models.BatchNorm(3).double(), torch.nn.BatchNorm2d(3, momentum=0.01).double()
+    norm.num_batches_tracked += 10_000  # no start to divide out
     for module in (norm, plain):
         module(torch.tensor(x))
     np.testing.assert_allclose(norm.running_var, 0.99 + 0.01 * x.var((0, 2, 3)), rtol=1e-12)

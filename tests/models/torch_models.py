@@ -18,16 +18,18 @@ from torch.nn import functional
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm with Keras's defaults.
+    """Batch norm with Keras's defaults, whose moving averages have the bias of their start divided out as Adam's.
 
-    Keras moves its variance towards the biased variance of the batch, PyTorch towards the unbiased one, which is
-    count / (count - 1) times as large. Here the step that PyTorch made is scaled back.
+    PyTorch's momentum is one minus Keras's, 0.99, once the start is long ago. Keras moves its variance towards the
+    biased variance of the batch, PyTorch towards the unbiased one, which is count / (count - 1) times as large. Here
+    the step that PyTorch made is scaled back.
     """
 
     def __init__(self, channels):
-        super().__init__(channels, eps=1e-3, momentum=0.01)  # PyTorch's momentum is one minus Keras's, 0.99
+        super().__init__(channels, eps=1e-3)
 
     def forward(self, x):
+        self.momentum = 0.01 / (1 - 0.99 ** (self.num_batches_tracked.item() + 1))
         kept = (1 - self.momentum) * self.running_var
         y = super().forward(x)
         if self.training:
@@ -229,13 +231,21 @@ class Mlp(nn.Module):
 class Cnn(nn.Module):
     """The convolutional half of PRCNN: kernels 3 x 1 without padding, pools that round down."""
 
-    def __init__(self, clip_shape, filters=(16, 32, 64, 64, 64), pools=((2, 2), (2, 2), (2, 2), (4, 4), (4, 4))):
+    def __init__(
+        self,
+        clip_shape,
+        filters=(16, 32, 64, 64, 64),
+        pools=((2, 2), (2, 2), (2, 2), (4, 4), (4, 4)),
+        kernel=(3, 1),
+        activation="relu",
+    ):
         super().__init__()
         time, mel = clip_shape
+        activation = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}[activation]
         self.blocks = nn.Sequential()
         for (n_in, n_out), pool in zip(itertools.pairwise([1, *filters]), pools, strict=True):
-            self.blocks.append(nn.Sequential(nn.Conv2d(n_in, n_out, (3, 1)), nn.ReLU(), nn.MaxPool2d(pool)))
-            time, mel = (time - 2) // pool[0], mel // pool[1]
+            self.blocks.append(nn.Sequential(nn.Conv2d(n_in, n_out, kernel), activation(), nn.MaxPool2d(pool)))
+            time, mel = (time - kernel[0] + 1) // pool[0], (mel - kernel[1] + 1) // pool[1]
         self.features = time * mel * filters[-1]
 
     def forward(self, clips):
@@ -379,6 +389,7 @@ def _conv_layout(tree):
 
 def _conv_block_layout(tree):
     names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    names["count"] = "num_batches_tracked"
     norm = {names[name]: value for name, value in tree["norm"].items()}  # gradients have no moving averages
     return _prefix("conv", _conv_layout(tree)) | _prefix("norm", norm)
 

@@ -34,6 +34,16 @@ def test_parameters_are_the_published_ones(system):
         assert parameters(system) == system.published
 
 
+@pytest.mark.parametrize("system", ubc.ABLATIONS, ids=lambda system: system.name)
+def test_an_ablation_varies_the_system_whose_file_it_names(system):
+    (base,) = (other for other in ubc.SYSTEMS if other.file == system.file)
+    assert system.name.startswith(base.name.partition(":")[0])
+    ours, theirs = system.config().model.encoder, base.config().model.encoder
+    assert sum(ours[key] != theirs[key] for key in theirs) == 1
+    if system.published is not None:
+        assert parameters(system) == system.published
+
+
 def test_matt_adds_one_query_per_genre():
     counts = {system.file: parameters(system) for system in SYSTEMS}
     assert counts["matt_crnn_tf"] == counts["crnn_tf"] + 16 * 64

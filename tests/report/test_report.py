@@ -30,7 +30,7 @@ VOID = {"meta", "link", "br", "img"}
 
 
 def make_predictions(seed: int = 0, pooling: bool = True, corpus: str = "fma_small") -> Predictions:
-    """Scores of 40 training and 40 validation clips in bags of 1 to 4, better than chance; two bags of each artist."""
+    """Scores of 40 training and 40 validation clips in bags of 1 to 4, better than chance; an artist for each bag."""
     rng = np.random.default_rng(seed)
     sizes = np.tile([1, 2, 3, 4], 8)
     bag = np.repeat(np.arange(len(sizes)), sizes)
@@ -45,7 +45,7 @@ def make_predictions(seed: int = 0, pooling: bool = True, corpus: str = "fma_sma
         track_id=np.arange(len(bag)) + 7000,
         split=np.where(bag < 16, "train", "validation"),
         label=label,
-        artist=np.char.add("<b>artist ", (bag // 2).astype(str)),
+        artist=np.char.add("<b>artist ", bag.astype(str)),
         album=bag.astype(str),
         bag=bag,
         clip_scores=scores[0],
@@ -67,7 +67,7 @@ def make_run(folder, seed=0, steps=True, test=False, **changes):
     about |= changes
     predictions = make_predictions(seed, pooling, about["corpus"])
     if test:
-        split = np.where(predictions.bag >= 24, "test", predictions.split)
+        split = np.where(predictions.bag >= 20, "test", predictions.split)
         predictions = dataclasses.replace(predictions, split=split)
     finish(predictions, about, folder, "a run")
     saved = keys.default()
@@ -167,6 +167,9 @@ def test_page_has_the_numbers_of_the_results(run, page):
                 assert re.search(rf"\b{value}\b", shown), (split, level, metric)
     low, high = results["splits"]["test"]["intervals"]["bag"]["micro_ap"]
     assert f"{low:.3f} to {high:.3f}" in shown
+    assert results["splits"]["validation"]["intervals"]["bag"]["micro_ap"] == [None, None]  # of four artists
+    assert f"{results['splits']['validation']['bag']['micro_ap']:.3f} \N{EN DASH} " in shown
+    assert "A dash: fewer than 10 artists, too few for an interval." in shown
     # What is looked at in detail is the test split, since it was evaluated; all can be seen from the head.
     assert "CRNN-TF + MATT on fma_small" in outline.sections["head"]
     assert "has been looked at once" in outline.sections["head"]
@@ -314,6 +317,34 @@ def test_attention():
     assert attention_of(dataclasses.replace(scored, attention=None)) is None
 
 
+@pytest.mark.parametrize(("bags", "shown"), [(9, "(no interval: of 9 artists only)"), (10, "interval over artists ")])
+def test_attention_of_few_artists_has_no_interval(tmp_path, bags, shown):
+    """Nor is anything said of what it prefers."""
+    folder = make_run(tmp_path / "run")
+
+    def few(predictions):
+        sizes = np.bincount(predictions.bag)
+        return predictions.take(np.isin(predictions.bag, 16 + np.flatnonzero(sizes[16:] > 1)[:bags]))
+
+    page = write_report(changed_predictions(folder, few)).read_text()
+    assert shown in check_page(page).sections["attention"]
+    prefers = [word in page for word in ("prefers clips", "no clear preference")]
+    assert sum(prefers) == (bags == 10)
+
+
+def test_pairs_of_few_artists_have_no_interval(tmp_path):
+    folders = [
+        changed_predictions(make_run(tmp_path / name, seed=i), lambda p: p.take(p.bag < 25))
+        for i, name in enumerate(("first", "second"))
+    ]
+    page = write_comparison(folders, tmp_path).read_text()
+    shown = check_page(page).sections["differences"]
+    assert "9 artists" in shown
+    assert "\N{EN DASH} p \N{EN DASH}" in shown
+    assert " to " not in shown
+    assert 'class="best"' not in page[page.index('<section id="differences">') : page.index('<section id="genres">')]
+
+
 def test_paired_difference_is_that_of_the_functions(tmp_path):
     """On the clips that both scored, with the scores of whole bags."""
     first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1)
@@ -330,7 +361,7 @@ def test_paired_difference_is_that_of_the_functions(tmp_path):
         scores = scored.levels["clip_mean"][chosen]
         samples.append(ArtistBootstrap(b.artists).metrics(b.label, scores, scores.argmax(axis=1)))
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "micro_ap"):
-        low, high, p = paired(samples[1][metric], samples[0][metric])
+        low, high, p = paired(samples[1][metric], samples[0][metric], 16)
         assert f"{limits((low, high))} {p_value(p)}" in shown
     right = [x.levels["clip_mean"][r].argmax(axis=1) == b.label for x, r in ((b, slice(None)), (a, rows))]
     assert f"{signed(right[0].mean() - right[1].mean())} " in shown
@@ -375,6 +406,95 @@ def test_runs_that_cannot_be_paired(tmp_path):
     assert "without: not paired: this run has no predictions" in shown
     assert "features: not paired" not in shown
     assert "40 clips" in shown
+
+
+def changed_predictions(folder, change):
+    """Changes a run's predictions and evaluates them anew."""
+    about = {key: value for key, value in json.loads((folder / "results.json").read_text()).items() if key != "splits"}
+    finish(change(load_predictions(folder / "predictions.parquet")), about, folder, "")
+    return folder
+
+
+def with_other_bags(predictions):
+    return predictions.replace(bag=np.arange(len(predictions)), bag_scores=predictions.clip_scores)
+
+
+def with_another_genre(predictions):
+    return predictions.replace(genres=("Rock", GENRES[1], "Polka"))
+
+
+@pytest.mark.parametrize(
+    ("about", "change", "words", "paired"),
+    [
+        (
+            {"corpus": "fma_medium", "fingerprint": "beef"},
+            lambda p: p.take(np.arange(len(p)) % 2 == 0),
+            "it is on another corpus: fma_medium (fingerprint beef, 20 validation clips in 16 bags); the first is on "
+            "fma_small (fingerprint f00d, 40 validation clips in 16 bags).",
+            "not paired: it is on another corpus",
+        ),
+        (
+            {"corpus": "arrays", "fingerprint": "beef"},
+            lambda p: p.replace(label=(p.label + 1) % 3),
+            "it is on another corpus: arrays (fingerprint beef, 40",
+            "not paired: it is on another corpus",
+        ),
+        (
+            {},
+            lambda p: p.take(np.arange(len(p)) > 60),
+            "it scored other clips: 19 of its 19 are among the 40",
+            "19 clips",
+        ),
+        (
+            {"fingerprint": "fold"},
+            lambda p: p.replace(track_id=p.track_id + 9999),
+            "it scored other clips: 0 of its 40",
+            "not paired: the validation splits of the two share no clip",
+        ),
+        (
+            {},
+            with_another_genre,
+            "it has other genres (Jazz, Polka in one of the two only)",
+            "not paired: it has other",
+        ),
+        ({}, with_other_bags, "its bags hold other clips (data.bag_key, or the albums)", "40 clips"),
+    ],
+)
+def test_runs_that_were_not_evaluated_on_the_same_say_so(tmp_path, about, change, words, paired):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1, **about)
+    changed_predictions(second, change)
+    page = write_comparison([first, second], tmp_path).read_text()
+    outline = check_page(page)
+    assert "validation split of each" in outline.sections["head"]
+    assert f"second: {words}" in outline.sections["head"]
+    assert paired in outline.sections["differences"]
+    genres = page[page.index('<section id="genres">') : page.index('<section id="curves">')]
+    assert 'class="best"' not in genres
+    support = load_predictions(second / "predictions.parquet").of_split("validation").label == 0
+    assert f"<small>{support.sum()} clips</small>" in genres
+
+
+def test_other_bags_are_paired_clip_by_clip_alone(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1)
+    changed_predictions(second, with_other_bags)
+    page = write_comparison([first, second], tmp_path).read_text()
+    differences = page[page.index('<section id="differences">') : page.index('<section id="genres">')]
+    assert re.findall(r'<td class="text">([^<]+)', differences) == ["clip"]
+
+
+def test_runs_of_the_same_clips_have_the_highest_in_bold(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1, pooling=False)
+    for folder in (first, second):
+        for gone in ((), ("predictions.parquet",)):  # also where the results alone say that they are the same
+            for name in gone:
+                (folder / name).unlink()
+            page = write_comparison([first, second], tmp_path).read_text()
+            assert "not evaluated on the same" not in page
+            assert page[page.index('<section id="genres">') :].count('class="best"') == 3
+    results = json.loads((second / "results.json").read_text())
+    results["fingerprint"] = "beef"
+    (second / "results.json").write_text(json.dumps(results))
+    assert "not evaluated on the same" in write_comparison([first, second], tmp_path).read_text()
 
 
 def test_comparison_shows_what_differs(tmp_path):
@@ -468,7 +588,8 @@ def test_comparison_is_on_the_split_that_most_runs_have(tmp_path):
     both = [make_run(tmp_path / name, seed=i, test=True) for i, name in enumerate(("first", "second"))]
     third = make_run(tmp_path / "third")
     head = check_page(write_comparison([*both, third], tmp_path).read_text()).sections["head"]
-    assert "On the validation split, which all of them were evaluated on" in head
+    assert "third: it scored other clips: 10 of its 40 are among the 10 of the first." in head
+    assert "On the validation split of each, which all of them were evaluated on" in head
     for folder in both:
         results = json.loads((folder / "results.json").read_text())
         del results["splits"]["validation"]
@@ -484,7 +605,8 @@ def test_numbers():
     assert signed(0.25) == "+0.250"
     assert signed(-0.25) == "\N{MINUS SIGN}0.250"
     assert limits((-0.5, 0.25)) == "\N{MINUS SIGN}0.500 to 0.250"
-    assert limits(None) == limits((float("nan"), float("nan"))) == ""
+    assert limits(None) == ""
+    assert limits((float("nan"), float("nan"))) == limits((None, None)) == "\N{EN DASH}"
     assert p_value(0.0123) == "p 0.012"
     assert p_value(1e-9) == "p <0.001"
     assert shade(0) == "background:rgb(255,255,255);color:#1b1f24"

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -30,14 +31,16 @@ def handler():
     def theirs(number, frame):
         raise AssertionError
 
-    before = signal.signal(signal.SIGTERM, theirs)
+    before = {number: signal.signal(number, theirs) for number in (signal.SIGTERM, signal.SIGINT)}
     yield theirs
-    assert signal.getsignal(signal.SIGTERM) is theirs
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        assert signal.getsignal(number) is theirs
+        signal.signal(number, handler)
+    assert signal.set_wakeup_fd(-1) == -1
 
 
-def ask():
-    os.kill(os.getpid(), signal.SIGTERM)
+def ask(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
 
 
 def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
@@ -48,7 +51,6 @@ def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
         ask()
         assert asked.requested
         assert asked.agreed()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the next one ends the process at once
         with pytest.raises(Preempted):  # nobody has answered
             deferred.__exit__(None, None, None)
     with notice() as outer, notice() as inner:
@@ -56,6 +58,46 @@ def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
         with pytest.raises(Preempted, match="same command resumes") as stopped:
             ask()
     assert stopped.value.code == EXIT_STATUS == 75
+    with notice() as asked:
+        deferred = asked.deferred()
+        deferred.__enter__()
+        ask(signal.SIGINT)
+        assert asked.requested == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            deferred.__exit__(None, None, None)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    theirs = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
+    with notice() as asked:
+        ask(signal.SIGINT)
+        assert not asked.requested
+    assert signal.signal(signal.SIGINT, theirs) is signal.SIG_IGN
+
+
+_BUSY = """
+import hashlib
+from mgc_jax.runtime.preemption import notice
+with notice() as asked, asked.deferred():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as XLA while it compiles: no handler of Python can run
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_answered_at_once_and_the_second_ends_the_process(number):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    restored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    with subprocess.Popen([sys.executable, "-c", _BUSY], cwd=ROOT, **streams, **restored) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        process.send_signal(number)  # the same one, by way of a launcher
+        assert process.stderr.readline() == b"\n"
+        assert b"stopping as soon as" in process.stderr.readline()
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 128 + number
 
 
 def test_other_threads_cannot_listen_and_do_not_mind(handler):
@@ -104,8 +146,8 @@ def test_exit_statuses(capsys, raised, status, text):
     assert bool(shown) == bool(text)
 
 
-def stop_before(monkeypatch, stop):
-    """Sends SIGTERM while the batch after step `stop` is fetched."""
+def stop_before(monkeypatch, stop, number):
+    """Sends a signal while the batch after step `stop` is fetched."""
     make = loop.placed_dispatches
 
     def placed(batches, clips, mesh, first, steps):
@@ -113,21 +155,22 @@ def stop_before(monkeypatch, stop):
         for dispatch in make(batches, clips, mesh, first, steps):
             step += dispatch.steps
             if step == stop:
-                ask()
+                ask(number)
             yield dispatch
 
     monkeypatch.setattr(loop, "placed_dispatches", placed)
 
 
-def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_stopped_run_saves_its_step_and_resumes_bit_for_bit(tmp_path, monkeypatch, caplog, number, raised):
     changes = {"train.epochs": 3, "train.eval_every_epochs": 2, "train.log_every_steps": 9}
     changes |= {"optimizer.ema": 0.8, "augment.noise": 0.1, "data.arrays.axes": "clip feature"}
     config = small_config(tmp_path, make_corpus(clip_shape=(6,)), **changes)
     config.model.encoder = ConfigDict({"name": "mlp", "hidden": (8,)})
     whole = train_and_evaluate(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stop_before(patch, 3)  # between log lines, and evaluations
-        with pytest.raises(Preempted):
+        stop_before(patch, 3, number)  # between log lines, and evaluations
+        with pytest.raises(raised):
             train_and_evaluate(config, tmp_path / "stopped")
     assert (tmp_path / "stopped" / "checkpoints" / "3").is_dir()
     assert f"stopped after step 3 of {whole['last_step']}, which is saved" in caplog.text

@@ -178,6 +178,10 @@ def test_the_plan_has_the_papers_places():
     assert (of_bags.metric, of_bags.published.value) == ("multi_hot_bag_micro_ap", 0.7202)
     ubc = numbers("ubc", UBC_DATA, PARTS["ubc"])
     assert sum(number.published is not None for number in ubc if number.part == "table2") == 13
+    ablations = [number for number in ubc if number.part == "ablations"]
+    assert len(ablations) == 2 * 7
+    assert [number.published.value for number in ablations if number.published] == [51.25, 44.125]
+    assert [number.row for number in ablations if not number.notes] == ["5-layer CNN"] * 2
 
 
 @pytest.mark.parametrize("paper", PARTS)
@@ -527,13 +531,18 @@ def test_only_what_is_wanted_of_the_demo_is_made(tmp_path, monkeypatch):
 # What is measured.
 
 
-def test_a_resample_without_a_genre_says_nothing_about_it():
+def test_a_resample_without_a_genre_says_nothing_about_it(monkeypatch):
     """Folk has one artist, who is not drawn in about a third of the resamples; and is always predicted right."""
     rare = np.arange(60) < 3
     label = np.where(rare, 1, 0).astype(np.int32)
     artist = np.where(rare, "folk", np.arange(60).astype(str))
     scores = np.log(np.full((60, 3), 0.05) + 0.85 * np.eye(3)[label])
     run = predictions().replace(label=label, artist=artist, clip_scores=scores, bag_scores=None, bag=np.arange(60))
+    for metric in ("precision", "recall", "f1"):
+        folk = measure(f"{metric} Folk", [run], "clip")
+        assert (folk.mean, folk.low, folk.high) == (1, None, None)  # of one artist there is no interval
+        assert measure(f"{metric} macro", [run], "clip").low == 1
+    monkeypatch.setattr("mgc_jax.evaluation.bootstrap.FEWEST_ARTISTS", 1)
     for metric in ("precision", "recall", "f1"):
         folk = measure(f"{metric} Folk", [run], "clip")
         assert (folk.mean, folk.low, folk.high) == (1, 1, 1)
@@ -819,3 +828,11 @@ def test_from_the_command_line_to_the_files(tmp_path):
     assert crossed.returncode == 0, crossed.stderr
     assert "2 folds, grouped by artist" in (folder / "tables.md").read_text()
     assert (folder / "runs" / "mlp-seed0-2" / "fold-1").is_dir()  # the other runs are kept
+
+
+def test_folds_are_for_the_tables_to_set_but_not_what_selects_in_them():
+    file = ROOT / "configs" / "echonest.py"
+    for key in ("data.fold", "data.folds", "model.encoder.name"):
+        with pytest.raises(UserError, match=rf"--config\.{key} is for the tables to set"):
+            FromFile("matt", file, {key: 1})
+    assert FromFile("matt", file, {"data.fold_selection": "scored"}).overrides

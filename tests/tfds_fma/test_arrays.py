@@ -5,6 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import fma_trees
 import numpy as np
 import pytest
 from helpers import make_corpus, save_arrays
@@ -15,7 +16,7 @@ from tfds_fma import UserError, genres_of
 from tfds_fma.clips.sources import arrays_source
 from tfds_fma.preparation import prepare_arrays
 from tfds_fma.prepare import main
-from tfds_fma.reading import class_names, find_prepared, read_dataset
+from tfds_fma.reading import class_names, find_prepared, read_dataset, resampler_of
 from tfds_fma.representations.feature_vector import Precomputed
 from tfds_fma.source.arrays import ArrayFiles, read_arrays
 from tfds_fma.source.track_table import Columns, number_names
@@ -123,6 +124,29 @@ def test_names_become_numbers_and_stay_readable(tmp_path):
     assert np.isnan(read["duration"]).all()
 
 
+UNKNOWN_WORDS = ("nan", "NaN", "None", "NA", "N/A", "<NA>", "null", "-1", "-1.0")
+
+
+def test_words_that_say_that_an_artist_is_unknown(tmp_path):
+    """They are no artist, they do not turn ids into names, and they are counted."""
+    rows = [{"artist_id": word, "album_id": word, "name": word, "part": word} for word in UNKNOWN_WORDS]
+    rows += [{"artist_id": "70", "name": "Nana", "part": "small"}, {"artist_id": "8.0", "album_id": "", "part": ""}]
+    files = write_files(tmp_path, [{"name": ""} | row for row in rows])
+    files = dataclasses.replace(files, columns=Columns(artist_name="name", subset="part"))
+    lines: list[str] = []
+    path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    read, _ = read_dataset(path)
+    unknown = len(UNKNOWN_WORDS)
+    assert read["artist_id"].tolist() == [*[-1] * unknown, 70, 8]
+    assert read["album_id"].tolist() == [*[-1] * unknown, 5, -1]
+    assert read["artist"].tolist() == [*[""] * unknown, "Nana", ""]
+    assert read["subset"].tolist() == [*[""] * unknown, "small", ""]
+    assert (
+        f"{files.table}, column 'artist_id': 9 of 11 are taken as unknown ('-1', '-1.0', '<NA>', 'N/A', " in lines[0]
+    )
+    assert [line.split("'")[1] for line in lines[:4]] == ["artist_id", "album_id", "name", "part"]
+
+
 def test_the_name_of_an_artist_beside_the_id(tmp_path):
     rows = [{"artist_id": 3, "name": "Abba"}, {"artist_id": "", "name": "Nobody"}]
     files = write_files(tmp_path, rows, columns=Columns(artist_name="name", album=""))
@@ -130,6 +154,32 @@ def test_the_name_of_an_artist_beside_the_id(tmp_path):
     assert read["artist_id"].tolist() == [3, -1]
     assert read["artist"].tolist() == ["Abba", "Nobody"]
     assert read["album_id"].tolist() == [-1, -1]
+
+
+def test_fmas_own_table_with_its_three_header_rows(tmp_path):
+    subsets, genres = ("small", "medium", "large"), ("Rock", "Folk", "")
+    rows = [{"subset": s, "genre": g, "split": "test"} for s, g in zip(subsets, genres, strict=True)]
+    fma_trees.write_table(tmp_path, [{"track_id": number} | row for number, row in enumerate(rows)])
+    clips = np.ones((2, 5, 4), np.float32)
+    files = dataclasses.replace(
+        write_files(tmp_path, rows, clips), table=str(tmp_path / "fma_metadata" / "tracks.csv")
+    )
+    arrays = read_arrays(files)
+    assert arrays.row.tolist() == [0, 1]
+    assert arrays.tracks.genre.tolist() == ["Rock", "Folk"]
+    assert arrays.tracks.split.tolist() == ["test", "test"]
+    assert (arrays.tracks.artist.tolist(), arrays.tracks.album.tolist()) == (["7", "7"], ["5", "5"])
+    named = dataclasses.replace(
+        files, columns=Columns(title="track_title", artist_name="artist_name", subset="subset")
+    )
+    read, _ = read_dataset(prepared(named, tmp_path))
+    assert (read["title"].tolist(), read["artist"].tolist(), read["subset"].tolist()) == (
+        ["T", "T"], ["A", "A"], ["small", "medium"],
+    )  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"no column 'id'; it has .*album_id, artist_id"
+    ):  # of the artist, or the album?
+        read_arrays(dataclasses.replace(files, columns=Columns(artist="id")))
 
 
 def test_the_subset_of_a_clip(tmp_path):
@@ -168,10 +218,11 @@ def test_numbers_of_names(names, numbers, are_names):
 def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path):
     clips = np.zeros((4, 5, 4), np.float16)
     clips[1, 2, 3], clips[2, 0, :2] = np.inf, np.nan
-    rows = [{}, {}, {"split": "validation"}, {"split": "test"}, {}, {"split": "val"}]
+    rows = [{}, {}, {"split": "validation"}, {"split": "test"}, {}, {"split": "val", "genre_top": ""}]
     lines: list[str] = []
     files = write_files(tmp_path, rows, clips)
     path = prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    assert not any("warning" in line for line in lines)
     assert lines[-2] == (
         "small-mine: 2 clips written (train 1, test 1); 4 rejected: 2 not-finite, 2 missing; 0 padded"
     )
@@ -182,6 +233,7 @@ def test_rows_without_a_clip_and_clips_that_are_not_finite_are_rejected(tmp_path
     }  # fmt: skip
     assert rejects[2]["detail"] == "2 of 20 values are not finite"
     assert rejects[5]["split"] == "validation"
+    assert resampler_of(path) == ""
 
 
 def test_columns_of_the_table_as_clips(tmp_path, capsys):
@@ -312,11 +364,69 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
     assert not (tmp_path / "data" / "fma" / "small-mel_1360x96" / layout.VERSION).exists()
 
 
+def write_shuffled(files: ArrayFiles, **beside: np.ndarray) -> np.ndarray:
+    """Writes the clips in another order than the table's; returns it."""
+    order = np.array([2, 0, 1])
+    with np.load(files.clips) as loaded:
+        np.savez(files.clips, clips=loaded["clips"][order], **{name: ids[order] for name, ids in beside.items()})
+    return order
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ids", "int32"), ("tid", "float64"), ("0", "str")])
+def test_ids_beside_the_clips_are_never_passed_over(tmp_path, name, kind):
+    files = dataclasses.replace(write_files(tmp_path, [{}] * 3), clips_key="clips")
+    order = write_shuffled(files, **{name: np.arange(3).astype(kind)})
+    message = rf"clips.npz has no 'track_id', but a whole number for each clip in '{name}'.* set --ids_key NAME"
+    with pytest.raises(UserError, match=message):
+        read_arrays(files)
+    with pytest.raises(UserError, match=r"the clips with --clips_key NAME, and which the track ids with --ids_key"):
+        read_arrays(dataclasses.replace(files, clips_key=""))
+    named = dataclasses.replace(files, ids_key=name)
+    assert read_arrays(named).row.tolist() == order.tolist()
+    assert read_arrays(dataclasses.replace(named, clips_key="")).row.tolist() == order.tolist()
+    # They are labels: so says the user.
+    assert read_arrays(dataclasses.replace(files, ids_key="")).row.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stored", ["npz", "npz without ids", "npy"])
+def test_a_mistyped_name_of_the_ids(tmp_path, stored):
+    files = dataclasses.replace(write_files(tmp_path, [{}] * 3), ids_key="trackid")
+    if stored != "npz":
+        write_shuffled(files)
+    if stored == "npy":
+        np.save(tmp_path / "clips.npy", np.ones((3, 5, 4), np.float32))
+        files = dataclasses.replace(files, clips=str(tmp_path / "clips.npy"))
+    with pytest.raises(UserError, match=r"has no 'trackid'; it holds .+\. Correct --ids_key NAME"):
+        read_arrays(files)
+    if stored != "npz":
+        assert read_arrays(dataclasses.replace(files, ids_key="")).row.tolist() == [0, 1, 2]
+
+
+def test_a_file_of_ids_and_others_beside_the_clips(tmp_path):
+    files = write_files(tmp_path, [{}] * 3)
+    np.save(tmp_path / "ids.npy", np.arange(3))
+    files = dataclasses.replace(files, ids=str(tmp_path / "ids.npy"))
+    assert read_arrays(files).row.tolist() == [0, 1, 2]
+    order = write_shuffled(files, track_id=np.arange(3))
+    with pytest.raises(UserError, match=r"ids.npy and 'track_id' in .*clips.npz are different track ids"):
+        read_arrays(files)
+    np.save(files.ids, order[::-1])
+    ignoring = dataclasses.replace(files, ids_key="", clips_key="clips")
+    assert read_arrays(ignoring).row.tolist() == order[::-1].tolist()
+
+
 def test_a_split_that_is_none_is_an_error_also_where_there_is_no_clip(tmp_path):
     files = write_files(tmp_path, [{}, {"split": "holdout"}], np.ones((1, 5, 4), np.float32))
     assert len(read_arrays(files).clips) == 1  # that clip has a split
     with pytest.raises(UserError, match="'holdout' in column 'split' is not one of train, validation, test"):
         prepared(files, tmp_path)
+
+
+def test_axes_that_look_exchanged_are_told(tmp_path):
+    lines: list[str] = []
+    files = write_files(tmp_path, [{}], np.ones((1, 4, 5), np.float32))
+    prepare_arrays(files, "small", "mine", tmp_path / "data", progress=False, log=lines.append)
+    assert any("warning: " in line and "only 4 frames of 5 mel bands" in line for line in lines)
 
 
 def test_a_clip_that_the_table_does_not_have_is_an_error(tmp_path):

@@ -62,7 +62,7 @@ def test_representations_have_their_shape(representation):
 
 def test_published_shapes_and_names():
     shapes = {name: item.shape for name, item in REPRESENTATIONS.items()}
-    assert shapes["mel_1360x96"] == shapes["mel_1360x96_nfft512"] == (1360, 96)
+    assert shapes["mel_1360x96"] == shapes["mel_1360x96_librosa08"] == shapes["mel_1360x96_nfft512"] == (1360, 96)
     assert shapes["mel_640x128"] == shapes["mel_640x128_hop512"] == (640, 128)
     assert shapes["features_518"] == (518,)
     assert shapes["features_mfcc"] == (140,)

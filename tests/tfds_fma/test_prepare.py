@@ -270,7 +270,7 @@ def test_killed_in_the_middle_then_run_again(many_clips, tmp_path, monkeypatch):
     assert sorted(file.name for file in config_dir.iterdir()) == [".lock", layout.VERSION]
     uninterrupted, _ = prepared(many_clips, tmp_path / "other")
     assert contents(path) == contents(uninterrupted)
-    assert len(contents(path)) == 30 + 4  # shards; columns, features, labels, rejects; nothing left over
+    assert len(contents(path)) == 30 + 5  # shards; columns, features, labels, metadata, rejects; nothing left over
 
 
 def interrupted(source: Path, data_dir: Path, monkeypatch, subset: str = "small", name: str = MEL) -> None:

@@ -15,6 +15,7 @@ from helpers import small_config
 
 from mgc_jax.errors import UserError
 from mgc_jax.inference import CheckpointMeta
+from mgc_jax.models.layers import ENDLESS
 from mgc_jax.modes import train
 from mgc_jax.training.checkpoint import DamagedError, open_checkpoints
 from mgc_jax.training.state import TrainState
@@ -73,6 +74,25 @@ def flip(file):
 
 def remove(file):
     file.unlink()
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_state_without_counts_is_one_whose_averages_are_old(tmp_path, ema):
+    """As of a version whose moving averages were not debiased, and not averaged with the weights."""
+    params, norm = {"w": jnp.arange(3.0)}, {"mean": jnp.arange(2.0), "var": jnp.ones(2)}
+    average = {"average": {"w": jnp.ones(3)}, "count": jnp.array(7)} if ema else None
+    saved = TrainState(jnp.array(7, jnp.int32), params, {0: {"norm": norm}}, (), average)
+    with open_checkpoints(tmp_path, SELECT) as checkpoints:
+        checkpoints.save(saved, META, {SELECT: 0.5})
+    counted = {0: {"norm": norm | {"count": jnp.array(3.0)}}}
+    like = dataclasses.replace(saved, batch_stats=counted, ema=average and {**average, "batch_stats": counted})
+    with open_checkpoints(tmp_path, SELECT) as checkpoints:
+        found, _ = checkpoints.last_whole(like, lambda meta: None)
+    assert jax.tree.structure(found) == jax.tree.structure(like)
+    expected = {0: {"norm": norm | {"count": jnp.array(ENDLESS)}}}
+    for batch_stats in (found.batch_stats, found.evaluated[1]):
+        jax.tree.map(np.testing.assert_array_equal, batch_stats, expected)
+    jax.tree.map(np.testing.assert_array_equal, found.evaluated[0], average["average"] if ema else params)
 
 
 @pytest.mark.parametrize("damage", [cut, flip, remove])

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -266,6 +268,48 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path, corpus):
         modes.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("key", ["paper", "published"])
+def test_the_true_genre_parts_the_bags_of_training_but_not_those_that_select(tmp_path, corpus, key):
+    mixed = dataclasses.replace(corpus, album=(corpus.track_id // 2).astype(str), artist=np.full(len(corpus), "a"))
+    run = Experiment(small_config(tmp_path, mixed, **{"data.bag_key": key}), tmp_path / "run")
+
+    def parted(bags):
+        return all(len(np.unique(mixed.label[bags.take(np.array([i])).clips])) == 1 for i in range(len(bags)))
+
+    assert parted(run.train_bags)
+    assert {split: parted(bags) for split, bags in run.bags.items()} == {
+        "train": key == "published", "validation": key == "published", "test": False
+    }  # fmt: skip
+
+
+def test_weights_keep_the_standardization_that_they_were_trained_with(tmp_path, corpus, monkeypatch):
+    """As those of earlier versions, which took it from a sample."""
+    config, workdir = small_config(tmp_path, corpus, **{"train.epochs": 1}), tmp_path / "run"
+
+    def other(corpus, *_):
+        statistics = standardization(corpus, True)
+        return dataclasses.replace(statistics, mean=statistics.mean - 0.5, std=2 * statistics.std)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mgc_jax.data.inputs.standardization", other)
+        trained = modes.train(config, workdir)
+        config.train.epochs = 2
+        longer = modes.train(config, tmp_path / "longer")
+    config.train.epochs = 1
+    assert modes.evaluate(config, workdir)["splits"] == trained["splits"]
+    config.train.epochs = 2
+    assert modes.train(config, workdir)["splits"] == longer["splits"]
+
+
+def test_a_workdir_can_be_on_a_file_system_without_locks(tmp_path, corpus, monkeypatch, caplog):
+    def flock(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claim(tmp_path / "run", small_config(tmp_path, corpus), create=True):
+        assert "has no locks (No locks available)" in caplog.text
+
+
 def in_rows(saved, rows, clips_per_row):
     """A configuration as earlier versions saved it."""
     batch = {key: value for key, value in saved["batch"].items() if key not in ("clips", "bags")}
@@ -388,7 +432,7 @@ def test_post_hoc_adjustment_divides_by_the_prior(tmp_path, corpus):
         config.eval.logit_adjustment = tau
         run = Experiment(config, tmp_path / "run")
         state = initial_state(run, make_optimizer(config.optimizer, 1, 10))
-        scores.append(run.predict("validation", state.evaluated, state.batch_stats))
+        scores.append(run.predict("validation", *state.evaluated))
     prior = np.bincount(bags_of(corpus, "train", "pair").label, minlength=3)
     for level in ("clip", "bag"):
         expected = np.exp(scores[0].levels[level]) / prior
@@ -597,7 +641,7 @@ def test_a_run_starts_from_the_best_weights_of_another(tmp_path, vectors, traine
     with open_checkpoints(trained[1], config.train.select) as checkpoints:
         best = checkpoints.best_step()
     theirs = mlp_state(trained[0], trained[1], best)
-    jax.tree.map(np.testing.assert_array_equal, mlp_state(config, tmp_path / "run").params, theirs.evaluated)
+    jax.tree.map(np.testing.assert_array_equal, mlp_state(config, tmp_path / "run").params, theirs.evaluated[0])
     origin = meta_of(config, tmp_path / "run").init_from
     assert origin == {
         "path": str(trained[source]), "step": best, "corpus": "arrays", "fingerprint": results["fingerprint"],
@@ -625,7 +669,7 @@ def test_other_genres_start_with_a_new_head(tmp_path, vectors, trained, caplog):
     state = mlp_state(config, tmp_path / "run")
     with open_checkpoints(trained[1], config.train.select) as checkpoints:
         theirs = mlp_state(trained[0], trained[1], checkpoints.best_step())
-    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], theirs.evaluated["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], theirs.evaluated[0]["encoder"])
     _, fresh, _ = split_model(build_model(config.model, (6,), 3, seed=config.seed))
     np.testing.assert_array_equal(state.params["head"]["kernel"], fresh["head"]["kernel"])
     assert meta_of(config, tmp_path / "run").init_from["reset"][-1] == "head"

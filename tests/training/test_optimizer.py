@@ -180,7 +180,7 @@ def test_moving_average_of_the_weights(monkeypatch):
         average = decay * average + (1 - decay) * weight
         np.testing.assert_allclose(float(state.ema["average"]["body"]["w"]), average, rtol=1e-5)
         np.testing.assert_allclose(float(state.params["body"]["w"]), weight, rtol=1e-5)
-        assert state.evaluated is state.ema["average"]
+        assert state.evaluated[0] is state.ema["average"]
 
 
 def test_a_young_average_follows_fast_also_late_in_training(monkeypatch):
@@ -192,7 +192,7 @@ def test_a_young_average_follows_fast_also_late_in_training(monkeypatch):
     state = dataclasses.replace(state, step=state.step + 10_000, params=jax.tree.map(lambda w: w + 1, state.params))
     for _ in range(100):
         state, _ = step(state, None, None, None, jnp.zeros((), jnp.uint32))
-    assert float(state.evaluated["head"]["w"]) > 0.99
+    assert float(state.evaluated[0]["head"]["w"]) > 0.99
 
 
 def test_only_the_trained_part_changes(monkeypatch):

@@ -1,4 +1,4 @@
-"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and soxr."""
+"""MP3 bytes -> mono float32 audio at the rate that is wanted, with libsndfile and a resampler."""
 
 import contextlib
 import functools
@@ -9,9 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
+from tfds_fma.clips.mp3_frames import with_all_frames
+from tfds_fma.clips.resampling import resample
 from tfds_fma.errors import ClipError
+from tfds_fma.representations.base import SOXR
 
 # A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
 # MATT did.
@@ -47,6 +49,7 @@ def decode(
     *,
     at_most: int | None = None,
     excerpt_of: float | None = None,
+    resampler: str = SOXR,
 ) -> DecodedAudio:
     """Decodes the start of an MP3 file.
 
@@ -57,6 +60,7 @@ def decode(
       at_most: number of samples to return if there are as many; by default `samples`.
       excerpt_of: length of the track in seconds, if the file is a whole track of which FMA's 30 s excerpt is wanted:
         from half of that length less 15 s on, in whole seconds.
+      resampler: see `tfds_fma.clips.resampling`.
 
     Returns:
       Between `samples` and `at_most` samples.
@@ -69,7 +73,7 @@ def decode(
     if not file.seek(0, io.SEEK_END):
         raise ClipError("empty", "the file has no bytes")
     file.seek(0)
-    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of)
+    audio = _resampled_start(file, sample_rate, at_most or samples, excerpt_of, resampler)
     if len(audio) < _MIN_SHARE * samples:
         detail = f"{len(audio) / sample_rate:.2f} s of the {samples / sample_rate:.2f} s needed"
         raise ClipError("short", detail)
@@ -79,24 +83,43 @@ def decode(
     return DecodedAudio(np.pad(audio, (0, missing)) if missing > 0 else audio, padded=missing > 0)
 
 
-def _resampled_start(file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None) -> np.ndarray:
+def _resampled_start(
+    file: BinaryIO, sample_rate: int, samples: int, excerpt_of: float | None, resampler: str
+) -> np.ndarray:
     """Decodes, mixes to mono and resamples; returns up to `samples` float32."""
-    # Given the descriptor of a file on disk, libsndfile reads it itself, which saves 2,300 calls of Python a clip.
-    handle = file if isinstance(file, io.BytesIO) else file.fileno()
+    seconds = samples / sample_rate + _MARGIN_SECONDS
     with decoder_errors_as_clip_errors():
-        with soundfile.SoundFile(handle, closefd=False) as audio:
-            rate = audio.samplerate
-            if excerpt_of is not None:
-                audio.seek(min(_excerpt_start(excerpt_of) * rate, audio.frames))
-            wanted = int((samples / sample_rate + _MARGIN_SECONDS) * rate) + 1
-            channels = audio.read(wanted, dtype="float32", always_2d=True).T
+        channels, rate, end = _read_start(file, seconds, excerpt_of)
+        if end is not None:
+            file.seek(0)
+            whole = with_all_frames(file.read(), end)
+            if whole is not None:
+                channels, rate, _ = _read_start(io.BytesIO(whole), seconds, excerpt_of)
         if not channels.size:
             raise ClipError("undecodable", "the file holds no audio")
         # Adding channels is thirty times faster than a mean over the last axis. A dot product is as fast, but
         # starts BLAS threads, which fight over the cores with the other worker processes.
         # Resampling is linear, so that the division can wait until there are fewer samples.
         total = functools.reduce(np.add, channels)
-        return soxr.resample(total, rate, sample_rate, quality="HQ")[:samples] / np.float32(len(channels))
+        return resample(total, rate, sample_rate, resampler)[:samples] / np.float32(len(channels))
+
+
+def _read_start(file: BinaryIO, seconds: float, excerpt_of: float | None) -> tuple[np.ndarray, int, int | None]:
+    """Decodes what is wanted of a file.
+
+    Returns:
+      float32 [channel, sample]; their rate in Hz; and, if an MP3 file ended before that, after how many samples.
+    """
+    # Given the descriptor of a file on disk, libsndfile reads it itself, which saves 2,300 calls of Python a clip.
+    handle = file if isinstance(file, io.BytesIO) else file.fileno()
+    with soundfile.SoundFile(handle, closefd=False) as audio:
+        rate = audio.samplerate
+        if excerpt_of is not None:
+            audio.seek(min(_excerpt_start(excerpt_of) * rate, audio.frames))
+        wanted = int(seconds * rate) + 1
+        channels = audio.read(wanted, dtype="float32", always_2d=True).T
+        ended = audio.format == "MP3" and channels.shape[1] < wanted
+        return channels, rate, audio.tell() if ended else None
 
 
 @contextlib.contextmanager
@@ -108,6 +131,19 @@ def decoder_errors_as_clip_errors() -> Iterator[None]:
         raise ClipError("undecodable", f"libsndfile: {error.error_string}") from error
     except (RuntimeError, ValueError) as error:
         raise ClipError("undecodable", str(error)) from error
+
+
+def damage_in_words(printed: list[str]) -> str:
+    """Sums up what libmpg123, which decodes MP3 for libsndfile, printed about wrong bytes; "" if nothing.
+
+    Args:
+      printed: lines; some warn of harmless things.
+    """
+    errors = [line for line in printed if " error: " in line or "Illegal Audio-MPEG-Header" in line]
+    if not errors:
+        return ""
+    first = errors[0].rpartition(" error: ")[2].removeprefix("Note: ").rstrip(".!")
+    return f"{len(errors)} decoding errors, the first: {first}" if len(errors) > 1 else f"a decoding error: {first}"
 
 
 def _excerpt_start(seconds: float) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfds_fma.clips.decode import decode
+from tfds_fma.clips.decode import damage_in_words, decode
 from tfds_fma.errors import ClipError
+from tfds_fma.parallel import take_printed
 from tfds_fma.representations.base import AudioRepresentation
 from tfds_fma.source.audio_files import Container
 from tfds_fma.source.tracks import Track
@@ -16,7 +17,10 @@ from tfds_fma.source.tracks import Track
 
 @dataclass(frozen=True)
 class Reject:
-    """A track that is in the table and not in the dataset; `reason` is one word, `detail` a line."""
+    """A track that is in the table and not in the dataset, or there with a damaged clip.
+
+    `reason` is one word, `detail` a line.
+    """
 
     track: Track
     path: str
@@ -26,10 +30,19 @@ class Reject:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip in its stored form, and whether zeros were added to reach its length."""
+    """A clip in its stored form.
+
+    Attributes:
+      array: what is stored.
+      padded: whether zeros were added to reach its length.
+      damage: what the decoder said of errors in the audio, in a line; "" if nothing.
+      path: the copy that it was made of, if there is such a line.
+    """
 
     array: np.ndarray
     padded: bool
+    damage: str = ""
+    path: str = ""
 
 
 def make_clip(containers: tuple[Container, ...], representation: AudioRepresentation, track: Track) -> Clip | Reject:
@@ -49,6 +62,7 @@ def make_clip(containers: tuple[Container, ...], representation: AudioRepresenta
 
 def _make_clip_from(container: Container, representation: AudioRepresentation, track: Track) -> Clip:
     """Makes the clip of one track from the copy in one container."""
+    take_printed()
     with container.open(track.track_id) as file:
         audio = decode(
             file,
@@ -56,5 +70,8 @@ def _make_clip_from(container: Container, representation: AudioRepresentation, t
             representation.samples,
             at_most=representation.at_most,
             excerpt_of=track.duration if container.whole_tracks else None,
+            resampler=representation.resampler,
         )
-    return Clip(representation.compute(audio.samples), audio.padded)
+    damage = damage_in_words(take_printed())
+    path = container.location(track.track_id) if damage else ""
+    return Clip(representation.compute(audio.samples), audio.padded, damage, path)

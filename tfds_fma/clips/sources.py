@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from tfds_fma.clips.make import Clip, Reject, make_clip
+from tfds_fma.clips.resampling import implementation
 from tfds_fma.errors import UserError
 from tfds_fma.labels import genres_of
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import check_zip
-from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, read_arrays
+from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, doubtful_axes, read_arrays
 from tfds_fma.source.audio_files import find_containers
 from tfds_fma.source.feature_table import read_features
 from tfds_fma.source.track_table import TrackTable, number_names
@@ -37,6 +38,7 @@ class ClipSource:
       parallel: whether making a clip takes long enough for worker processes.
       identity: text that differs if `make` may return something else for the same track.
       state: track -> text that differs if `make` may return something else for this track.
+      resampler: what resamples the audio, with its version; "" if the clips are not made of audio.
     """
 
     tracks: tuple[Track, ...]
@@ -46,6 +48,7 @@ class ClipSource:
     parallel: bool
     identity: str
     state: Callable[[Track], str] = lambda track: ""
+    resampler: str = ""
 
 
 def fma_source(
@@ -111,6 +114,7 @@ def _audio_source(
         parallel=True,
         identity=" ".join(container.identity for container in containers),
         state=lambda track: " ".join(container.state(track.track_id) for container in containers),
+        resampler=implementation(representation.resampler),
     )
 
 
@@ -170,7 +174,9 @@ class _Lookup:
         return Clip(clip, padded=False)
 
 
-def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSource:
+def arrays_source(
+    files: ArrayFiles, subset: str, representation: str, log: Callable[[str], None] = lambda line: None
+) -> ClipSource:
     """Opens precomputed arrays.
 
     The tracks are the rows of the table; those without a clip are rejected. Class ids are those of FMA's subset if all
@@ -180,11 +186,14 @@ def arrays_source(files: ArrayFiles, subset: str, representation: str) -> ClipSo
       files: the arrays and their table.
       subset: see `tfds_fma.labels.SUBSETS`.
       representation: name for what the arrays hold. That of a registered one is for arrays of its shape and type.
+      log: takes lines about oddities of the table.
 
     Raises:
       UserError: if the files are not there or do not fit together, or the name does not fit them.
     """
-    arrays = read_arrays(files)
+    arrays = read_arrays(files, log)
+    if doubt := doubtful_axes(files, arrays):
+        log(f"warning: {doubt}")
     check_splits(files, arrays.table.split)  # of the rows without a clip, too: rejects belong to a split
     chosen = _representation_of(arrays, files, representation)
     make = _Lookup(arrays.table.track_id[arrays.row], arrays.clips, files.place, "not-finite")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfds_fma.representations.base import SOXR
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -23,6 +25,7 @@ class Audio:
     sample_rate: int
     short: bool = False
     dtype: str = "int16"
+    resampler: str = SOXR
 
     @property
     def name(self) -> str:

@@ -6,6 +6,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# How audio gets to the rate of a representation (`tfds_fma.clips.resampling`): python-soxr's quality HQ, which librosa
+# 0.10 and later use by default, and what librosa 0.8 used.
+SOXR = "soxr HQ"
+
+
+KAISER_BEST = "kaiser_best of resampy 0.2"
+
+
 class Representation(Protocol):
     """What the builder needs to know about a representation."""
 
@@ -33,6 +41,10 @@ class AudioRepresentation(Representation, Protocol):
     @property
     def sample_rate(self) -> int:
         """Rate in Hz of the audio that `compute` takes."""
+
+    @property
+    def resampler(self) -> str:
+        """What brings the audio to that rate: `SOXR` or `KAISER_BEST`."""
 
     @property
     def samples(self) -> int:

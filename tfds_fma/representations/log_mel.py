@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfds_fma.representations.base import SOXR
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -17,7 +19,8 @@ class LogMel:
 
     Window: periodic Hann of `n_fft`, centred frames with *reflect* padding. Reflect was the default of
     librosa 0.8.0, with which MATT's spectrograms were made; librosa 0.10 and later pad with zeros unless told
-    otherwise (``pad_mode``), which changes the first and the last n_fft / (2 hop) frames. Power spectrum,
+    otherwise (``pad_mode``), which changes the first and the last n_fft / (2 hop) frames. The resampler of librosa 0.8
+    is another one than today's, too: `resampler` chooses. Power spectrum,
     Slaney mel scale with area normalisation from 0 Hz to half the sample rate, ``10 log10`` relative to 1.0
     with a floor of 1e-10, and at most 80 dB below the loudest value of the clip.
 
@@ -30,6 +33,7 @@ class LogMel:
       n_fft: window length in samples.
       hop: distance between frames in samples.
       n_mels: number of mel bands.
+      resampler: see `AudioRepresentation`.
     """
 
     name: str
@@ -40,6 +44,7 @@ class LogMel:
     n_mels: int
     dtype: str = "float16"
     scale: str = "dB"
+    resampler: str = SOXR
 
     @property
     def at_most(self) -> int:
@@ -57,7 +62,7 @@ class LogMel:
         return (
             f"log-mel spectrogram in dB, [{self.shape[0]} frames, {self.n_mels} mel bands], first "
             f"{self.samples / self.sample_rate:g} s at {self.sample_rate} Hz, window {self.n_fft}, "
-            f"hop {self.hop}"
+            f"hop {self.hop}{'' if self.resampler == SOXR else f', resampled with {self.resampler}'}"
         )
 
     def compute(self, audio: "np.ndarray") -> "np.ndarray":
@@ -94,6 +99,7 @@ class LogMelBelowPeak:
     frames: int
     dtype: str = "float32"
     scale: str = "ln"
+    resampler: str = SOXR
 
     @property
     def samples(self) -> int:

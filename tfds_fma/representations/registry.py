@@ -16,7 +16,7 @@ from tfds_fma.representations.feature_names import FEATURE_SETS, GROUPS
 if TYPE_CHECKING:
     pass
 from tfds_fma.representations.audio import Audio
-from tfds_fma.representations.base import Representation
+from tfds_fma.representations.base import KAISER_BEST, Representation
 from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 
@@ -39,6 +39,8 @@ _AUDIO_RATES = (12_000, 16_000, 22_050, 44_100)
 _ALL: tuple[Representation, ...] = (
     # MATT and CRNN-TF: the first 29 s of the 30 s clip.
     LogMel("mel_1360x96", samples=29 * 12_000, n_fft=2048, **_MATT),
+    # The same, resampled as librosa 0.8 did it, with which MATT's spectrograms were made.
+    LogMel("mel_1360x96_librosa08", samples=29 * 12_000, n_fft=2048, resampler=KAISER_BEST, **_MATT),
     # With the window of Choi et al. 2017, which MATT's code names (n_fft = 512) and does not pass on.
     LogMel("mel_1360x96_nfft512", samples=29 * 12_000, n_fft=512, **_MATT),
     # PRCNN: nearly the whole clip, as the code has it; with the text's hop length, its first half.
@@ -50,6 +52,7 @@ _ALL: tuple[Representation, ...] = (
     *(FeatureVector(f"features_{name}", groups) for name, groups in FEATURE_SETS.items() if len(groups) == 1),
     # The settings of both papers on the first 5.4 and 5.6 s: for the short clips of the demo corpus.
     LogMel("mel_256x96", samples=255 * 256, n_fft=2048, **_MATT),
+    LogMel("mel_256x96_librosa08", samples=255 * 256, n_fft=2048, resampler=KAISER_BEST, **_MATT),
     LogMelBelowPeak("mel_120x128", hop=1024, frames=120, **_UBC),
     *(Audio(rate, short=True) for rate in _AUDIO_RATES),
 )
@@ -61,6 +64,7 @@ REPRESENTATIONS: dict[str, Representation] = {representation.name: representatio
 # What stands for a spectrogram of 30 s where clips are as short as those of the demo corpus.
 _SHORT = {
     "mel_1360x96": "mel_256x96",
+    "mel_1360x96_librosa08": "mel_256x96_librosa08",
     "mel_1360x96_nfft512": "mel_256x96",
     "mel_640x128": "mel_120x128",
     "mel_640x128_hop512": "mel_120x128",

@@ -4,14 +4,14 @@
 them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfds_fma.errors import UserError
 from tfds_fma.labels import GENRES, SUBSETS
-from tfds_fma.source.track_table import SPLIT_WORDS, Columns, TrackTable, read_columns, track_table
+from tfds_fma.source.track_table import SPLIT_WORDS, Columns, TrackTable, read_columns, track_table, whole_numbers
 
 AXES = ("clip time mel", "clip mel time", "clip feature")
 
@@ -26,6 +26,7 @@ _FLAGS_OF_PREPARE = {
     "clips": "--from_arrays FILE.npz",
     "clips_key": "--clips_key NAME",
     "ids": "--ids FILE.npy",
+    "ids_key": "--ids_key NAME",
     "axes": "--axes 'NAMES'",
     "features": "--features COLUMN ...",
     "genres": "--genres NAME ...",
@@ -41,7 +42,7 @@ class ArrayFiles:
       clips: .npz or .npy of per-clip arrays; "": the columns `features` of the table.
       clips_key: name of the clips in the .npz; "": its only array beside the ids.
       ids: .npy of track ids; "": those in the .npz, or else the table's, in its order.
-      ids_key: name of the ids in the .npz.
+      ids_key: name of the ids in the .npz; only the default may be absent. "": the .npz has none.
       axes: order of the axes, one of `AXES`.
       features: numeric columns of the table.
       genres: label list; empty: see `Arrays.genres`.
@@ -89,10 +90,14 @@ class Arrays:
         return self.table.take(self.row)
 
 
-def read_arrays(files: ArrayFiles) -> Arrays:
+def read_arrays(files: ArrayFiles, log: Callable[[str], None] = lambda line: None) -> Arrays:
     """Reads precomputed arrays and their table.
 
     Whether the values are finite is not looked at here: see `require_finite`.
+
+    Args:
+      files: what to read.
+      log: takes lines about oddities of the table.
 
     Raises:
       UserError: if a file is not there or damaged, or they do not fit together.
@@ -103,12 +108,14 @@ def read_arrays(files: ArrayFiles) -> Arrays:
             "arrays)"
         )
     texts = read_columns(files.table, files.columns, files.features, files.flags)
-    table = track_table(files.table, files.columns, texts)
+    table = track_table(files.table, files.columns, texts, log)
     if files.clips:
         clips, ids = _read_clips(files, table.track_id)
         rows = _rows_of(files, ids, table.track_id)
     else:
         clips, rows = _feature_columns(files, texts), np.arange(len(table))
+    for column in ("genre", "split"):
+        _check_filled(files, column, table.take(rows))
     genre = table.genre[rows]
     genres = tuple(files.genres) or _label_list(set(genre.tolist()))
     _check_words(files, files.columns.genre, genre, genres, f"Correct the table, or set {files.flags['genres']}")
@@ -140,6 +147,21 @@ def require_finite(files: ArrayFiles, arrays: Arrays) -> None:
             raise UserError(f"{files.place}: the values of track {track_id} are not all finite")
 
 
+def doubtful_axes(files: ArrayFiles, arrays: Arrays) -> str:
+    """Returns a sentence if spectrograms have fewer frames than mel bands, as if their axes were exchanged; or "".
+
+    A clip of 30 s has hundreds of frames or more, and at most 256 mel bands are usual. librosa puts mel before time.
+    """
+    if arrays.clips.ndim != 3 or arrays.clips.shape[1] >= arrays.clips.shape[2]:
+        return ""
+    frames, mels = arrays.clips.shape[1:]
+    other = next(axes for axes in AXES if axes != files.axes and len(axes.split()) == 3)
+    return (
+        f"{files.place}: read as {files.axes!r}, its clips have only {frames} frames of {mels} mel bands. If these "
+        f"are {mels} frames of {frames} mel bands, set {files.flags['axes']} to {other!r}"
+    )
+
+
 def _label_list(found: set[str]) -> tuple[str, ...]:
     """Returns FMA's genres that occur, in MATT's order; or the table's own, sorted, if none of them is FMA's.
 
@@ -147,6 +169,17 @@ def _label_list(found: set[str]) -> tuple[str, ...]:
     """
     of_fma = tuple(genre for genre in GENRES if genre in found)
     return of_fma or tuple(sorted(found))
+
+
+def _check_filled(files: ArrayFiles, column: str, tracks: TrackTable) -> None:
+    """Raises UserError if a clip has no value in a column."""
+    empty = getattr(tracks, column) == ""
+    if empty.any():
+        raise UserError(
+            f"{files.table}: column {getattr(files.columns, column)!r} is empty for track "
+            f"{tracks.track_id[empty][0]}{f' and {empty.sum() - 1} others' if empty.sum() > 1 else ''}, which "
+            f"{'have clips' if empty.sum() > 1 else 'has a clip'}. Fill it in, or leave out the row and the clip"
+        )
 
 
 def _check_words(files: ArrayFiles, column: str, words: np.ndarray, allowed: tuple[str, ...], remedy: str) -> None:
@@ -173,43 +206,50 @@ def _feature_columns(files: ArrayFiles, texts: dict[str, np.ndarray]) -> np.ndar
 
 def _load(path: str) -> dict[str, np.ndarray]:
     """Reads an .npy (under the name "") or the members of an .npz."""
+    member = ""
     try:
         loaded = np.load(path, mmap_mode="r" if path.endswith(".npy") else None, allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return {"": loaded}
+        arrays = {}
+        with loaded:
+            for member in loaded:
+                arrays[member] = loaded[member]
+        return arrays
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib, pickle and header errors: all mean a file that is damaged or foreign
         # NumPy's own text may advise to load it unsafely.
+        what = f"the array {member!r} in {path}" if member else path
         raise UserError(
-            f"{path} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
-            "holds Python objects. Save the arrays with numpy.savez."
+            f"{what} cannot be read as .npy or .npz ({type(error).__name__}): it is damaged, of another kind, or "
+            "holds Python objects. Save it with numpy.savez as numbers or text, or leave it out."
         ) from error
 
 
 def _read_clips(files: ArrayFiles, table_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns clips [clip, time, mel] or [clip, feature], and their track ids, int64 [clip]."""
     loaded = _load(files.clips)
-    ids = loaded.pop(files.ids_key, table_ids)
+    names = ", ".join(loaded) or "a single array"
+    stored = loaded.pop(files.ids_key, None) if files.ids_key else None
+    if stored is None and files.ids_key not in ("", ArrayFiles.ids_key):
+        raise UserError(f"{files.clips} has no {files.ids_key!r}; it holds {names}. Correct {files.flags['ids_key']}")
     key = files.clips_key or (next(iter(loaded)) if len(loaded) == 1 else None)
     if key not in loaded:
+        and_ids = "" if files.ids or stored is not None else f", and which the track ids with {files.flags['ids_key']}"
         raise UserError(
-            f"{files.clips} holds {', '.join(loaded)}; say which one is the clips with {files.flags['clips_key']}"
+            f"{files.clips} holds {names}; say which one is the clips with {files.flags['clips_key']}{and_ids}"
         )
-    clips = loaded[key]
-    if files.ids:
-        beside = _load(files.ids)
-        if len(beside) != 1:
-            raise UserError(
-                f"{files.ids} holds {', '.join(beside)}; give the track ids alone with {files.flags['ids']}"
-            )
-        (ids,) = beside.values()
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise UserError(f"{files.ids or files.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
+    clips = loaded.pop(key)
     if files.axes not in AXES:
         raise UserError(f"axes {files.axes!r} is none of {', '.join(map(repr, AXES))}; set {files.flags['axes']}")
     axes = files.axes.split()
     if clips.ndim != len(axes):
         raise UserError(f"{files.clips}: clips have {clips.ndim} axes, not {files.axes!r}; set {files.flags['axes']}")
+    ids = _track_ids(files, loaded, stored, table_ids, len(clips))
+    numbers = whole_numbers(ids)
+    if numbers is None:
+        raise UserError(f"{files.ids or files.clips}: track ids must be whole numbers in one row, not {ids.dtype}")
     if len(ids) != len(clips):
         raise UserError(
             f"{files.clips} has {len(clips)} clips but there are {len(ids)} track ids; give the ids with "
@@ -219,7 +259,47 @@ def _read_clips(files: ArrayFiles, table_ids: np.ndarray) -> tuple[np.ndarray, n
         clips = clips.transpose(0, 2, 1)
     if clips.dtype not in _CLIP_DTYPES:
         raise UserError(f"{files.clips}: clips are {clips.dtype}; store them as uint8, float16 or float32")
-    return clips, np.asarray(ids).astype(np.int64)
+    return clips, numbers
+
+
+def _track_ids(
+    files: ArrayFiles, others: Mapping[str, np.ndarray], stored: np.ndarray | None, table_ids: np.ndarray, clips: int
+) -> np.ndarray:
+    """Returns the ids of the clips, from wherever they are; whether they are ids is not looked at.
+
+    Args:
+      files: where the ids may be.
+      others: the arrays that lie beside the clips, without the ids.
+      stored: those under `files.ids_key`.
+      table_ids: those of the table's rows.
+      clips: how many clips there are.
+    """
+    if files.ids:
+        beside = _load(files.ids)
+        if len(beside) != 1:
+            raise UserError(
+                f"{files.ids} holds {', '.join(beside)}; give the track ids alone with {files.flags['ids']}"
+            )
+        (ids,) = beside.values()
+        if stored is not None and not np.array_equal(stored, ids):
+            raise UserError(
+                f"{files.ids} and {files.ids_key!r} in {files.clips} are different track ids. Leave out "
+                f"{files.flags['ids']}, or set {files.flags['ids_key']} with an empty NAME to use the file's"
+            )
+        return ids
+    if stored is not None:
+        return stored
+    # In the table's order only if nothing speaks against it: a clip with the label of another one is never noticed.
+    likely = [
+        name for name, values in others.items() if values.shape == (clips,) and whole_numbers(values) is not None
+    ]
+    if likely and files.ids_key:
+        raise UserError(
+            f"{files.clips} has no {files.ids_key!r}, but a whole number for each clip in {likely[0]!r}. If those are "
+            f"the track ids, set {files.flags['ids_key']}; if they are not, and the clips are in the order of the "
+            "table, set it with an empty NAME"
+        )
+    return table_ids
 
 
 def _rows_of(files: ArrayFiles, ids: np.ndarray, table_ids: np.ndarray) -> np.ndarray:

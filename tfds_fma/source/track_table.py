@@ -1,16 +1,20 @@
-"""The CSV track table of precomputed arrays: which columns it has, and what they say."""
+"""The CSV track table of precomputed arrays: which columns it has, and what they say.
+
+FMA's own tracks.csv, which has three header rows, is such a table, too.
+"""
 
 import csv
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tfds_fma.errors import UserError
-from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID, long_fields
 
 # Words for the splits in other people's tables -> names that TFDS users expect.
 SPLIT_WORDS = {
@@ -21,6 +25,16 @@ SPLIT_WORDS = {
     "dev": "validation",
 }
 
+# What says that a value is not known, in small letters: the words that pandas.read_csv takes for missing values, as it
+# writes some of them itself once a column has become text; and FMA's number for unknown ids.
+_UNKNOWN = (
+    "", "nan", "-nan", "na", "n/a", "<na>", "#na", "#n/a", "#n/a n/a", "null", "none", "1.#ind", "-1.#ind", "1.#qnan",
+    "-1.#qnan", "nat", str(UNKNOWN_ID), f"{UNKNOWN_ID}.0",
+)  # fmt: skip
+
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0+)?")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -28,14 +42,14 @@ class Columns:
     subset).
 
     Attributes:
-      track_id: whole numbers.
-      genre: name of the genre.
-      split: train, validation or test; FMA's ``training`` and a few common abbreviations are understood.
-      artist: id or name, empty or -1 where unknown.
+      track_id: whole numbers, also written as 12.0.
+      genre: name of the genre; may be empty for a track without a clip.
+      split: train, validation or test; FMA's ``training`` and a few common abbreviations are understood. Likewise.
+      artist: id or name, where unknown empty or a word that says so: see `without_unknown`.
       album: likewise.
       title: of the track.
       artist_name: for people, where `artist` is an id.
-      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; empty where unknown.
+      subset: FMA's label, the smallest subset that has the track: small, medium, large or full; likewise.
     """
 
     track_id: str = "track_id"
@@ -54,8 +68,8 @@ class TrackTable:
 
     Attributes:
       track_id: int64.
-      genre: str.
-      split: str: ``train``, ``validation`` or ``test``, or a word that is none of them.
+      genre: str, "" where unknown.
+      split: str: ``train``, ``validation`` or ``test``, "" where unknown, or a word that is none of them.
       artist: str: id or name, "" where unknown.
       album: str: likewise.
       title: str, "" where unknown.
@@ -96,6 +110,42 @@ def parse_columns(pairs: Iterable[str]) -> Columns:
     return Columns(**given)
 
 
+def whole_numbers(values: np.ndarray) -> np.ndarray | None:
+    """Reads whole numbers: integers, and what they become beside gaps, floating-point or text such as "12.0".
+
+    Returns:
+      int64 [value]; None if the values are not in one row, or not all whole numbers.
+    """
+    if values.ndim != 1 or values.dtype.kind not in "iufUS":
+        return None
+    if values.dtype.kind in "US":
+        texts = values.astype(str).tolist()
+        if not all(map(_WHOLE_NUMBER.fullmatch, texts)):
+            return None
+        return np.array([int(text.partition(".")[0]) for text in texts], np.int64)
+    if np.any(np.abs(values) >= 2**63) or np.any(values != np.floor(values)):  # also NaN
+        return None
+    return values.astype(np.int64)
+
+
+def without_unknown(names: np.ndarray, where: str, log: Callable[[str], None]) -> np.ndarray:
+    """Empties the names that say that nothing is known, such as nan, None, NA, -1 and -1.0.
+
+    Otherwise they would be one artist with very many clips.
+
+    Args:
+      names: str [row].
+      where: names the column in the log.
+      log: takes a line that counts them, if there are any.
+    """
+    unknown = np.isin(np.char.lower(names), _UNKNOWN)
+    written = unknown & (names != "")
+    if written.any():
+        words = ", ".join(map(repr, np.unique(names[written]).tolist()))
+        log(f"{where}: {int(written.sum())} of {len(names)} are taken as unknown ({words})")
+    return np.where(unknown, "", names)
+
+
 def number_names(names: np.ndarray) -> tuple[np.ndarray, bool]:
     """Turns ids or names of artists or albums into numbers.
 
@@ -129,45 +179,60 @@ def read_columns(
       Name of the column -> str [row], without spaces at the ends.
 
     Raises:
-      UserError: if the file cannot be read, lacks a column, or has empty cells where there may be none.
+      UserError: if the file cannot be read, lacks a column, or has no rows.
     """
-    named = dataclasses.asdict(columns)
-    optional = {what: named.pop(what) for what in ("artist", "album", "title", "artist_name", "subset")}
-    wanted = [*named.values(), *features, *filter(None, optional.values())]
+    optional = (columns.artist, columns.album, columns.title, columns.artist_name, columns.subset)
+    wanted = [columns.track_id, columns.genre, columns.split, *features, *filter(None, optional)]
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file)
+        with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file, long_fields():
+            positions, reader = _after_header(csv.reader(file))
             for name in wanted:
-                if name not in (reader.fieldnames or ()):
+                if name not in positions:
                     raise UserError(
-                        f"{path} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}. Name the "
-                        f"right one with {flags['columns']} (artist and album may be empty: unknown)."
+                        f"{path} has no column {name!r}; it has {', '.join(positions)}. Name the right one with "
+                        f"{flags['columns']} (artist and album may be empty: unknown)."
                     )
-            rows = [[(row[name] or "").strip() for name in wanted] for row in reader]
+            chosen = [positions[name] for name in wanted]
+            rows = [[row[at].strip() if at < len(row) else "" for at in chosen] for row in reader if row]
     except FileNotFoundError:
         raise UserError(f"track table {path} does not exist; set {flags['table']}") from None
     except (OSError, csv.Error) as error:
         raise UserError(f"track table {path} cannot be read as CSV: {error}") from error
     if not rows:
         raise UserError(f"track table {path} has no rows")
-    texts = {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
-    for name in named.values():
-        empty = np.flatnonzero(texts[name] == "")
-        if len(empty):
-            track = str(texts[columns.track_id][empty[0]])
-            raise UserError(
-                f"{path}: column {name!r} is empty for track {track!r} (row {empty[0] + 2}); drop that row or "
-                "fill it in"
-            )
-    return texts
+    return {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
 
 
-def track_table(path: str, columns: Columns, texts: Mapping[str, np.ndarray]) -> TrackTable:
-    """Turns columns of text into a table; raises UserError if its track ids are none."""
-    try:
-        track_id = texts[columns.track_id].astype(np.int64)
-    except (ValueError, OverflowError):
-        raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers") from None
+def _after_header(rows: Iterator[list[str]]) -> tuple[dict[str, int], Iterator[list[str]]]:
+    """Returns the position of every column by its name, and the rows below the header.
+
+    FMA's own tracks.csv has three header rows: groups, fields, and track_id alone. There a column is called by both,
+    as artist_id, and by the field alone where no other group has it, as genre_top.
+    """
+    head = list(itertools.islice(rows, 3))
+    groups, fields, index = [*head, [], [], []][:3]
+    if len(head) == 3 and (groups[0], fields[0]) == ("", "") and index[0] == "track_id" and not any(index[1:]):
+        pairs = list(zip(groups, fields, strict=False))
+        single = {field: at for at, field in enumerate(fields) if fields.count(field) == 1}
+        both = {f"{group}_{field}": at for at, (group, field) in enumerate(pairs)}
+        return single | both | {"track_id": 0}, rows
+    return {name: at for at, name in enumerate(groups)}, itertools.chain(head[1:], rows)
+
+
+def track_table(
+    path: str, columns: Columns, texts: Mapping[str, np.ndarray], log: Callable[[str], None] = lambda line: None
+) -> TrackTable:
+    """Turns columns of text into a table; raises UserError if its track ids are none.
+
+    Args:
+      path: the CSV file, for messages.
+      columns: those that say what a clip is.
+      texts: as from `read_columns`.
+      log: takes a line about every column in which words say that a value is unknown.
+    """
+    track_id = whole_numbers(texts[columns.track_id])
+    if track_id is None:
+        raise UserError(f"{path}: column {columns.track_id!r} has track ids that are not whole numbers")
     values, counts = np.unique(track_id, return_counts=True)
     if counts.max() > 1:
         raise UserError(f"{path}: track id {values[counts > 1][0]} occurs more than once")
@@ -176,16 +241,16 @@ def track_table(path: str, columns: Columns, texts: Mapping[str, np.ndarray]) ->
     def text(column: str) -> np.ndarray:
         return texts[column] if column else unknown
 
-    def identifier(column: str) -> np.ndarray:
-        return np.where(text(column) == str(UNKNOWN_ID), "", text(column))
+    def known(column: str) -> np.ndarray:
+        return without_unknown(text(column), f"{path}, column {column!r}", log)
 
     return TrackTable(
         track_id=track_id,
-        genre=texts[columns.genre],
-        split=np.array([SPLIT_WORDS.get(word, word) for word in texts[columns.split].tolist()]),
-        artist=identifier(columns.artist),
-        album=identifier(columns.album),
+        genre=known(columns.genre),
+        split=np.array([SPLIT_WORDS.get(word, word) for word in known(columns.split).tolist()]),
+        artist=known(columns.artist),
+        album=known(columns.album),
         title=text(columns.title),
-        artist_name=text(columns.artist_name),
-        subset=text(columns.subset),
+        artist_name=known(columns.artist_name),
+        subset=known(columns.subset),
     )

@@ -112,35 +112,30 @@ def read_tracks(source: str | Path, subset: str, log: Callable[[str], None] | No
     seen: dict[int, Track] = {}
     repeated, not_utf8 = 0, 0
     unknown: collections.Counter[str] = collections.Counter()
-    with _open_table(Path(source)) as (file, name):
-        # Biographies can be longer than the default limit of 128 KiB.
-        previous_limit = csv.field_size_limit(1 << 30)
-        try:
-            rows = csv.reader(file)
-            index = _column_index(rows, name)
-            width = max(index.values()) + 1
-            for row in rows:
-                if not row:  # a blank line
-                    continue
-                if len(row) < width:
-                    raise UserError(
-                        f"{name}, line {rows.line_num}: {len(row)} of at least {width} columns, so the file "
-                        f"is damaged or cut off. {_DOWNLOAD}"
-                    )
-                label = row[index["subset"]]
-                if label not in tracks:
-                    unknown.update(() if label in _LABELS else (label,))
-                    continue
-                track = _track(row, index, genres, f"{name}, line {rows.line_num}", subset)
-                if track.track_id in seen:
-                    _check_same(track, seen[track.track_id], f"{name}, line {rows.line_num}")
-                    repeated += 1
-                    continue
-                seen[track.track_id] = track
-                tracks[label].append(track)
-                not_utf8 += _REPLACEMENT in track.title + track.artist
-        finally:
-            csv.field_size_limit(previous_limit)
+    with _open_table(Path(source)) as (file, name), long_fields():
+        rows = csv.reader(file)
+        index = _column_index(rows, name)
+        width = max(index.values()) + 1
+        for row in rows:
+            if not row:  # a blank line
+                continue
+            if len(row) < width:
+                raise UserError(
+                    f"{name}, line {rows.line_num}: {len(row)} of at least {width} columns, so the file "
+                    f"is damaged or cut off. {_DOWNLOAD}"
+                )
+            label = row[index["subset"]]
+            if label not in tracks:
+                unknown.update(() if label in _LABELS else (label,))
+                continue
+            track = _track(row, index, genres, f"{name}, line {rows.line_num}", subset)
+            if track.track_id in seen:
+                _check_same(track, seen[track.track_id], f"{name}, line {rows.line_num}")
+                repeated += 1
+                continue
+            seen[track.track_id] = track
+            tracks[label].append(track)
+            not_utf8 += _REPLACEMENT in track.title + track.artist
     ordered = [track for label in _LABELS_OF[subset] for track in tracks[label]]
     if not ordered:
         raise UserError(f"{name} has no track of the subset {subset!r}: is it FMA's own table? {_DOWNLOAD}")
@@ -170,6 +165,16 @@ def _tell_oddities(
         log(f"{name}: {repeated} rows left out that repeat another one")
     if not_utf8:
         log(f"{name}: {not_utf8} titles or artist names hold bytes that are not UTF-8, now {_REPLACEMENT}")
+
+
+@contextlib.contextmanager
+def long_fields() -> Iterator[None]:
+    """Lets the csv module read fields of more than 128 KiB, its default limit: biographies can be longer."""
+    previous_limit = csv.field_size_limit(1 << 30)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(previous_limit)
 
 
 @contextlib.contextmanager

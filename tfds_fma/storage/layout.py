@@ -19,6 +19,13 @@ REPLACED = f".replaced-{VERSION}"
 REPLACEMENT = f".replacement-{VERSION}"
 
 
+# What TFDS calls the metadata of a dataset, and what of it is ours.
+METADATA_FILE = "metadata.json"
+
+
+RESAMPLER = "resampler"
+
+
 def config_name(subset: str, representation: str) -> str:
     """Returns the name of the TFDS builder config, e.g. ``small-mel_1360x96``."""
     return f"{subset}-{representation}"

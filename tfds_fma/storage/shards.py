@@ -59,12 +59,14 @@ class ShardResult:
       record_bytes: their size.
       padded: how many of them had zeros added.
       rejects: the tracks that could not be used.
+      damaged: those whose audio the decoder found errors in, and which are used all the same.
     """
 
     records: int
     record_bytes: int
     padded: int
     rejects: tuple[Reject, ...]
+    damaged: tuple[Reject, ...]
 
 
 def plan_shards(source: ClipSource) -> list[Shard]:
@@ -139,8 +141,11 @@ class Staging:
             if note["stamp"] != shard.stamp or self.path(shard).stat().st_size != note["file_bytes"]:
                 return None
             tracks = {track.track_id: track for track in shard.tracks}
-            rejects = tuple(Reject(tracks[number], *words) for number, *words in note["rejects"])
-            return ShardResult(note["records"], note["record_bytes"], note["padded"], rejects)
+            rejects, damaged = (
+                tuple(Reject(tracks[number], *words) for number, *words in note[name])
+                for name in ("rejects", "damaged")
+            )
+            return ShardResult(note["records"], note["record_bytes"], note["padded"], rejects, damaged)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -157,14 +162,15 @@ class Staging:
             with write_errors_explained(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 result = self._write_records(partial, shard, clips)
-                note = {
+                note: dict[str, Any] = {
                     "stamp": shard.stamp,
                     "file_bytes": partial.stat().st_size,
                     "records": result.records,
                     "record_bytes": result.record_bytes,
                     "padded": result.padded,
-                    "rejects": [[r.track.track_id, r.path, r.reason, r.detail] for r in result.rejects],
                 }
+                for name, listed in (("rejects", result.rejects), ("damaged", result.damaged)):
+                    note[name] = [[r.track.track_id, r.path, r.reason, r.detail] for r in listed]
                 unnamed.write_text(json.dumps(note), encoding="utf-8")
                 partial.replace(self.path(shard))
                 # The note comes last: it says that the records are complete.
@@ -180,7 +186,7 @@ class Staging:
 
         features = features_of(self.representation, self.genres)
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        rejects, records, record_bytes, padded = [], 0, 0, 0
+        rejects, damaged, records, record_bytes, padded = [], [], 0, 0, 0
         with _writer_errors_as_os_errors():
             # Compression would save a tenth, and take as long as all else that is done here and on reading.
             writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
@@ -193,10 +199,12 @@ class Staging:
             record = example.SerializeToString(deterministic=True)
             with _writer_errors_as_os_errors():
                 writer.write(record)
+            if clip.damage:
+                damaged.append(Reject(track, clip.path, "damaged", clip.damage))
             records, record_bytes, padded = records + 1, record_bytes + len(record), padded + clip.padded
         with _writer_errors_as_os_errors():
             writer.close()
-        return ShardResult(records, record_bytes, padded, tuple(rejects))
+        return ShardResult(records, record_bytes, padded, tuple(rejects), tuple(damaged))
 
     def _note(self, shard: Shard) -> Path:
         return self.path(shard).with_suffix(".json")
