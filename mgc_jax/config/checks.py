@@ -166,6 +166,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
      "without a CNN for the scores (config.model.encoder.attention=parallel_cnn or serial_cnn)"),
     (("model.encoder.dropout",), lambda c: c.model.encoder.get("hidden") == () and c.model.encoder.name == "mlp",
      "on the layers of an MLP that has none (config.model.encoder.hidden)"),
+    (("data.auto_first",), lambda c: c.data.corpus != "auto", "without config.data.corpus=auto"),
     (("data.split_seed",), lambda c: c.data.split == "fma" and not c.data.folds,
      "on the corpus's own split (config.data.split=fma)"),
     (("data.workers",), lambda c: c.data.placement in ("device", "host"), "without config.data.placement=stream"),

@@ -308,8 +308,8 @@ def _more(paper: str, part: str, data: Data, entries: Sequence[Entry], example: 
         )
     if any(entry.number.cell.system == PAIR_KEYS for entry in entries):
         facts.append(
-            "“Pair keys”: bags of one album and artist in training and validation, too, where MATT's code has bags of "
-            "one album, artist and genre. Test bags are the same."
+            "“Pair keys”: in training, too, a bag is an album and artist, of whatever genres; elsewhere, as in MATT's "
+            "code, training bags are of one genre. The bags that are scored are the same."
         )
     if any("+MIL" in entry.number.cell.system for entry in entries):
         facts.append(

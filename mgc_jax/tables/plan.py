@@ -104,7 +104,7 @@ class Data:
         genres: label names.
         splits: to report on, the main one first.
         tail: a genre with fewer training clips is rare: the lower and the higher limit.
-        paper_keys: whether bags have the paper's keys, with the genre in training.
+        paper_keys: whether training bags have the paper's keys, with the genre.
     """
 
     feature_sets: tuple[tuple[str, str], ...]

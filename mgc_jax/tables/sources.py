@@ -163,7 +163,7 @@ class FromFile:
             ]
         sets = () if spectrograms else ((self.name, ""),)
         data = _data(corpus, sets, spectrograms, folds, split, tail)
-        return dataclasses.replace(data, paper_keys=config.data.bag_key == "paper"), lacks
+        return dataclasses.replace(data, paper_keys=config.data.bag_key != "pair"), lacks
 
     def config(self, cell: Cell) -> ConfigDict:
         """Returns the file's configuration with what makes the paper's system another one than its encoder is."""

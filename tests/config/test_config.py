@@ -95,6 +95,7 @@ def test_an_impossible_value_is_named(key, value, message):
         ("any", {"optimizer.plateau_min_delta": 0.1}, {"optimizer.plateau_factor": 0.5}),
         ("any", {"optimizer.weight_decay": 0.1, "optimizer.options.weight_decay": 0.2}, None),
         ("any", {"data.split_seed": 1}, {"data.folds": 5}),
+        ("any", {"data.auto_first": "fma_small", "data.corpus": "demo"}, {"data.corpus": "auto"}),
         ("any", {"data.workers": 2, "data.placement": "host"}, {"data.placement": "stream"}),
         ("any", {"data.arrays.clips": "mels.npz"}, {"data.corpus": "arrays"}),
         ("lr", {"loss.label_smoothing": 0.1}, {"baseline.name": ""}),
