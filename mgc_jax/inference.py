@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.frontend import LogMelFrontend
 from mgc_jax.data.inputs import Inputs
+from mgc_jax.data.on_disk import all_finite
 from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
@@ -169,11 +170,15 @@ class ExportedModel:
             10,000 clips it would fill 640 MB.
 
         Raises:
-            UserError: clips of another shape, bags that are not numbered from 0, or one too long.
+            UserError: clips of another shape or with values that are not finite, bags that are not numbered from 0,
+                or one too long.
         """
         stored = self.meta.stored_shape
         if clips.shape[1:] != stored or len(clips) == 0:
             raise UserError(f"clips of shape {clips.shape}: this model takes [clip, {', '.join(map(str, stored))}]")
+        damaged = next((i for i, clip in enumerate(clips) if not all_finite(np.asarray(clip))), None)
+        if damaged is not None:
+            raise UserError(f"clip {damaged} has values that are not finite (NaN or infinity); leave it out")
         each = np.arange(len(clips))
         bags = _bags(each if segment is None else np.asarray(segment), len(clips))
         params, batch_stats = self._weights

@@ -73,6 +73,15 @@ def test_clips_of_another_shape_are_refused(trained):
             load_model(folder)(clips)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_damaged_clips_are_named_and_not_scored(trained, value):
+    corpus, *_, folder = trained
+    clips = corpus.clips[:4].copy()
+    clips[2, 5, 3] = value
+    with pytest.raises(UserError, match="clip 2 has values that are not finite"):
+        load_model(folder)(clips)
+
+
 def test_the_files_can_be_read_without_us(trained):
     corpus, _, _, folder = trained
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "labels.json", "weights.safetensors"]

@@ -35,8 +35,8 @@ def log_to_terminal(*names: str) -> None:
 def run_command(work: Callable[[], int]) -> int:
     """Does the work of a command, and returns its exit status.
 
-    That is what the work returns; 1 after a mistake of the user, 75 after SIGTERM (`preemption.EXIT_STATUS`), 130
-    after Ctrl-C. In the latter two cases the same command goes on.
+    That is what the work returns; 1 after a mistake of the user or where JAX finds no device; 75 after SIGTERM
+    (`preemption.EXIT_STATUS`), 130 after Ctrl-C. In the latter two cases the same command goes on.
     """
     hook = sys.unraisablehook
     sys.unraisablehook = lambda raised: None if _is_leftover(raised.exc_value) else hook(raised)
@@ -49,6 +49,16 @@ def run_command(work: Callable[[], int]) -> int:
     except Preempted as stopped:
         say(f"{stopped}\n", sys.stderr)
         return EXIT_STATUS
+    except RuntimeError as error:
+        if not str(error).startswith("Unable to initialize backend"):
+            raise
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        say(
+            f"error: JAX finds no device: {' '.join(str(error).split())} JAX_PLATFORMS is {platforms!r}: unset it, or "
+            "install JAX for that device, such as .[cuda13]\n",
+            sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         say(
             "\ninterrupted; the same command resumes at the last checkpoint, or begins again without one\n", sys.stderr

@@ -177,11 +177,11 @@ def _report_length(config: ConfigDict, before: int, step: int, timetable: Timeta
 
 def _describe(experiment: Experiment, timetable: Timetable, length: int) -> None:
     """Logs what is trained."""
-    config, devices = experiment.config, experiment.mesh.size
+    config = experiment.config
     log.info(
-        "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; %s device(s)%s",
+        "%s: %s parameters; %s bags in %s batches of at most %s clips per epoch, %s epochs; on %s%s",
         describe_model(config.model), f"{experiment.num_parameters:,}", f"{len(experiment.train_bags):,}",
         timetable.steps_per_epoch, config.batch.clips,
-        config.train.epochs + config.train.classifier_epochs, devices,
+        config.train.epochs + config.train.classifier_epochs, experiment.devices,
         f", up to {length} steps per dispatch" if length > 1 else "",
     )  # fmt: skip

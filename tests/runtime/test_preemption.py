@@ -131,6 +131,7 @@ def test_a_forked_worker_simply_ends():
         (None, 0, ""),
         (UserError("no such thing"), 1, "error: no such thing\n"),
         (Preempted(), 75, "stopped by SIGTERM; the same command resumes at the last checkpoint"),
+        (RuntimeError("Unable to initialize backend 'rocm': not known."), 1, "error: JAX finds no device: Unable to"),
         (KeyboardInterrupt(), 130, "\ninterrupted; the same command resumes"),
     ],
 )
