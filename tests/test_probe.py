@@ -13,6 +13,7 @@ from mgc_jax.experiment import Experiment
 from mgc_jax.inference import load_model
 from mgc_jax.models.classifier import split_model
 from mgc_jax.probe import ChangedCodeError, require_same_scores
+from mgc_jax.tables import runs
 
 CHANGES = {"train.epochs": 2, "data.arrays.axes": "clip feature"}
 
@@ -53,6 +54,15 @@ def test_weights_under_changed_code_are_refused_everywhere_and_nothing_is_overwr
     with pytest.raises(ChangedCodeError, match="the export in"):
         load_model(workdir)
     assert (contents(workdir), contents(half)) == before
+
+
+def test_tables_take_a_run_of_other_code_only_where_it_gives_the_same_scores(tmp_path, config, monkeypatch):
+    modes.train(config, tmp_path / "run")
+    monkeypatch.setattr(runs, "code_version", lambda: "0.2.0, sources 0")
+    run = runs._read(tmp_path / "run")
+    assert runs._is_of_this_code(tmp_path / "run", run)
+    monkeypatch.setattr(nnx, "relu", nnx.tanh)
+    assert not runs._is_of_this_code(tmp_path / "run", run)
 
 
 def test_a_finished_run_shows_its_results_and_stays_as_it_is(tmp_path, config, capsys, caplog):

@@ -22,9 +22,12 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.probe import ChangedCodeError
+from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.terminal import clock
 from mgc_jax.runtime.workdir import OtherCorpusError
 from mgc_jax.tables.plan import Cell
+from mgc_jax.training.initialization import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -223,9 +226,24 @@ def _folders(
             continue
         if run.results.get("fingerprint") != _fingerprint(config, fingerprints):
             continue
+        if not _is_of_this_code(folder, run):
+            continue
         there = {split for split in run.results["splits"] if split in run.predictions.splits}
         needed = "test" if settings.test else "validation"
         yield folder, run if needed in there or "validation" not in run.results["splits"] else None
+
+
+def _is_of_this_code(folder: Path, run: _Run) -> bool:
+    """Whether the code gives the scores of a run to its weights; a baseline has none, and counts as if it did."""
+    if run.results.get("environment", {}).get("code") == code_version():
+        return True
+    try:
+        for checkpoints in (*folder.glob("checkpoints"), *folder.glob("fold-*/checkpoints")):
+            load_weights(checkpoints.parent)
+    except ChangedCodeError as error:
+        log.warning("%s It is trained again beside it.", error)
+        return False
+    return True
 
 
 def _read(folder: Path) -> _Run:

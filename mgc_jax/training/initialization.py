@@ -59,7 +59,7 @@ def initial_weights(experiment: Experiment, folder: Path) -> tuple[tuple[Any, An
     Raises:
         UserError: there is no model, or it has another encoder.
     """
-    meta, given = _load(folder)
+    meta, given = load_weights(folder)
     own = experiment.params, experiment.batch_stats
     if difference := _difference(_part(given, "encoder"), _part(own, "encoder")):
         raise UserError(
@@ -83,8 +83,12 @@ def initial_weights(experiment: Experiment, folder: Path) -> tuple[tuple[Any, An
     return (params, batch_stats), origin | {"reset": reset}
 
 
-def _load(folder: Path) -> tuple[CheckpointMeta, tuple[Any, Any]]:
-    """Returns the meta of a model, its weights and its batch statistics."""
+def load_weights(folder: Path) -> tuple[CheckpointMeta, tuple[Any, Any]]:
+    """Returns the meta of the best checkpoint of a run, or of an export, its weights and its batch statistics.
+
+    Raises:
+        UserError: there is no such model, or other code saved it.
+    """
     if (folder / WEIGHTS).is_file():
         exported = load_model(folder)
         _, params, batch_stats = split_model(exported.model)
