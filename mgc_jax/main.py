@@ -25,8 +25,8 @@ from mgc_jax.runtime import processes
 from mgc_jax.runtime.launch import launch_settings
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import parse_flags, run_command
-from mgc_jax.runtime.workdir import default_workdir
-from mgc_jax.runtime.xla_flags import use_cpu_flags, use_deterministic_gpus
+from mgc_jax.runtime.workdir import default_workdir, recorded_devices
+from mgc_jax.runtime.xla_flags import use_cpu_flags, use_deterministic_gpus, use_recorded_threads
 from tfds_fma.paths import local_path
 
 _CONFIG = define_config(
@@ -97,7 +97,10 @@ def _main(argv: list[str]) -> int:
         )
     launcher = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     # Before anything, a configuration's own code included, may start JAX's backend:
-    use_cpu_flags(_CPU_DEVICES.value or (0 if launch_settings(*launcher) is None else 1))
+    devices, alone = _CPU_DEVICES.value, launch_settings(*launcher) is None
+    if workdir is not None and mode == "train" and alone and not devices:
+        devices = use_recorded_threads(recorded_devices(workdir))
+    use_cpu_flags(devices or (0 if alone else 1))
     if _DETERMINISTIC.value:
         use_deterministic_gpus()
     config = None if source is None else load_config(source, _CONFIG.overrides)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import logging
 import socket
 import sys
@@ -111,6 +112,19 @@ def claim(workdir: Path, config: ConfigDict, *, create: bool) -> Iterator[None]:
             for logger in loggers:
                 logger.removeHandler(handler)
             handler.close()
+
+
+def recorded_devices(workdir: Path) -> str:
+    """Returns the devices that trained the last checkpoint of a workdir, as it says it; empty: none, or not recorded.
+
+    Read without Orbax, before JAX is used; whether the checkpoint is whole shows later.
+    """
+    steps = sorted(int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit())
+    for step in reversed(steps):
+        with contextlib.suppress(OSError, ValueError):
+            meta = json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())
+            return str(meta.get("devices", "")) if isinstance(meta, dict) else ""
+    return ""
 
 
 _TOKEN = ".processes"  # a file that shows the processes whether they see the same folder

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # matrices, they gave wrong sums from row 32,768 on (jaxlib 0.10.2, jax issue 39103).
 _YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 _DEVICES = "--xla_force_host_platform_device_count"
+_NPROC = ("PJRT_NPROC", "NPROC")  # environment variables for the threads of XLA's CPU backend, the first one first
 _MOST_CPU_DEVICES = 8  # by default; more were not measured
 
 
@@ -103,9 +104,33 @@ def cpu_threads(devices: int) -> int:
     Args:
         devices: CPU devices of this process, used or not.
     """
-    values = (os.environ.get(name, "") for name in ("PJRT_NPROC", "NPROC"))
+    values = (os.environ.get(name, "") for name in _NPROC)
     given = next((int(value) for value in values if value.isdecimal()), usable_cores())
     return max(given, devices)
+
+
+def use_recorded_threads(recorded: str) -> int:
+    """Gives XLA the threads that a run was trained with, so that it goes on with the same bits on any number of cores.
+
+    What the environment says already stays. Call it before JAX is used.
+
+    Args:
+        recorded: devices of the run, as `runtime.environment.describe_devices` says it.
+
+    Returns:
+        The CPU devices of the run; 0 where they are not to be taken over: the run had no CPUs, or more devices than
+        threads, which several processes had, or the environment says otherwise.
+    """
+    found = re.fullmatch(r"(\d+) x cpu, (\d+) threads?", recorded)
+    if found is None or not computes_on_cpu() or _DEVICES in present_flags():
+        return 0
+    devices, threads = map(int, found.groups())
+    if devices > threads or any(name in os.environ for name in _NPROC):
+        return 0
+    if (devices, threads) != (default_cpu_devices(), cpu_threads(default_cpu_devices())):
+        log.info("%d CPU devices and %d threads, as this run had so far; --cpu_devices takes others", devices, threads)
+    os.environ[_NPROC[-1]] = str(threads)
+    return devices
 
 
 def use_cpu_flags(devices: int = 0) -> None:

@@ -1,3 +1,5 @@
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 from mgc_jax.errors import UserError
 from mgc_jax.runtime import xla_flags
 from mgc_jax.runtime.environment import describe_environment
+from mgc_jax.runtime.workdir import recorded_devices
 from mgc_jax.runtime.xla_flags import (
     DETERMINISTIC,
     cpu_flags,
@@ -17,6 +20,7 @@ from mgc_jax.runtime.xla_flags import (
     default_cpu_devices,
     deterministic_gpu_flags,
     present_flags,
+    use_recorded_threads,
     with_flags,
 )
 
@@ -97,6 +101,30 @@ def test_the_threads_are_those_that_xla_makes(monkeypatch):
     assert [cpu_threads(1), cpu_threads(8)] == [2, 8]
     monkeypatch.setenv("PJRT_NPROC", "5")
     assert [cpu_threads(1), cpu_threads(8)] == [5, 8]
+
+
+def test_a_run_goes_on_with_the_threads_that_it_had(tmp_path, monkeypatch, caplog):
+    for name in ("NPROC", "PJRT_NPROC", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    for step, devices in ((9, "1 x cpu, 1 thread"), (20, "2 x cpu, 3 threads")):
+        (tmp_path / "checkpoints" / str(step) / "meta").mkdir(parents=True)
+        (tmp_path / "checkpoints" / str(step) / "meta" / "metadata").write_text(json.dumps({"devices": devices}))
+    assert recorded_devices(tmp_path / "none") == ""
+    recorded = recorded_devices(tmp_path)
+    assert recorded == "2 x cpu, 3 threads"
+    with caplog.at_level(logging.INFO, "mgc_jax"):
+        assert use_recorded_threads(recorded) == 2
+    assert cpu_threads(2) == 3
+    assert "2 CPU devices and 3 threads, as this run had so far" in caplog.text
+    assert use_recorded_threads(recorded) == 0  # the environment says something else
+    monkeypatch.delenv("NPROC")
+    for other in ("", "1 x NVIDIA H200", "4 x cpu, 2 threads"):  # the last one: of two processes
+        assert use_recorded_threads(other) == 0
+    monkeypatch.setenv("XLA_FLAGS", cpu_flags(4)[-1])
+    assert use_recorded_threads(recorded) == 0
+    assert "NPROC" not in os.environ
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
