@@ -6,7 +6,8 @@
 
 `vggish` trains on FMA-small's split and scores its validation clips; `echonest` scores all clips by 5-fold
 cross-validation grouped by artist. A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does,
-with the flags that the table names. Every finished run is a line of the output file, and is not made again.
+with the flags that the table names. Every finished run is a line of the output file, and is not made again; its scores
+are kept in the folder of the file's name, for the differences from averaged clips, which `--show` prints too.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,10 +31,12 @@ import numpy as np
 
 from mgc_jax import modes
 from mgc_jax.config.checks import validate
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap, paired
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.metrics import METRICS
-from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.metrics import METRICS, genre_metrics
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions, save_predictions
 from mgc_jax.evaluation.results import level_metrics
+from mgc_jax.report.comparison import compared_metrics
 
 NATURAL = {"batch.sub_bags": False, "loss.bag_weight": "bag"}
 SUB_BAGS = {"batch.sub_bags": True, "loss.bag_weight": "size"}
@@ -109,15 +113,26 @@ def load_config(data, pooling, flags, arguments):
     return config
 
 
-def run_one(data, pooling, flags, seed, arguments):
-    """Trains in a folder that is thrown away; metrics of one seed by level, of the validation split or all folds."""
+def scores_file(out, data, name, seed):
+    """Where the scores of a run are kept."""
+    return out.with_suffix("") / f"{data}-{re.sub('[^a-z0-9]+', '_', name.lower())}-seed{seed}.parquet"
+
+
+def run_one(data, pooling, flags, seed, arguments, scores):
+    """Trains in a folder that is thrown away; metrics of one seed by level, of the validation split or all folds.
+
+    The scores go to the file `scores`.
+    """
     start = time.perf_counter()
     folds = 5 if data == "echonest" else 0
     config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds}, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
         (modes.cross_validate if folds else modes.train)(config, workdir)
-        metrics = level_metrics(load_predictions(workdir / PREDICTIONS_FILE).of_split("validation"))
+        predictions = load_predictions(workdir / PREDICTIONS_FILE).of_split("validation")
+    scores.parent.mkdir(exist_ok=True)
+    save_predictions(predictions, scores)
+    metrics = level_metrics(predictions)
     return {level: metrics[level] for level in LEVELS if level in metrics}, time.perf_counter() - start
 
 
@@ -145,7 +160,8 @@ def main():
             if (arguments.data, name, seed) in done or arguments.only not in name:
                 continue
             with contextlib.redirect_stderr(io.StringIO()):
-                levels, seconds = run_one(arguments.data, pooling, flags, seed, arguments)
+                scores = scores_file(out, arguments.data, name, seed)
+                levels, seconds = run_one(arguments.data, pooling, flags, seed, arguments, scores)
             line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "levels": levels}
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -171,6 +187,44 @@ def show(path):
                 deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(metrics))
                 cells = " | ".join(f"{m:.1f} ± {d:.1f}" for m, d in zip(values.mean(axis=0), deviation, strict=True))
                 print(f"| {name} | {LEVELS[level].title} | {cells} | {len(runs)} |")
+        show_differences(path, data, [line for line in lines if line["data"] == data])
+
+
+def show_differences(path, data, lines):
+    """Prints every system minus the averaged clips of the one without bags, paired over artists, seeds averaged."""
+    seeds = {}
+    for line in lines:
+        if scores_file(path, data, line["name"], line["seed"]).exists():
+            seeds.setdefault(line["name"], []).append(line["seed"])
+    if "no bags" not in seeds:
+        return
+    titles = " | ".join(METRICS[name].title for name in compared_metrics())
+    print(f"\n| minus averaged clips, no bags | {titles} | seeds |\n|---|{'---|' * (len(compared_metrics()) + 1)}")
+    base, artists = resampled(path, data, "no bags", seeds["no bags"])
+    for name in seeds:
+        if name == "no bags":
+            continue
+        values, _ = resampled(path, data, name, seeds[name])
+        cells = []
+        for metric, (value, samples) in values.items():
+            low, high, _ = paired(samples, base[metric][1], artists)
+            cells.append(f"{100 * (value - base[metric][0]):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+        print(f"| {name} | {' | '.join(cells)} | {len(seeds[name])} |")
+
+
+def resampled(path, data, name, seeds):
+    """Means over seeds of each metric, of bags or else averaged clips: (value, [resample]); and artists."""
+    values, draws = {}, {}
+    for seed in seeds:
+        run = load_predictions(scores_file(path, data, name, seed))
+        level = "bag" if "bag" in run.levels else "clip_mean"
+        scores, predicted, bootstrap = run.levels[level], run.predicted(level), ArtistBootstrap(run.artists)
+        for metric, samples in bootstrap.metrics(run.label, scores, predicted).items():
+            draws.setdefault(metric, []).append(samples)
+        for metric, value in genre_metrics(run.label, scores, predicted).items():
+            values.setdefault(metric, []).append(value)
+    means = {metric: (np.mean(values[metric]), np.mean(draws[metric], axis=0)) for metric in compared_metrics()}
+    return means, len(bootstrap.artists)
 
 
 if __name__ == "__main__":
