@@ -9,7 +9,6 @@ from pathlib import Path
 from absl import app, flags
 
 from mgc_jax.config.flag import define_config
-from mgc_jax.config.keys import CORPORA
 from mgc_jax.config.loading import find_config
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.process_setup import prepare_process
@@ -18,7 +17,7 @@ from mgc_jax.tables.plan import PARTS
 from tfds_fma.paths import local_path
 
 _CORPUS = flags.DEFINE_enum(
-    "corpus", "auto", [name for name in CORPORA if name != "arrays"],
+    "corpus", "auto", ["auto", "demo", "fma_small", "fma_medium", "fma_large", "fma_full"],
     "Data. auto: the paper's (matt: fma_medium, ubc: fma_small) if it is prepared, else the demo.",
 )  # fmt: skip
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder where tfds_fma.prepare wrote, and where the demo is made.")

@@ -192,7 +192,7 @@ def test_encoder_equals_pytorch(case, train, form, monkeypatch):
         norm = theirs.blocks[block].norm
         assert _distance(after["norm"]["mean"], norm.running_mean) < FORWARD
         assert _distance(after["norm"]["var"], norm.running_var) < FORWARD
-        assert after["norm"]["count"] == norm.num_batches_tracked == 5 + train
+        assert int(after["norm"]["count"]) == int(norm.num_batches_tracked) == 5 + train
 
 
 def test_moving_variance_takes_the_biased_variance():
