@@ -14,7 +14,7 @@ from mgc_jax import scoring
 from mgc_jax.config.options import encoder_options, pooling_options
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.inference import ExportedModel
+from mgc_jax.inference import ExportedModel, _bags
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.scoring import chunk_size, row_slots
 
@@ -123,17 +123,17 @@ def test_the_number_of_devices_changes_nothing(exported):
     )
 
 
-def test_a_clip_that_is_not_finite_loses_its_own_bag_alone(exported):
-    clips = RNG.normal(size=(6, 6))
+def test_an_embedding_that_is_not_finite_loses_its_own_bag_alone(exported):
+    """As that of a model that diverged; clips that are not finite are refused before."""
     segment = np.array([0, 1, 0, 2, 2, 1])
-    whole, _ = exported(clips, segment)
-    clips[5] = np.inf, np.nan, 0, 0, 0, 0
-    scores, aux = exported(clips, segment)
+    whole, aux = exported(RNG.normal(size=(6, 6)), segment)
+    embeddings = aux["embedding"].copy()
+    embeddings[5, :2] = np.inf, np.nan
+    scores, attention = exported._scorer.score(*exported._weights, embeddings, _bags(segment, 6))
     np.testing.assert_allclose(scores[[0, 2]], whole[[0, 2]], atol=1e-6)
     assert np.isnan(scores[1]).all()
-    assert np.isnan(aux["attention"][1, :, [1, 5]]).all()
-    assert np.isfinite(aux["attention"][[0, 2]]).all()
-    assert np.isfinite(exported(clips)[0]).all(axis=1).tolist() == [True] * 5 + [False]
+    assert np.isnan(attention).all(axis=1).tolist() == [False, True, False, False, False, True]
+    assert np.isfinite(attention[[0, 2, 3, 4]]).all()
 
 
 def test_a_bag_that_is_too_long_is_refused(exported, monkeypatch):

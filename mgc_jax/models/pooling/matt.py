@@ -105,7 +105,7 @@ class QueryViews(nnx.Module):
         """Returns each bag's view under one query, given per bag, and the clips' weights: the view for training."""
         table = getattr(self, "other_queries", self.queries)
         query_of_clip = of_own_bag(query, segments)
-        scores = jnp.take_along_axis(self.scores(embeddings, table[...]), query_of_clip[:, None], axis=1)
+        scores = jnp.take_along_axis(self.scores(embeddings, jnp.asarray(table[...])), query_of_clip[:, None], axis=1)
         attention = softmax_in_bag(scores, membership(segments))
         return self._activate(weighted_sum(attention, embeddings)), attention
 
@@ -113,7 +113,7 @@ class QueryViews(nnx.Module):
         self, embeddings: Float[Array, "row slot feature"], segments: Segments
     ) -> tuple[Float[Array, "row bag query feature"], Float[Array, "row bag query slot"]]:
         """Returns each bag's views under all queries, and the clips' weights."""
-        scores = self.scores(embeddings, self.queries[...])
+        scores = self.scores(embeddings, jnp.asarray(self.queries[...]))
         attention = softmax_in_bag(scores[:, None], membership(segments)[:, :, None])
         return self._activate(weighted_sum(attention, embeddings)), attention
 
