@@ -98,8 +98,8 @@ def _main(argv: list[str]) -> int:
     launcher = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     # Before anything, a configuration's own code included, may start JAX's backend:
     devices, alone = _CPU_DEVICES.value, launch_settings(*launcher) is None
-    if workdir is not None and mode == "train" and alone and not devices:
-        devices = use_recorded_threads(recorded_devices(workdir))
+    if workdir is not None and mode in ("train", "cross_validate") and alone and not devices:
+        devices = use_recorded_threads(recorded_devices(workdir) or recorded_devices(workdir / "fold-0"))
     use_cpu_flags(devices or (0 if alone else 1))
     if _DETERMINISTIC.value:
         use_deterministic_gpus()

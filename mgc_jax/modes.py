@@ -134,6 +134,7 @@ def evaluate_best(
 
     state, config, corpus = best_state(experiment, checkpoints), experiment.config, experiment.corpus
     step, latest = int(state.step), checkpoints.latest_step()
+    meta = checkpoints.meta(step)
     about = {
         "model": describe_model(config.model),
         "parameters": experiment.num_parameters,
@@ -141,7 +142,9 @@ def evaluate_best(
         "fingerprint": corpus.fingerprint,
         "best_step": step,
         "last_step": latest,
+        "weights": meta.checksums.get("state") or list(map(list, meta.probe)),
         "logit_adjustment": config.eval.logit_adjustment,
+        "bag_key": config.data.bag_key,
         "selected_by": f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step",
         "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
     }
@@ -180,7 +183,7 @@ def bench(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains once per fold, and evaluates the scores of all folds together: no model was trained on a clip it scores.
 
-    The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones are only evaluated again. The test
+    The runs are in `<workdir>/fold-0` and so on; they resume, and finished ones show their results. The test
     split is not used. A model's checkpoint is chosen on a part of the training folds, and the fold is scored once
     (`data.fold_selection=inner`; with `scored` it is chosen on the fold that it then scores, which is optimistic).
     scikit-learn's baselines choose nothing, and are fitted on that part, too. Average precision ranks the scores of

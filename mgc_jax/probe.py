@@ -59,7 +59,9 @@ class Probe:
 
 
 def _noise(inputs: Inputs, stored_shape: tuple[int, ...]) -> np.ndarray:
-    """Returns clips [clip, ...] of noise with the mean and deviation of the training clips; audio: white noise."""
+    """Returns clips [clip, ...] of noise with the mean and deviation of the standardization: of the training clips, or
+    0 and 1 without it; audio: white noise.
+    """
     noise = np.random.default_rng(0).normal(size=(len(_BAG_OF_CLIP), *stored_shape))
     if inputs.frontend is not None:
         return (_AUDIO_LEVEL * noise).astype(np.int16)

@@ -1,17 +1,22 @@
 """Figures belong to the code that made them: other code is refused, and a finished run is left as it is."""
 
+import functools
 import json
 import logging
+import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from helpers import make_corpus, small_config
 
 from mgc_jax import modes
+from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
 from mgc_jax.inference import load_model
 from mgc_jax.models.classifier import split_model
+from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.probe import ChangedCodeError, require_same_scores
 from mgc_jax.tables import runs
 
@@ -83,6 +88,37 @@ def test_a_finished_run_shows_its_results_and_stays_as_it_is(tmp_path, config, c
     (workdir / "predictions.parquet").unlink()  # then it is not finished
     modes.train(config, workdir)
     assert (workdir / "predictions.parquet").is_file()
+
+
+def test_results_of_other_weights_are_not_shown(tmp_path, config):
+    workdir = tmp_path / "run"
+    before = modes.train(config, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    stale = {**before, "weights": 1}  # as if something else had been computed then
+    (workdir / "results.json").write_text(json.dumps(stale))
+    again = modes.train(config, workdir)
+    assert again["weights"] == before["weights"] != 1
+    assert json.loads((workdir / "results.json").read_text())["weights"] == before["weights"]
+
+
+def test_weights_that_the_code_has_no_place_for_say_which_code_saved_them(tmp_path, config, monkeypatch, caplog):
+    modes.train(config, tmp_path / "run")
+    for module in ("mgc_jax.training.checkpoint", "mgc_jax.tables.runs"):
+        monkeypatch.setattr(f"{module}.code_version", lambda: "0.2.0, sources 0")
+    monkeypatch.setitem(ENCODERS, "mlp", Wider)
+    with pytest.raises(UserError, match=r"saved by 0\.1\..*; this is 0\.2\.0, sources 0, which may have"):
+        modes.evaluate(config, tmp_path / "run")
+    assert not runs._is_of_this_code(tmp_path / "run", runs._read(tmp_path / "run"))
+    assert "The run is made again, in another folder" in caplog.text
+
+
+class Wider(ENCODERS["mlp"]):
+    """An edit of the encoder: one more weight."""
+
+    @functools.wraps(ENCODERS["mlp"].__init__)
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.scale = nnx.Param(jnp.ones(()))
 
 
 def test_finished_baselines_and_cross_validations_stay_as_they_are_too(tmp_path, config, caplog):

@@ -10,11 +10,15 @@ def local_path(name: str | Path) -> Path:
     """Returns a path of this machine, with the user's home in place of ``~``.
 
     Raises:
-      UserError: it is a URL. `Path` makes a folder ``gs:`` of it, or ``s3:``, and everything seems to work.
+      UserError: the home folder is not known, or it is a URL. `Path` makes a folder ``gs:`` of it, or ``s3:``, and
+        everything seems to work.
     """
     if url := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(name)):
         raise UserError(
             f"{name}: files and folders must be on this machine, or mounted; {url[0]}/ cannot be read or written. "
             "Copy or mount it, and give that path"
         )
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}: the home folder of that user is not known; give the whole path") from error

@@ -125,9 +125,6 @@ def validate(config: ConfigDict) -> None:
         at_least(key, given[key], 0)
         _require(not given[key] or batch.sampling == "natural", key, given[key],
                  "drawing bags by genre changes the prior; set config.batch.sampling to natural")  # fmt: skip
-    _require(not config.eval.logit_adjustment or not config.loss.logit_adjustment, "eval.logit_adjustment",
-             config.eval.logit_adjustment, "a model trained with config.loss.logit_adjustment has no prior to remove; "
-             "set one of both to 0")  # fmt: skip
     _require(not config.eval.logit_adjustment or not train.classifier_epochs, "eval.logit_adjustment",
              config.eval.logit_adjustment, "a classifier trained on balanced genres has no prior to remove; set "
              "config.train.classifier_epochs to 0")  # fmt: skip
@@ -180,10 +177,16 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
 def check_effects(config: ConfigDict, given: Collection[str] | None = None) -> None:
     """Raises `UserError` for an option that does nothing beside the others and yet is not its default.
 
+    Also for both logit adjustments at once, which would subtract the prior twice.
+
     Args:
         config: a valid configuration.
         given: the dotted keys to check; by default all.
     """
+    both = "loss.logit_adjustment", "eval.logit_adjustment"
+    if config.loss.logit_adjustment and config.eval.logit_adjustment and (given is None or set(both) & set(given)):
+        _require(False, both[1], config.eval.logit_adjustment,
+                 f"a model trained with config.{both[0]} has no prior to remove; set one of both to 0")  # fmt: skip
     usual, values = dict(leaves(default())), dict(leaves(config))
     for key, value in values.items():
         if key.startswith("demo.") or not (given is None or key in given):

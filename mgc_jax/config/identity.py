@@ -47,7 +47,7 @@ def differences(
     if config.optimizer.plateau_factor < 1:  # counts evaluations
         ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
     if not training:
-        ignored += ("eval.",)
+        ignored += ("eval.", "data.bag_key")
     if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(earlier.current(before)))

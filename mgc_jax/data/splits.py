@@ -99,8 +99,9 @@ def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
 def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, selection: str = "inner") -> Corpus:
     """Splits the training and validation clips into folds; one of them becomes the validation split, which is scored.
 
-    The clips of the other folds are dealt once more, into as many parts (or as there are artists), and the first of
-    these selects the checkpoint (`INNER`): the fold that is scored selects nothing. No artist is in two folds or parts
+    The clips of the other folds are dealt once more, into as many parts but at least five, or as many as there are
+    artists, and the first of these selects the checkpoint (`INNER`): the fold that is scored selects nothing; with
+    two or three folds as many parts would leave little to train on. No artist is in two folds or parts
     (a clip of unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that
     allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
 
@@ -129,7 +130,7 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
         )
     # Parts of the clips outside each fold. All are checked: a cross-validation shall not stop after some training.
     others = [dealt != number for number in range(folds)]
-    parts = [min(folds, len(np.unique(artist[o])), np.bincount(label[o]).max()) for o in others]
+    parts = [min(max(folds, 5), len(np.unique(artist[o])), np.bincount(label[o]).max()) for o in others]
     if selection == "inner" and min(parts) < 2:
         raise UserError(
             f"config.data.folds={folds}: the clips outside fold {np.argmin(parts)} are of one artist, or none of "

@@ -13,6 +13,9 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
+A Parquet file that this program wrote says so in its metadata, and its scores are the log scores of the run as they
+stand, also MATT's, which are no distribution. CSV cannot say so.
+
 If there are rows of the training split, they also give the number of training clips of each genre.
 """
 
@@ -104,6 +107,7 @@ def load_predictions(
     path = local_path(path)
     corpus = corpus and corpus.with_inner_in_training()  # nothing is selected here
     columns, about = _read_columns(path)
+    ours = "info" in about
     if "track_id" not in columns:
         raise UserError(f"{path} has no column track_id; it has {', '.join(columns) or 'none'}.")
     if not len(columns["track_id"]):
@@ -152,8 +156,8 @@ def load_predictions(
         artist=artist[order],
         album=album[order],
         bag=bag,
-        clip_scores=_scores(path, columns, "clip", genres)[order] if _has(columns, "clip") else None,
-        bag_scores=_scores(path, columns, "bag", genres)[order] if _has(columns, "bag") else None,
+        clip_scores=_scores(path, columns, "clip", genres, ours)[order] if _has(columns, "clip") else None,
+        bag_scores=_scores(path, columns, "bag", genres, ours)[order] if _has(columns, "bag") else None,
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
@@ -269,14 +273,19 @@ def _has(columns: dict[str, np.ndarray], level: str) -> bool:
     return any(name.startswith(f"{level}/") for name in columns)
 
 
-def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...]) -> np.ndarray:
-    """Returns the log scores [clip, genre] of a level that the file has, and logs what they were taken as."""
+def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...], ours: bool) -> np.ndarray:
+    """Returns the log scores [clip, genre] of a level that the file has, and logs what they were taken as.
+
+    Those of a Parquet file of ours are log scores as they stand: MATT's are no distribution.
+    """
     there = [name for name in columns if name.startswith(f"{level}/")]
     wrong = sorted({f"{level}/{genre}" for genre in genres} ^ set(there))
     if wrong:
         problem = "is a score of no known genre" if wrong[0] in there else "is missing"
         raise UserError(f"{path}: the column {wrong[0]!r} {problem}; the genres are {', '.join(genres)}.")
     scores = np.stack([_numbers(path, columns, f"{level}/{genre}", None) for genre in genres], axis=1)
+    if ours:
+        return scores
     wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
     taken_as, result = "logits", scores
     if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:

@@ -260,7 +260,9 @@ def _results_before(workdir: Path) -> dict[str, Any]:
 
 
 def _same_scores(before: dict[str, Any], about: dict[str, Any]) -> bool:
-    return all(before.get(key) == about.get(key) for key in ("model", "fingerprint", "best_step", "logit_adjustment"))
+    keys = ["model", "fingerprint", "best_step", "logit_adjustment"]
+    keys += [key for key in ("weights", "bag_key") if key in before]  # which earlier versions did not record
+    return all(before.get(key) == about.get(key) for key in keys)
 
 
 def format_table(splits: dict[str, dict[str, Any]]) -> str:

@@ -38,9 +38,10 @@ class Notice:
         requested: by what, "SIGTERM" or "Ctrl-C"; empty: it has not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, watched: bool = False) -> None:
         self.requested = ""
         self._deferred = False
+        self._watched = watched
         self._process = os.getpid()
 
     @contextlib.contextmanager
@@ -81,10 +82,10 @@ class Notice:
         if os.getpid() != self._process:  # a worker that was forked, and has nothing to save
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if self.requested:  # `_end_at_second` decides
+        again, self.requested = self.requested, self.requested or _SIGNALS[signal.Signals(number)]
+        if again and self._watched:  # `_end_at_second` decides
             return
-        self.requested = _SIGNALS[signal.Signals(number)]
-        if not self._deferred:
+        if again or not self._deferred:
             self.stop()
 
 
@@ -92,18 +93,22 @@ _current: Notice | None = None
 
 
 @contextlib.contextmanager
-def notice() -> Iterator[Notice]:
+def notice(*, of_command: bool = False) -> Iterator[Notice]:
     """Handles the signals inside, in the main thread; in other threads nothing is handled.
 
     Nested, it is the outer one. A signal that the process ignores stays ignored, such as Ctrl-C in background jobs.
+
+    Args:
+        of_command: whether the process is a command of this package, which a second signal ends at once. Otherwise, as
+            in a notebook, a second signal raises what `Notice.stop` raises.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
         yield _current or Notice()
         return
-    _current = Notice()
+    _current = Notice(watched=of_command)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    with _end_at_second():
+    with _end_at_second() if of_command else contextlib.nullcontext():
         try:
             for number, theirs in before.items():
                 if theirs is not signal.SIG_IGN:
@@ -127,15 +132,28 @@ def _end_at_second() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writing)
+        os.write(writing, _END)
         thread.join()
+        os.close(writing)
         os.close(reading)
 
 
+_END = b"\0"  # is no signal
+
+
+def _forget_signals() -> None:
+    """In a forked child: its signals shall not be written to the pipe of its parent, and count there."""
+    if _current is not None:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_signals)
+
+
 def _watch(reading: int) -> None:
-    """Says at once that the first signal was heard, and ends the process at the second; returns at the pipe's end."""
+    """Says at once that the first signal was heard, and ends the process at the second; returns at `_END`."""
     first = None
-    while received := os.read(reading, 1):
+    while (received := os.read(reading, 1)) != _END:
         if received[0] not in _SIGNALS:
             continue
         if first is None:

@@ -41,7 +41,7 @@ def run_command(work: Callable[[], int]) -> int:
     hook = sys.unraisablehook
     sys.unraisablehook = lambda raised: None if _is_leftover(raised.exc_value) else hook(raised)
     try:
-        with notice():
+        with notice(of_command=True):
             return work()
     except UserError as error:
         say(f"error: {error}\n", sys.stderr)

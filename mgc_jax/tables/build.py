@@ -154,7 +154,7 @@ def describe(
                 ],
                 warnings=_warnings(request.paper, part, data, example),
                 charts=_charts(request.paper, part, of_part, first_runs, synthetic),
-                dimensions=_dimensions(of_part) if part in ("table1", "table1_hidden") else {},
+                dimensions=_dimensions(of_part) if part in ("table1", "table1_variants") else {},
             )
         )
     facts = [

@@ -22,7 +22,6 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
-from mgc_jax.probe import ChangedCodeError
 from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.terminal import clock
 from mgc_jax.runtime.workdir import OtherCorpusError
@@ -234,14 +233,16 @@ def _folders(
 
 
 def _is_of_this_code(folder: Path, run: _Run) -> bool:
-    """Whether the code gives the scores of a run to its weights; a baseline has none, and counts as if it did."""
+    """Whether the code gives the scores of a run to its weights; without any, as of baselines, it counts as if so."""
     if run.results.get("environment", {}).get("code") == code_version():
         return True
+    steps = (*folder.glob("checkpoints/[0-9]*"), *folder.glob("fold-*/checkpoints/[0-9]*"))
+    parts = {step.parents[1] for step in steps}
     try:
-        for checkpoints in (*folder.glob("checkpoints"), *folder.glob("fold-*/checkpoints")):
-            load_weights(checkpoints.parent)
-    except ChangedCodeError as error:
-        log.warning("%s It is trained again beside it.", error)
+        for part in sorted(parts):
+            load_weights(part)
+    except UserError as error:  # also where this code has no place for the weights
+        log.warning("%s The run is made again, in another folder.", error)
         return False
     return True
 

@@ -25,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 from mgc_jax.errors import UserError
 from mgc_jax.inference import STATE_VERSION, CheckpointMeta
 from mgc_jax.runtime import processes
+from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.files import cannot_write
 from mgc_jax.training.state import TrainState, as_version_1, from_version_1
 
@@ -36,11 +37,12 @@ class DamagedError(UserError):
 
     Attributes:
         fact: which one, and how it shows; the message says what to do, too.
+        why: how it shows.
     """
 
-    def __init__(self, fact: str, remedy: str):
-        super().__init__(f"{fact}. {remedy}")
-        self.fact = fact
+    def __init__(self, what: str, why: str, remedy: str):
+        self.fact, self.why = f"{what} ({why})", why
+        super().__init__(f"{self.fact}. {remedy}")
 
 
 class _Manager(ocp.CheckpointManager):
@@ -168,7 +170,14 @@ class Checkpoints:
         meta = self.meta(step)
         first = meta.state_version < STATE_VERSION
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, as_version_1(like) if first else like)
-        state = self._restore(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        try:
+            state = self._restore(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        except DamagedError as error:
+            if meta.code in ("", code_version()):
+                raise
+            raise self._damaged(
+                step, f"saved by {meta.code}; this is {code_version()}, which may have other weights; {error.why}"
+            ) from error
         expected = meta.checksums.get("state")  # early versions had none
         if expected is not None and expected != _checksum(state):
             raise self._damaged(step, "its weights do not have the checksum that was saved")
@@ -271,7 +280,8 @@ class Checkpoints:
 
     def _damaged(self, step: int, why: str) -> DamagedError:
         return DamagedError(
-            f"checkpoint {self.directory / str(step)} is damaged, or of another version of the program ({why})",
+            f"checkpoint {self.directory / str(step)} is damaged, or of another version of the program",
+            why,
             "If it is the last one, training makes it again: give the command without --mode. Otherwise put a copy "
             f"back, or, to go on without it, rename that folder to damaged-{step}.",
         )

@@ -94,12 +94,12 @@ def load_weights(folder: Path) -> tuple[CheckpointMeta, tuple[Any, Any]]:
         _, params, batch_stats = split_model(exported.model)
         return exported.meta, jax.device_get((params, batch_stats))
     if not (folder / "checkpoints").is_dir():
-        raise UserError(f"config.train.init_from={folder} is neither the folder of a run nor that of an export")
+        raise UserError(f"{folder} is neither the folder of a run nor that of an export")
     select = read_config(folder / "config.json")["train"]["select"]
     with open_checkpoints(folder, select, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
-            raise UserError(f"config.train.init_from={folder} has no complete checkpoint")
+            raise UserError(f"{folder} has no complete checkpoint")
         meta, params, batch_stats = saved_weights(checkpoints, step)
     return meta, (params, batch_stats)
 

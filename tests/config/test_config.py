@@ -145,8 +145,11 @@ def test_what_a_file_has_may_be_idle_beside_an_override_but_not_by_itself(tmp_pa
 def test_the_prior_is_not_removed_twice():
     config = keys.default()
     config.loss.logit_adjustment, config.eval.logit_adjustment = 1.0, 0.5
-    with pytest.raises(UserError, match=r"config\.eval\.logit_adjustment=0\.5 is invalid: .* set one of both to 0"):
-        checks.validate(config)
+    for given in (None, {"eval.logit_adjustment": 0.5}, {"loss.logit_adjustment": 1.0}):
+        with pytest.raises(UserError, match=r"eval\.logit_adjustment=0\.5 is invalid: .* set one of both to 0"):
+            checks.check_effects(config, given)
+    checks.validate(config)  # of a run of an earlier version, which can be trained on
+    checks.check_effects(config, {"train.epochs": 3})
 
 
 def test_a_key_that_does_not_exist_is_named():

@@ -94,6 +94,19 @@ def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):
     assert results["validation"]["top_k"]["bag"]["<100 (paper)"]["genres"] == list(GENRES)
 
 
+def test_scores_of_ours_that_are_no_distribution_stay_as_they_are(tmp_path, caplog):
+    """MATT's: each genre's is of its own view."""
+    ours = make_predictions()
+    ours = ours.replace(bag_scores=ours.bag_scores + 0.1 * np.arange(3), clip_scores=ours.clip_scores - 0.2)
+    save_predictions(ours, tmp_path / "p.parquet")
+    with caplog.at_level("INFO", "mgc_jax"):
+        again = load_predictions(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(again.bag_scores, ours.bag_scores)
+    np.testing.assert_array_equal(again.clip_scores, ours.clip_scores)
+    assert "taken as" not in caplog.text
+    assert summaries(again) == summaries(ours)
+
+
 def test_bag_average_is_the_normalized_geometric_mean():
     probability = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
     mean = np.exp(mean_log_scores(np.log(probability), np.array([0, 1, 3])))

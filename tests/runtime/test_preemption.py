@@ -67,6 +67,41 @@ def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
             deferred.__exit__(None, None, None)
 
 
+def test_outside_of_a_command_a_second_signal_stops_at_once_too_and_the_process_lives():
+    def twice():
+        with notice() as asked, asked.deferred():
+            ask(signal.SIGINT)
+            ask(signal.SIGINT)
+            raise AssertionError("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+
+
+_FORKED = """
+import multiprocessing, os, signal, time
+from mgc_jax.runtime.preemption import notice
+fork = multiprocessing.get_context("fork")
+with notice(of_command=True):
+    children = [fork.Process(target=time.sleep, args=(60,)) for _ in range(2)]
+    for child in children:
+        child.start()
+        time.sleep(0.3)
+        child.terminate()
+        child.join()
+    last = fork.Process(target=time.sleep, args=(60,), daemon=True)
+    last.start()
+print("left", flush=True)
+last.kill()
+"""
+
+
+def test_signals_of_forked_children_are_their_own():
+    ended = subprocess.run([sys.executable, "-c", _FORKED], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (0, "left\n"), ended.stderr
+    assert "stopping" not in ended.stderr
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     theirs = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
     with notice() as asked:
@@ -78,7 +113,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 _BUSY = """
 import hashlib
 from mgc_jax.runtime.preemption import notice
-with notice() as asked, asked.deferred():
+with notice(of_command=True) as asked, asked.deferred():
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as XLA while it compiles: no handler of Python can run
 """

@@ -21,6 +21,8 @@ def test_the_home_folder_is_meant_and_colons_are_allowed(tmp_path, monkeypatch):
     assert local_path("~/runs/x") == tmp_path / "runs" / "x"
     assert str(local_path("runs/12:30/x")) == "runs/12:30/x"
     assert str(local_path("C:/runs")) == "C:/runs"
+    with pytest.raises(UserError, match="the home folder of that user is not known"):
+        local_path("~nobody-of-this-name/x")
 
 
 def test_a_run_in_the_home_folder(tmp_path, monkeypatch):

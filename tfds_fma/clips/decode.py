@@ -13,6 +13,7 @@ import soundfile
 from tfds_fma.clips.mp3_frames import with_all_frames
 from tfds_fma.clips.resampling import resample
 from tfds_fma.errors import ClipError
+from tfds_fma.parallel import take_printed
 from tfds_fma.representations.base import SOXR
 
 # A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
@@ -94,6 +95,7 @@ def _resampled_start(
             file.seek(0)
             whole = with_all_frames(file.read(), end)
             if whole is not None:
+                take_printed()  # what the decoder found will be found again
                 channels, rate, _ = _read_start(io.BytesIO(whole), seconds, excerpt_of)
         if not channels.size:
             raise ClipError("undecodable", "the file holds no audio")

@@ -123,6 +123,8 @@ def whole_numbers(values: np.ndarray) -> np.ndarray | None:
         if not all(map(_WHOLE_NUMBER.fullmatch, texts)):
             return None
         return np.array([int(text.partition(".")[0]) for text in texts], np.int64)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # 2**63 is no float16
     if np.any(np.abs(values) >= 2**63) or np.any(values != np.floor(values)):  # also NaN
         return None
     return values.astype(np.int64)
