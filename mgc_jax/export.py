@@ -52,7 +52,7 @@ def export_workdir(config: ConfigDict, workdir: Path) -> Path:
     return folder
 
 
-_ELSEWHERE = ("genres", "standardization", "window", "checksums")  # in the other files, or of no use to a model
+_ELSEWHERE = ("standardization", "window", "checksums")  # in the other files, or of no use to a model
 
 
 def _write(folder: Path, meta: CheckpointMeta, variables: Mapping[str, Any]) -> None:

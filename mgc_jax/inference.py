@@ -285,9 +285,12 @@ def _read(folder: Path) -> tuple[CheckpointMeta, dict[str, np.ndarray]]:
         saved, labels = (json.loads((folder / name).read_text()) for name in (CONFIG, LABELS))
         arrays = load_file(folder / WEIGHTS)
         statistics = {name: arrays[f"{STANDARDIZATION}.{name}"].tolist() for name in ("mean", "std")}
-        return CheckpointMeta.from_json({**saved, "genres": labels, STANDARDIZATION: statistics}), arrays
+        meta = CheckpointMeta.from_json({"genres": labels, **saved, STANDARDIZATION: statistics})
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} does not hold a complete export ({type(error).__name__}: {error})") from error
+    if list(meta.genres) != labels:
+        raise UserError(f"{folder / LABELS} is not of this model, whose genres are {', '.join(meta.genres)}")
+    return meta, arrays
 
 
 def _fill(model: BagClassifier, arrays: Mapping[str, np.ndarray], folder: Path) -> None:

@@ -87,8 +87,13 @@ def require_same_scores(
     with np.errstate(invalid="ignore"):
         difference = np.abs(current - then).max()
     before = code[0] or "a version that did not record itself"
+    why = (
+        "its files are not those that were saved together"
+        if code[0] == code[1]
+        else f"the code of the model has changed. It was {before}, and is {code[1]}"
+    )
     raise ChangedCodeError(
         f"{what} does not give the scores any more that it gave when it was saved (log scores of fixed clips differ "
-        f"by up to {difference:.2g}): the code of the model has changed. It was {before}, and is {code[1]}. Nothing "
-        "was overwritten. Use the weights with the code of then, or train again in a new --workdir."
+        f"by up to {difference:.2g}): {why}. Nothing was overwritten. Use the weights with the code and the files of "
+        "then, or train again in a new --workdir."
     )

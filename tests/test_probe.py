@@ -50,6 +50,7 @@ def test_weights_under_changed_code_are_refused_everywhere_and_nothing_is_overwr
     assert "sources " in meta["code"]
     assert np.shape(meta["probe"]) == (2, 3)
     monkeypatch.setattr(nnx, "relu", nnx.tanh)  # an edit of the encoder
+    monkeypatch.setattr("mgc_jax.inference.code_version", lambda: "0.2.0, sources 0")
     for use in (
         lambda: modes.train(config, workdir), lambda: modes.evaluate(config, workdir),
         lambda: modes.export(config, workdir), lambda: modes.train(longer, half),
@@ -68,6 +69,23 @@ def test_tables_take_a_run_of_other_code_only_where_it_gives_the_same_scores(tmp
     assert runs._is_of_this_code(tmp_path / "run", run)
     monkeypatch.setattr(nnx, "relu", nnx.tanh)
     assert not runs._is_of_this_code(tmp_path / "run", run)
+
+
+def test_files_of_two_exports_are_not_taken_for_one_model(tmp_path, config):
+    one, two = tmp_path / "one", tmp_path / "two"
+    modes.train(config, one)
+    config.seed = 1
+    modes.train(config, two)
+    folders = [modes.export(config, two)]
+    config.seed = 0
+    folders.append(modes.export(config, one))
+    shutil.copy(folders[0] / "weights.safetensors", folders[1])
+    with pytest.raises(UserError, match="its files are not those that were saved together"):
+        load_model(folders[1])
+    labels = json.loads((folders[0] / "labels.json").read_text())
+    (folders[0] / "labels.json").write_text(json.dumps(labels[::-1]))
+    with pytest.raises(UserError, match=r"labels\.json is not of this model, whose genres are Rock, Folk, Jazz"):
+        load_model(folders[0])
 
 
 def test_a_finished_run_shows_its_results_and_stays_as_it_is(tmp_path, config, capsys, caplog):

@@ -54,8 +54,8 @@ def class_names(path: str | Path) -> tuple[str, ...]:
 def resampler_of(path: str | Path) -> str:
     """Returns what resampled the audio of a prepared dataset, with its version; "" if the clips are not made of audio.
 
-    Datasets of earlier versions, which do not say so, were made with soxr HQ, but for arrays of somebody else's that were
-    prepared under the name of a representation of this package.
+    Datasets of earlier versions do not say so. They were made with soxr HQ, but for arrays that somebody prepared
+    under the name of a representation of this package.
 
     Raises:
       UserError: if the dataset is damaged.
