@@ -165,7 +165,6 @@ def _watch(reading: int) -> None:
 
 
 def _tell(text: str) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # a terminal that is gone; Python's own streams may be locked by the main thread
+    """Writes to the terminal, if there is one; not by Python's stream, which the main thread may have locked."""
+    with contextlib.suppress(OSError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, text.encode())
