@@ -8,7 +8,7 @@ The public names below are imported on first use: `import mgc_jax` loads neither
     results = mgc_jax.train(config, "runs/matt")  # what results.json holds; an interrupted run resumes
     results = mgc_jax.evaluate(config, "runs/matt", test=True)
 
-    model = mgc_jax.load_model("runs/matt/export")  # written by --mode export
+    model = mgc_jax.load_model("runs/matt")  # the folder of a run, or of an export
     corpus = mgc_jax.open_corpus(config.data)
     scores, aux = model(corpus.clips[:8])
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mgc_jax.evaluation.bootstrap import ArtistBootstrap
     from mgc_jax.evaluation.metrics import METRICS, genre_metrics
     from mgc_jax.evaluation.predictions_file import load_predictions
-    from mgc_jax.inference import load_model
+    from mgc_jax.loading import load_model
     from mgc_jax.models.encoders import ENCODERS
     from mgc_jax.models.pooling import POOLINGS
     from mgc_jax.modes import evaluate, train
@@ -43,7 +43,7 @@ _WHERE = {  # public name: the module that defines it
     "evaluate": "mgc_jax.modes",
     "open_corpus": "mgc_jax.data.open",
     "SPLITS": "mgc_jax.data.splits",
-    "load_model": "mgc_jax.inference",
+    "load_model": "mgc_jax.loading",
     "ENCODERS": "mgc_jax.models.encoders",
     "POOLINGS": "mgc_jax.models.pooling",
     "load_predictions": "mgc_jax.evaluation.predictions_file",

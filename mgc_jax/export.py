@@ -7,7 +7,7 @@
 * `labels.json`: the genres, in the order of the scores;
 * `config.json`: the run's configuration, and what else the weights do not say: shapes, sub-genres, corpus, step.
 
-`mgc_jax.inference.load_model` reads them.
+`mgc_jax.inference.load_export` reads them.
 """
 
 import logging
@@ -19,15 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.errors import UserError
-from mgc_jax.inference import CONFIG, EXPORT, LABELS, STANDARDIZATION, WEIGHTS, CheckpointMeta, load_model
+from mgc_jax.inference import CONFIG, EXPORT, LABELS, STANDARDIZATION, WEIGHTS, CheckpointMeta
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.workdir import claim
 from mgc_jax.training.checkpoint import open_checkpoints
 from mgc_jax.training.initialization import saved_weights
 
 log = logging.getLogger(__name__)
-
-load_export = load_model  # its name before 0.1.0; goes with the next release
 
 
 def export_workdir(config: ConfigDict, workdir: Path) -> Path:

@@ -221,6 +221,12 @@ def model_of(meta: CheckpointMeta) -> BagClassifier:
     )  # fmt: skip
 
 
+def with_weights(model: BagClassifier, params: Any, batch_stats: Any) -> BagClassifier:
+    """Returns a model of the same structure with other weights and batch statistics."""
+    graph, *_ = split_model(model)
+    return nnx.merge(graph, params, batch_stats)
+
+
 def inputs_of(meta: CheckpointMeta) -> Inputs:
     """Builds what turns stored clips into the input of the model that a checkpoint or an export describes."""
     config = ConfigDict(meta.config)
@@ -250,24 +256,17 @@ def check_weights(meta: CheckpointMeta, probe: Probe, params: Any, batch_stats: 
     )
 
 
-def load_model(folder: str | Path) -> ExportedModel:
-    """Loads an exported model.
-
-        model = load_model("runs/matt/export")
-        scores, aux = model(clips)  # clips [clip, ...] as in the corpus it was trained on, not standardized
+def load_export(folder: str | Path) -> ExportedModel:
+    """Loads an exported model; see `mgc_jax.loading.load_model`, which takes the folders of runs too.
 
     Args:
-        folder: what `--mode export` wrote: `<workdir>/export`, or the workdir that holds it.
+        folder: what `--mode export` wrote.
 
     Raises:
-        UserError: there is no export, a file is missing or damaged, or the weights belong to another model.
+        UserError: a file is missing or damaged, or the weights belong to another model.
     """
     warn_without_cpu_flags()
     folder = local_path(folder)
-    if (folder / EXPORT).is_dir():
-        folder = folder / EXPORT
-    elif (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} holds a run that is not exported yet: --mode export --workdir {folder}")
     meta, arrays = _read(folder)
     model, inputs = model_of(meta), inputs_of(meta)
     _fill(model, arrays, folder)

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from mgc_jax import modes
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.export import export_workdir, load_export
-from mgc_jax.inference import load_model
+from mgc_jax.export import export_workdir
+from mgc_jax.loading import load_model
 from mgc_jax.models.layers import ENDLESS
 from mgc_jax.training.checkpoint import open_checkpoints
 
@@ -134,11 +134,11 @@ def test_a_missing_or_cut_file_is_one_clear_error(trained, tmp_path, name):
 
 def test_an_export_from_before_there_was_a_choice_of_kernels_scores_the_same(trained, tmp_path):
     corpus, folder = trained[0], damaged(trained, tmp_path)
-    expected, _ = load_export(folder)(corpus.clips[:3])
+    expected, _ = load_model(folder)(corpus.clips[:3])
     meta = json.loads((folder / "config.json").read_text())
     del meta["config"]["model"]["kernels"]
     (folder / "config.json").write_text(json.dumps(meta))
-    np.testing.assert_array_equal(load_export(folder)(corpus.clips[:3])[0], expected)
+    np.testing.assert_array_equal(load_model(folder)(corpus.clips[:3])[0], expected)
 
 
 def test_an_export_without_counts_has_old_moving_averages(trained, tmp_path):
@@ -168,14 +168,20 @@ def test_a_workdir_without_checkpoint_is_refused(trained, tmp_path):
         export_workdir(trained[1], tmp_path / "empty")
 
 
-def test_a_workdir_stands_for_the_export_inside(trained, tmp_path):
-    _, _, workdir, folder = trained
-    assert load_model(workdir).meta == load_model(str(folder)).meta
-    assert load_export is load_model
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match=f"holds a run that is not exported yet: --mode export --workdir {tmp_path}"):
+def test_a_workdir_stands_for_its_best_checkpoint_or_without_checkpoints_for_its_export(trained, tmp_path):
+    corpus, _, workdir, folder = trained
+    from_run, exported = load_model(workdir), load_model(str(folder))
+    assert from_run.meta.step == exported.meta.step
+    scores = from_run(corpus.clips[:3])[0]
+    np.testing.assert_array_equal(scores, exported(corpus.clips[:3])[0])
+    shutil.copytree(folder, tmp_path / "run" / "export")
+    np.testing.assert_array_equal(load_model(tmp_path / "run")(corpus.clips[:3])[0], scores)
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="empty"):
+        load_model(tmp_path / "empty")
+    with pytest.raises(UserError, match="neither checkpoints of a run nor an export"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="does not hold a complete export"):
+    with pytest.raises(UserError, match="nowhere is no folder"):
         load_model(tmp_path / "nowhere")
 
 
@@ -195,7 +201,7 @@ def test_an_export_of_another_version_loads(trained, tmp_path):
 def test_loading_needs_no_orbax_and_nothing_of_the_training(trained):
     program = (
         "import sys; sys.modules['orbax'] = sys.modules['orbax.checkpoint'] = None\n"
-        "from mgc_jax.inference import load_model; print(load_model(sys.argv[1]).genres)\n"
+        "from mgc_jax.loading import load_model; print(load_model(sys.argv[1]).genres)\n"
         "assert not [name for name in sys.modules if name.startswith(('mgc_jax.training', 'tensorstore'))]"
     )
     done = subprocess.run(

@@ -14,7 +14,7 @@ from helpers import make_corpus, small_config
 from mgc_jax import modes
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.inference import load_model
+from mgc_jax.loading import load_model
 from mgc_jax.models.classifier import split_model
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.probe import ChangedCodeError, require_same_scores

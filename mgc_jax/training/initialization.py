@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.inference import WEIGHTS, CheckpointMeta, check_weights, inputs_of, load_model, model_of
+from mgc_jax.inference import WEIGHTS, CheckpointMeta, check_weights, inputs_of, load_export, model_of
 from mgc_jax.models.classifier import split_model
 from mgc_jax.probe import Probe
 from mgc_jax.runtime.devices import data_mesh, replicate
@@ -90,7 +90,7 @@ def load_weights(folder: Path) -> tuple[CheckpointMeta, tuple[Any, Any]]:
         UserError: there is no such model, or other code saved it.
     """
     if (folder / WEIGHTS).is_file():
-        exported = load_model(folder)
+        exported = load_export(folder)
         _, params, batch_stats = split_model(exported.model)
         return exported.meta, jax.device_get((params, batch_stats))
     if not (folder / "checkpoints").is_dir():

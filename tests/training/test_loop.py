@@ -28,7 +28,7 @@ from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
-from mgc_jax.inference import load_model
+from mgc_jax.loading import load_model
 from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.devices import data_mesh
 from mgc_jax.runtime.platform import dealt_over, in_order

@@ -1,0 +1,1 @@
+"""Audio files of one's own: their windows, bags, genres and embeddings."""
