@@ -14,7 +14,8 @@ Each has --help.
 import importlib
 import sys
 
-COMMANDS = {  # first word: the module whose `command` does it and exits
+COMMANDS = {  # first word: the module whose `main` does the work
+    "predict": "mgc_jax.predict",
     "report": "mgc_jax.report.__main__",
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mgc_jax.data.bags import Bags
+from mgc_jax.data.bags import Bags, numbered_bags
 from mgc_jax.data.frontend import LogMelFrontend
 from mgc_jax.data.inputs import Inputs
 from mgc_jax.data.on_disk import all_finite
@@ -28,7 +28,8 @@ from mgc_jax.runtime import platform
 from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
-from mgc_jax.scoring import Scorer
+from mgc_jax.scoring import BagScores, Scorer
+from mgc_jax.songs.predict import SongPredictions, predict_songs
 from tfds_fma.paths import local_path
 
 log = logging.getLogger(__name__)
@@ -181,15 +182,33 @@ class ExportedModel:
             raise UserError(f"clip {damaged} has values that are not finite (NaN or infinity); leave it out")
         each = np.arange(len(clips))
         bags = _bags(each if segment is None else np.asarray(segment), len(clips))
-        params, batch_stats = self._weights
-        placed = HostClips(np.asarray(clips), self.mesh)
-        embeddings = self._scorer.embed(params, batch_stats, placed, each)
-        scores, weights = self._scorer.score(params, batch_stats, embeddings, bags)
+        embeddings = self.embed(clips)
         if segment is None:
-            return scores, {"embedding": embeddings}
+            return self.score_bags(embeddings, bags).scores, {"embedding": embeddings}
+        scores, weights = self.score_bags(embeddings, bags)
         attention = np.zeros((len(bags), *weights.shape[1:], len(clips)), np.float32)
         attention[segment, ..., each] = weights
         return scores, {"embedding": embeddings, "attention": attention}
+
+    def embed(self, clips: np.ndarray) -> np.ndarray:
+        """Returns the embeddings float32 [clip, feature] of clips as a call takes them; nothing is checked."""
+        placed = HostClips(np.asarray(clips), self.mesh)
+        return self._scorer.embed(*self._weights, placed, np.arange(len(clips)))
+
+    def score_bags(self, embeddings: np.ndarray, bags: Bags) -> BagScores:
+        """Scores bags of embeddings [clip, feature]; every clip is in one of the bags."""
+        return self._scorer.score(*self._weights, embeddings, bags)
+
+    def predict(self, paths: Sequence[str | Path], **options: Any) -> SongPredictions:
+        """Classifies audio files and albums; see `mgc_jax.songs.predict.predict_songs` for the options.
+
+            table = model.predict(["song.mp3", "album/"])
+            print(table.songs[0].genre, table.albums[0].genre)
+
+        Raises:
+            UserError: the model cannot take audio, or there is no audio file.
+        """
+        return predict_songs(self, paths, **options)
 
     @functools.cached_property
     def _scorer(self) -> Scorer:
@@ -205,12 +224,10 @@ class ExportedModel:
 
 def _bags(segment: np.ndarray, clips: int) -> Bags:
     """Returns bags by the bag's number of each clip, [clip]; their labels are not known."""
-    numbers, sizes = np.unique(segment, return_counts=True)
+    numbers = np.unique(segment)
     if segment.shape != (clips,) or not np.array_equal(numbers, np.arange(len(numbers))):
         raise UserError(f"segment must hold the bag of each of the {clips} clips, bags numbered from 0")
-    unknown = np.zeros(len(numbers), np.int32)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    return Bags(np.argsort(segment, kind="stable"), offsets, label=unknown, subgenre=unknown)
+    return numbered_bags(segment)
 
 
 def model_of(meta: CheckpointMeta) -> BagClassifier:

@@ -39,6 +39,16 @@ class BagScores(NamedTuple):
     scores: np.ndarray
     attention: np.ndarray
 
+    def attention_for_predicted(self, bag: np.ndarray) -> np.ndarray:
+        """Returns the attention [clip] under the query of the genre that its bag has the highest score for.
+
+        Args:
+            bag: int [clip]: the bag of each clip.
+        """
+        if self.attention.ndim == 1:
+            return self.attention
+        return np.take_along_axis(self.attention, self.scores.argmax(axis=1)[bag, None], axis=1)[:, 0]
+
 
 class Scorer:
     """Embeds clips and scores bags with one model structure and changing weights."""

@@ -34,6 +34,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfds_fma.clips.decode import AUDIO_SUFFIXES
 from tfds_fma.clips.feature_extraction import BLOCK_SAMPLES, extract
 from tfds_fma.command_line import exit_status
 from tfds_fma.errors import ClipError, UserError, in_words
@@ -46,10 +47,6 @@ from tfds_fma.representations.feature_names import COLUMNS
 from tfds_fma.source.audio_files import Container, find_containers
 from tfds_fma.source.feature_table import format_row, write_rows
 from tfds_fma.source.tracks import read_tracks
-
-# The usual endings of what libsndfile reads.
-AUDIO_SUFFIXES = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav")
-
 
 # Tracks without features that are listed one by one at the end of a run.
 _LISTED = 20

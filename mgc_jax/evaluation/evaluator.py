@@ -43,13 +43,10 @@ class Evaluator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns log scores [bag, genre] and attention [clip]; row i of the embeddings is clip i of the bags."""
         local = dataclasses.replace(bags, clips=np.arange(len(embeddings)))
-        scores, attention = self._scorer.score(params, batch_stats, embeddings, local)
-        if not np.isfinite(scores).all():
+        scored = self._scorer.score(params, batch_stats, embeddings, local)
+        if not np.isfinite(scored.scores).all():
             raise UserError(
                 "the model's scores are not finite: training diverged. Lower --config.optimizer.learning_rate or set "
                 "--config.optimizer.clip_norm=1; checkpoints saved before this are untouched."
             )
-        if attention.ndim == 2:  # under the query of the bag's predicted genre
-            predicted = np.repeat(scores.argmax(axis=1), bags.sizes)
-            attention = np.take_along_axis(attention, predicted[:, None], axis=1)[:, 0]
-        return scores, attention
+        return scored.scores, scored.attention_for_predicted(np.repeat(np.arange(len(bags)), bags.sizes))

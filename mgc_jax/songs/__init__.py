@@ -1,1 +1,1 @@
-"""Audio files of one's own: their windows, bags, genres and embeddings."""
+"""Audio files of one's own: which there are, their bags, and what a trained model makes of them."""

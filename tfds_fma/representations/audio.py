@@ -20,10 +20,12 @@ class Audio:
     Attributes:
       sample_rate: Hz.
       short: whether it is for the demo corpus.
+      length: number of samples, if it is another one: of arrays that somebody else made.
     """
 
     sample_rate: int
     short: bool = False
+    length: int | None = None
     dtype: str = "int16"
     resampler: str = SOXR
 
@@ -40,7 +42,7 @@ class Audio:
     @property
     def samples(self) -> int:
         """As many as `seconds` have."""
-        return round(self.seconds * self.sample_rate)
+        return self.length or round(self.seconds * self.sample_rate)
 
     @property
     def at_most(self) -> int:

@@ -1,0 +1,316 @@
+"""Audio files -> genres: windows of every song, its scores over time, and those of its album."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mgc_jax.data.bags import Bags, numbered_bags
+from mgc_jax.errors import UserError
+from mgc_jax.evaluation.metrics import mean_log_scores
+from mgc_jax.scoring import BagScores
+from mgc_jax.songs.audio import Task, decoded, representation_of, tasks_of
+from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
+from tfds_fma.clips.windows import Windows, window_seconds
+from tfds_fma.errors import ClipError
+from tfds_fma.parallel import check_workers
+from tfds_fma.progress import progress_bar
+
+
+class ClipModel(Protocol):
+    """What is needed of a trained model: `mgc_jax.inference.ExportedModel` has it."""
+
+    @property
+    def genres(self) -> tuple[str, ...]:
+        """Label names, in the order of the scores."""
+
+    @property
+    def meta(self) -> Any:
+        """What the model says of itself."""
+
+    def embed(self, clips: np.ndarray) -> np.ndarray:
+        """Stored clips [clip, ...] -> float32 [clip, feature]."""
+
+    def score_bags(self, embeddings: np.ndarray, bags: Bags) -> BagScores:
+        """Scores bags of embeddings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedSong:
+    """The windows of a song.
+
+    Attributes:
+        path: its file.
+        tags: what its tags say.
+        seconds: its length as far as it was decoded.
+        start: where each window begins, float [window], s.
+        embeddings: float32 [window, feature].
+        damage: errors that the decoder found in the audio, in a line; "" if none.
+    """
+
+    path: Path
+    tags: Tags
+    seconds: float
+    start: np.ndarray
+    embeddings: np.ndarray
+    damage: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A file that could not be used, and why, in a line."""
+
+    path: Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Song:
+    """A classified song.
+
+    Attributes:
+        path, tags, seconds, start, damage: as in `EmbeddedSong`.
+        album: number of its bag.
+        window_scores: float64 [window, genre]: log scores of each window alone.
+        scores: float64 [genre]: their mean, normalized: log scores of the song alone.
+        attention: the weight of its windows in the bag (under the query of the bag's predicted genre, where genres
+            have queries); None: the model has no pooling.
+    """
+
+    path: Path
+    tags: Tags
+    seconds: float
+    start: np.ndarray
+    damage: str
+    album: int
+    window_scores: np.ndarray
+    scores: np.ndarray
+    attention: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Album:
+    """A bag of songs.
+
+    Attributes:
+        songs: their numbers.
+        scores: float64 [genre]: log scores of the bag; of a model without pooling the mean of its songs, normalized.
+    """
+
+    songs: tuple[int, ...]
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SongPredictions:
+    """Genres of songs and albums.
+
+    Attributes:
+        genres: label names, in the order of the scores.
+        songs: in the order given.
+        albums: in order of their first song.
+        failed: files that could not be used.
+        window: length of a window, s.
+        hop: distance of windows, s.
+    """
+
+    genres: tuple[str, ...]
+    songs: tuple[Song, ...]
+    albums: tuple[Album, ...]
+    failed: tuple[Failure, ...]
+    window: float
+    hop: float
+
+    def genre(self, scores: np.ndarray) -> str:
+        """Returns the genre of the highest score."""
+        return self.genres[int(np.argmax(scores))]
+
+
+def predict_songs(
+    model: ClipModel,
+    paths: Sequence[str | Path],
+    *,
+    bags: str = "tags",
+    hop: float | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> SongPredictions:
+    """Classifies audio files and albums.
+
+    Args:
+        model: a trained model.
+        paths: files and folders.
+        bags: what makes an album: "tags", "folder" or "none" (see `songs.files.bag_numbers`).
+        hop: distance of windows in s; None: their length, so that they do not overlap.
+        workers: processes that decode; None: one per usable core.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UserError: the model cannot take audio, an option makes no sense, or there is no audio file.
+    """
+    bag_numbers((), (), bags)
+    window, hop = _window_and_hop(model, hop)
+    embedded, failed = _separated(embed_songs(model, paths, hop=hop, workers=workers, progress=progress))
+    songs, albums = _scored(model, embedded, bag_numbers([s.path for s in embedded], [s.tags for s in embedded], bags))
+    return SongPredictions(model.genres, songs, albums, failed, window, hop)
+
+
+def embed_songs(
+    model: ClipModel,
+    paths: Sequence[str | Path],
+    *,
+    hop: float | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Iterator[EmbeddedSong | Failure]:
+    """Yields the windows of every song, embedded, or why its file cannot be used; see `predict_songs`.
+
+    Files are decoded in worker processes while the model embeds windows of several songs at once. Memory grows with
+    the embeddings alone.
+    """
+    check_workers(workers)
+    representation = representation_of(model.meta)
+    _, hop = _window_and_hop(model, hop)
+    files = find_songs(paths)
+    tags: list[Tags] = []
+
+    def tasks() -> Iterator[Task]:
+        for number, path in enumerate(files):
+            tags.append(read_tags(path))
+            yield from tasks_of(number, path, tags[-1].seconds, hop)
+
+    results = decoded(tasks(), representation, hop, workers)
+    parts = _embedded(model, results, model.meta.config["eval"]["batch_clips"])
+    with progress_bar("songs", len(files), "songs", show=progress) as bar:
+        for number, song in itertools.groupby(parts, lambda part: part.song):
+            yield _joined(files[number], tags[number], list(song))
+            bar.update()
+
+
+def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:
+    """Returns the length of a window and the distance of windows, in s."""
+    window = window_seconds(representation_of(model.meta))
+    if hop is not None and not 0.1 <= hop <= 3600:
+        raise UserError(f"hop={hop}: give the distance of windows in seconds, from 0.1 to 3600")
+    return window, window if hop is None else hop
+
+
+class _Part(NamedTuple):
+    """Some windows of a song, embedded, or why they could not be decoded."""
+
+    song: int
+    windows: Windows | ClipError
+    embeddings: np.ndarray
+
+
+def _embedded(model: ClipModel, results: Iterator[tuple[Task, Windows | ClipError]], batch: int) -> Iterator[_Part]:
+    """Embeds windows, a batch of several songs at once; yields the results in their order."""
+    waiting: collections.deque[tuple[Task, Windows | ClipError]] = collections.deque()
+    clips: list[np.ndarray] = []  # of the results that wait, not embedded yet
+    embeddings: list[np.ndarray] = []  # the others, from the first window of the first result on
+
+    def finished() -> Iterator[_Part]:
+        available = np.concatenate(embeddings) if embeddings else np.empty((0, 0), np.float32)
+        embeddings.clear()
+        while waiting and (number := _count(waiting[0][1])) <= len(available):
+            task, windows = waiting.popleft()
+            if isinstance(windows, Windows):
+                windows = dataclasses.replace(windows, clips=windows.clips[:0])
+            yield _Part(task.song, windows, available[:number])
+            available = available[number:]
+        if len(available):
+            embeddings.append(available)
+
+    for task, windows in results:
+        waiting.append((task, windows))
+        if _count(windows):
+            clips.append(windows.clips)  # type: ignore[union-attr]
+        while sum(map(len, clips)) >= batch:
+            together = np.concatenate(clips)
+            embeddings.append(model.embed(together[:batch]))
+            clips = [together[batch:]]
+        yield from finished()
+    if sum(map(len, clips)):
+        embeddings.append(model.embed(np.concatenate(clips)))
+    yield from finished()
+
+
+def _count(windows: Windows | ClipError) -> int:
+    return len(windows.clips) if isinstance(windows, Windows) else 0
+
+
+def _joined(path: Path, tags: Tags, parts: Sequence[_Part]) -> EmbeddedSong | Failure:
+    """Joins the parts of a song."""
+    windows = []
+    for part in parts:
+        if isinstance(part.windows, ClipError):
+            return Failure(path, f"{part.windows.reason}: {part.windows.detail}")
+        windows.append(part.windows)
+    return EmbeddedSong(
+        path,
+        tags,
+        seconds=max(part.end for part in windows),
+        start=np.concatenate([part.start for part in windows]),
+        embeddings=np.concatenate([part.embeddings for part in parts if len(part.embeddings)]),
+        damage="; ".join(dict.fromkeys(part.damage for part in windows if part.damage)),
+    )
+
+
+def _separated(
+    embedded: Iterator[EmbeddedSong | Failure],
+) -> tuple[tuple[EmbeddedSong, ...], tuple[Failure, ...]]:
+    """Sorts what could be used from what could not."""
+    found = list(embedded)
+    return (
+        tuple(song for song in found if isinstance(song, EmbeddedSong)),
+        tuple(song for song in found if isinstance(song, Failure)),
+    )
+
+
+def _scored(
+    model: ClipModel, embedded: Sequence[EmbeddedSong], bag: Sequence[int]
+) -> tuple[tuple[Song, ...], tuple[Album, ...]]:
+    """Scores windows, songs and bags; `bag` is the number of each song's bag."""
+    if not embedded:
+        return (), ()
+    embeddings = np.concatenate([song.embeddings for song in embedded])
+    counts = np.array([len(song.embeddings) for song in embedded])
+    begins = np.concatenate([[0], np.cumsum(counts)])
+    window_scores = model.score_bags(embeddings, numbered_bags(np.arange(len(embeddings)))).scores.astype(np.float64)
+    scores = mean_log_scores(window_scores, begins)
+    albums, attention = _albums(model, embeddings, np.repeat(bag, counts), np.asarray(bag), scores)
+    songs = tuple(
+        Song(
+            song.path, song.tags, song.seconds, song.start, song.damage, int(bag[number]),
+            window_scores[begins[number] : begins[number + 1]], scores[number],
+            None if attention is None else float(attention[begins[number] : begins[number + 1]].sum()),
+        )
+        for number, song in enumerate(embedded)
+    )  # fmt: skip
+    return songs, albums
+
+
+def _albums(
+    model: ClipModel, embeddings: np.ndarray, of_window: np.ndarray, bag: np.ndarray, scores: np.ndarray
+) -> tuple[tuple[Album, ...], np.ndarray | None]:
+    """Scores bags, whose clips are the windows of their songs, and returns the attention of each window.
+
+    Args:
+        model: a trained model.
+        embeddings: float32 [window, feature].
+        of_window: number of each window's bag.
+        bag: number of each song's bag.
+        scores: log scores [song, genre].
+    """
+    bags = numbered_bags(bag)
+    members = [tuple(map(int, bags.clips[a:b])) for a, b in itertools.pairwise(bags.offsets)]
+    if model.meta.config["model"]["pooling"]["name"] == "none":
+        means = mean_log_scores(scores[bags.clips], bags.offsets)
+        return tuple(Album(songs, mean) for songs, mean in zip(members, means, strict=True)), None
+    pooled = model.score_bags(embeddings, numbered_bags(of_window))
+    albums = tuple(Album(songs, row) for songs, row in zip(members, pooled.scores.astype(np.float64), strict=True))
+    return albums, pooled.attention_for_predicted(of_window)

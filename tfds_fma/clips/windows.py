@@ -1,0 +1,203 @@
+"""An audio file of any length -> its windows in stored form, each as a clip that begins there would be stored.
+
+Files are read forward and no more than a window is held, so memory does not grow with their length. The audio of a
+window is treated as `tfds_fma.clips.decode` treats a clip of FMA.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import soundfile
+
+from tfds_fma.clips.decode import (
+    MARGIN_SECONDS,
+    MIN_SHARE,
+    added,
+    damage_in_words,
+    decoder_errors_as_clip_errors,
+    filled_up,
+    resampled_mean,
+)
+from tfds_fma.clips.feature_extraction import extract
+from tfds_fma.clips.mp3_frames import with_all_frames
+from tfds_fma.errors import ClipError, in_words
+from tfds_fma.parallel import take_printed
+from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.feature_vector import FeatureVector
+
+# Length of the excerpts of FMA's tracks, of which features are computed, in s.
+_FEATURE_SECONDS = 30.0
+
+# Values decoded at a time, of all channels.
+_BLOCK_VALUES = 1 << 19
+
+# A decoder leaves at most so many bytes at the end of an MP3 file that it decoded to the end: tags.
+_TAG_BYTES = 1 << 16
+
+# Larger files are not searched for frames that the decoder left: they would be held in memory.
+_MOST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of an audio file.
+
+    Attributes:
+      clips: [window, ...] in stored form.
+      start: where each begins in the file, float [window], s.
+      end: how far the file was decoded, s.
+      damage: what the decoder said of errors in the audio, in a line; "" if nothing.
+    """
+
+    clips: np.ndarray
+    start: np.ndarray
+    end: float
+    damage: str = ""
+
+
+def window_seconds(representation: AudioRepresentation | FeatureVector) -> float:
+    """Returns the length of the audio that one stored clip is made of, in s."""
+    if isinstance(representation, FeatureVector):
+        return _FEATURE_SECONDS
+    return representation.at_most / representation.sample_rate
+
+
+def cut_windows(
+    path: Path,
+    representation: AudioRepresentation | FeatureVector,
+    hop: float,
+    *,
+    first: int = 0,
+    most: int | None = None,
+) -> Windows:
+    """Decodes windows of an audio file.
+
+    They begin at 0, `hop`, 2 `hop` ... seconds. What is left at the end is a window if it has at least half of the
+    length, and is then filled up with zeros, as the clips of a corpus are.
+
+    Args:
+      path: the file.
+      representation: what to make of each window. Features are computed at the file's own rate, as FMA did.
+      hop: distance of the windows in s.
+      first: number of the first one.
+      most: number of windows at most; None: all to the end of the file.
+
+    Returns:
+      At least one window if `first` is 0.
+
+    Raises:
+      ClipError: there is no such file; or it is empty, no audio, damaged beyond use, or shorter than half a window.
+    """
+    take_printed()
+    with _opened(path) as file, decoder_errors_as_clip_errors():
+        with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            mono = _Mono(audio)
+            clips, start = _cut(mono, representation, hop, first, most)
+        left = os.fstat(file.fileno()).st_size - os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        too_early = left > _TAG_BYTES or first + len(clips) <= 1
+        whole = None
+        if audio.format == "MP3" and mono.ended and too_early and file.seek(0, io.SEEK_END) <= _MOST_BYTES:
+            file.seek(0)
+            whole = with_all_frames(file.read(), mono.end)
+        if whole is not None:
+            take_printed()  # what the decoder found will be found again
+            with soundfile.SoundFile(io.BytesIO(whole)) as audio:
+                mono = _Mono(audio)
+                clips, start = _cut(mono, representation, hop, first, most)
+    seconds = mono.end / audio.samplerate
+    if not clips and not first:
+        raise ClipError("short", f"{seconds:.2f} s of the {window_seconds(representation):.2f} s needed")
+    return Windows(np.array(clips), np.array(start), seconds, damage_in_words(take_printed()))
+
+
+class _Mono:
+    """Reads the sum of a file's channels forward.
+
+    Attributes:
+      audio: the open file.
+      end: samples per channel that were decoded, counted from the start of the file.
+      ended: whether there are no more.
+    """
+
+    def __init__(self, audio: soundfile.SoundFile):
+        self.audio, self.end, self.ended = audio, 0, False
+        self._kept = np.empty(0, np.float32)  # what ends at `end`
+
+    def take(self, begin: int, length: int) -> np.ndarray:
+        """Returns float32 [length] from the sample `begin` on, fewer at the end of the file; never goes back."""
+        if begin > self.end:
+            self.end, self._kept = self.audio.seek(min(begin, self.audio.frames)), self._kept[:0]
+        parts = [self._kept[len(self._kept) - (self.end - begin) :] if self.end > begin else self._kept[:0]]
+        block = max(1, _BLOCK_VALUES // self.audio.channels)
+        while self.end < begin + length and not self.ended:
+            channels = self.audio.read(min(block, begin + length - self.end), dtype="float32", always_2d=True).T
+            self.ended = not channels.shape[1]
+            if not self.ended:
+                parts.append(added(channels))
+                self.end += channels.shape[1]
+        self._kept = np.concatenate(parts)
+        return self._kept[:length]
+
+
+def _cut(
+    mono: _Mono, representation: AudioRepresentation | FeatureVector, hop: float, first: int, most: int | None
+) -> tuple[list[np.ndarray], list[float]]:
+    """Returns windows in stored form, and where they begin, in s; the arguments are those of `cut_windows`."""
+    clips: list[np.ndarray] = []
+    start: list[float] = []
+    rate = mono.audio.samplerate
+    for number in itertools.count(first):
+        begin = round(number * hop * rate)
+        if len(clips) == most:
+            break
+        try:
+            clips.append(_stored(mono, begin, representation))
+        except ClipError as error:
+            if error.reason == "short":
+                break
+            raise
+        start.append(begin / rate)
+    return clips, start
+
+
+def _stored(mono: _Mono, begin: int, representation: AudioRepresentation | FeatureVector) -> np.ndarray:
+    """Returns the window that begins at a sample, in stored form; raises ClipError if it is short or not finite."""
+    rate, channels = mono.audio.samplerate, mono.audio.channels
+    if isinstance(representation, FeatureVector):
+        samples = round(_FEATURE_SECONDS * rate)
+        audio = mono.take(begin, samples) / np.float32(channels)
+        if len(audio) < MIN_SHARE * samples:
+            raise ClipError("short", "less than half a window")
+        return extract(audio, rate, representation.groups)
+    wanted = int((window_seconds(representation) + MARGIN_SECONDS) * rate) + 1
+    total = mono.take(begin, wanted)
+    if not total.size:
+        raise ClipError("short", "no audio is left")
+    to = representation.sample_rate
+    audio = resampled_mean(total, channels, rate, to, representation.resampler)[: representation.at_most]
+    return representation.compute(filled_up(audio, to, representation.samples).samples)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that has bytes, unbuffered; raises ClipError if it is none."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block
+            raise ClipError("unreadable", "it is no file")
+        if not path.stat().st_size:
+            raise ClipError("empty", "the file has no bytes")
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError as error:
+        raise ClipError("missing", "there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise ClipError("unreadable", in_words(error)) from error
+    with file:
+        yield file
