@@ -16,6 +16,7 @@ import sys
 
 COMMANDS = {  # first word: the module whose `main` does the work
     "predict": "mgc_jax.predict",
+    "embed": "mgc_jax.embed",
     "report": "mgc_jax.report.__main__",
 }
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,27 +72,44 @@ def representation_of(meta: Any) -> AudioRepresentation | FeatureVector:
             f"this model takes clips of {' x '.join(map(str, meta.stored_shape))}, but {found.name} has "
             f"{' x '.join(map(str, found.shape))}: it was trained with another version of mgc-jax"
         )
-    if not isinstance(found, FeatureVector):
-        now = implementation(found.resampler)
-        if meta.resampler and meta.resampler != now:
-            log.warning(
-                "warning: the model was trained on audio resampled with %s, these songs are resampled with %s; the "
-                "upper mel bands may differ by some dB",
-                meta.resampler,
-                now,
-            )
     return found
 
 
-def tasks_of(song: int, path: Path, seconds: float | None, hop: float) -> list[Task]:
-    """Divides a song into tasks; `seconds` is its length where that is known."""
-    most = max(1, min(_TASK_WINDOWS, int(_TASK_SECONDS / hop)))
-    number = max(1, math.ceil((seconds or 0) / (hop * most)))
-    return [Task(song, path, part * most, most if part < number - 1 else None) for part in range(number)]
+def warn_of_other_resampler(meta: Any, representation: AudioRepresentation | FeatureVector) -> None:
+    """Warns if the model was trained on audio that another version of the resampler made."""
+    if isinstance(representation, FeatureVector) or not meta.resampler or "unknown" in meta.resampler:
+        return
+    now = implementation(representation.resampler)
+    if meta.resampler != now:
+        log.warning(
+            "warning: the model was trained on audio resampled with %s, these songs are resampled with %s; the upper "
+            "mel bands may differ by some dB",
+            meta.resampler,
+            now,
+        )
+
+
+def first_task(song: int, path: Path, hop: float) -> Task:
+    """Returns the first task of a song."""
+    return Task(song, path, 0, _windows_per_task(hop))
+
+
+def further_tasks(task: Task, windows: Windows, hop: float) -> list[Task]:
+    """Returns the tasks of a song after the first one; none if that came to the end of the file."""
+    most = _windows_per_task(hop)
+    if len(windows.start) < most:
+        return []
+    parts = max(2, math.ceil(windows.told / (hop * most)))
+    # The header may tell too little.
+    return [task._replace(first=part * most, most=most if part < parts - 1 else None) for part in range(1, parts)]
+
+
+def _windows_per_task(hop: float) -> int:
+    return max(1, min(_TASK_WINDOWS, int(_TASK_SECONDS / hop)))
 
 
 def decoded(
-    tasks: Iterator[Task], representation: AudioRepresentation | FeatureVector, hop: float, workers: int | None
+    tasks: Iterable[Task], representation: AudioRepresentation | FeatureVector, hop: float, workers: int | None
 ) -> Iterator[tuple[Task, Windows | ClipError]]:
     """Yields the windows of each task in order, or the error that its file gave; decoded in worker processes."""
     yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers)

@@ -24,14 +24,12 @@ class Tags:
         artist: of the album if the file names one, else of the song.
         album: title of the album.
         genre: as somebody wrote it; no label of a model.
-        seconds: length; None: unknown.
     """
 
     title: str = ""
     artist: str = ""
     album: str = ""
     genre: str = ""
-    seconds: float | None = None
 
 
 def find_songs(paths: Iterable[str | Path]) -> list[Path]:
@@ -66,7 +64,7 @@ def read_tags(path: Path) -> Tags:
     if not path.is_file():  # a pipe would block
         return Tags()
     try:
-        tag = TinyTag.get(path)
+        tag = TinyTag.get(path, duration=False)  # without tags it would search all of the file for audio
     except Exception:  # of damaged bytes it raises many kinds; decoding says what is wrong
         return Tags()
     return Tags(
@@ -74,7 +72,6 @@ def read_tags(path: Path) -> Tags:
         artist=_text(tag.albumartist or tag.artist),
         album=_text(tag.album),
         genre=_text(tag.genre),
-        seconds=tag.duration,
     )
 
 

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +13,14 @@ from mgc_jax.data.bags import Bags, numbered_bags
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.metrics import mean_log_scores
 from mgc_jax.scoring import BagScores
-from mgc_jax.songs.audio import Task, decoded, representation_of, tasks_of
+from mgc_jax.songs.audio import (
+    Task,
+    decoded,
+    first_task,
+    further_tasks,
+    representation_of,
+    warn_of_other_resampler,
+)
 from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
 from tfds_fma.clips.windows import Windows, window_seconds
 from tfds_fma.errors import ClipError
@@ -44,6 +51,7 @@ class EmbeddedSong:
     """The windows of a song.
 
     Attributes:
+        number: its place among the songs given.
         path: its file.
         tags: what its tags say.
         seconds: its length as far as it was decoded.
@@ -52,6 +60,7 @@ class EmbeddedSong:
         damage: errors that the decoder found in the audio, in a line; "" if none.
     """
 
+    number: int
     path: Path
     tags: Tags
     seconds: float
@@ -62,8 +71,9 @@ class EmbeddedSong:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A file that could not be used, and why, in a line."""
+    """A file that could not be used, its place among the songs given, and why, in a line."""
 
+    number: int
     path: Path
     reason: str
 
@@ -99,6 +109,7 @@ class Album:
     Attributes:
         songs: their numbers.
         scores: float64 [genre]: log scores of the bag; of a model without pooling the mean of its songs, normalized.
+            MATT scores each genre under a query of its own, so these are probabilities that do not add up to 1.
     """
 
     songs: tuple[int, ...]
@@ -169,26 +180,32 @@ def embed_songs(
 ) -> Iterator[EmbeddedSong | Failure]:
     """Yields the windows of every song, embedded, or why its file cannot be used; see `predict_songs`.
 
-    Files are decoded in worker processes while the model embeds windows of several songs at once. Memory grows with
-    the embeddings alone.
+    Songs of more than ten minutes come last. Files are decoded in worker processes while the model embeds windows of
+    several songs at once. Memory grows with the embeddings alone.
     """
     check_workers(workers)
     representation = representation_of(model.meta)
     _, hop = _window_and_hop(model, hop)
+    warn_of_other_resampler(model.meta, representation)
     files = find_songs(paths)
-    tags: list[Tags] = []
-
-    def tasks() -> Iterator[Task]:
-        for number, path in enumerate(files):
-            tags.append(read_tags(path))
-            yield from tasks_of(number, path, tags[-1].seconds, hop)
-
-    results = decoded(tasks(), representation, hop, workers)
-    parts = _embedded(model, results, model.meta.config["eval"]["batch_clips"])
+    batch = model.meta.config["eval"]["batch_clips"]
+    begun: dict[int, list[_Part]] = {}
+    further: list[Task] = []
     with progress_bar("songs", len(files), "songs", show=progress) as bar:
-        for number, song in itertools.groupby(parts, lambda part: part.song):
-            yield _joined(files[number], tags[number], list(song))
-            bar.update()
+        tasks: Iterable[Task] = (first_task(number, path, hop) for number, path in enumerate(files))
+        for part in _embedded(model, decoded(tasks, representation, hop, workers), batch):
+            more = further_tasks(part.task, part.windows, hop) if isinstance(part.windows, Windows) else []
+            if more:
+                begun[part.task.song] = [part]
+                further += more
+            else:
+                yield _joined([part])
+                bar.update()
+        if further:  # of long songs
+            parts = _embedded(model, decoded(further, representation, hop, workers), batch)
+            for number, song in itertools.groupby(parts, lambda part: part.task.song):
+                yield _joined([*begun.pop(number), *song])
+                bar.update()
 
 
 def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:
@@ -202,7 +219,7 @@ def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:
 class _Part(NamedTuple):
     """Some windows of a song, embedded, or why they could not be decoded."""
 
-    song: int
+    task: Task
     windows: Windows | ClipError
     embeddings: np.ndarray
 
@@ -220,7 +237,7 @@ def _embedded(model: ClipModel, results: Iterator[tuple[Task, Windows | ClipErro
             task, windows = waiting.popleft()
             if isinstance(windows, Windows):
                 windows = dataclasses.replace(windows, clips=windows.clips[:0])
-            yield _Part(task.song, windows, available[:number])
+            yield _Part(task, windows, available[:number])
             available = available[number:]
         if len(available):
             embeddings.append(available)
@@ -243,16 +260,18 @@ def _count(windows: Windows | ClipError) -> int:
     return len(windows.clips) if isinstance(windows, Windows) else 0
 
 
-def _joined(path: Path, tags: Tags, parts: Sequence[_Part]) -> EmbeddedSong | Failure:
+def _joined(parts: Sequence[_Part]) -> EmbeddedSong | Failure:
     """Joins the parts of a song."""
+    number, path = parts[0].task.song, parts[0].task.path
     windows = []
     for part in parts:
         if isinstance(part.windows, ClipError):
-            return Failure(path, f"{part.windows.reason}: {part.windows.detail}")
+            return Failure(number, path, f"{part.windows.reason}: {part.windows.detail}")
         windows.append(part.windows)
     return EmbeddedSong(
+        number,
         path,
-        tags,
+        read_tags(path),
         seconds=max(part.end for part in windows),
         start=np.concatenate([part.start for part in windows]),
         embeddings=np.concatenate([part.embeddings for part in parts if len(part.embeddings)]),
@@ -263,8 +282,8 @@ def _joined(path: Path, tags: Tags, parts: Sequence[_Part]) -> EmbeddedSong | Fa
 def _separated(
     embedded: Iterator[EmbeddedSong | Failure],
 ) -> tuple[tuple[EmbeddedSong, ...], tuple[Failure, ...]]:
-    """Sorts what could be used from what could not."""
-    found = list(embedded)
+    """Separates what could be used from what could not, each in the order given."""
+    found = sorted(embedded, key=lambda song: song.number)
     return (
         tuple(song for song in found if isinstance(song, EmbeddedSong)),
         tuple(song for song in found if isinstance(song, Failure)),

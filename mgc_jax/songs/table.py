@@ -19,7 +19,7 @@ _WIDTH = 44  # characters of a title there
 
 
 def rows(predictions: SongPredictions) -> list[dict[str, Any]]:
-    """Returns a flat row per song: what CSV and Parquet hold; probabilities as `song/GENRE` and `album/GENRE`."""
+    """Returns a flat row per song: what CSV and Parquet hold; probabilities as `song/GENRE` and `bag/GENRE`."""
     return [
         {
             "path": _text(song.path),
@@ -57,12 +57,12 @@ def as_json(predictions: SongPredictions) -> dict[str, Any]:
                 "album": song.tags.album,
                 "seconds": song.seconds,
                 "genre": predictions.genre(song.scores),
-                "probabilities": _probabilities("", genres, song.scores),
+                "scores": _probabilities("", genres, song.scores),
                 "bag": song.album,
                 "attention": song.attention,
                 "damage": song.damage,
                 "windows": [
-                    {"start": float(start), "probabilities": _probabilities("", genres, scores)}
+                    {"start": float(start), "scores": _probabilities("", genres, scores)}
                     for start, scores in zip(song.start, song.window_scores, strict=True)
                 ],
             }
@@ -72,7 +72,7 @@ def as_json(predictions: SongPredictions) -> dict[str, Any]:
             {
                 "songs": list(album.songs),
                 "genre": predictions.genre(album.scores),
-                "probabilities": _probabilities("", genres, album.scores),
+                "scores": _probabilities("", genres, album.scores),
             }
             for album in predictions.albums
         ],

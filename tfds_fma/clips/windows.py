@@ -54,12 +54,14 @@ class Windows:
       clips: [window, ...] in stored form.
       start: where each begins in the file, float [window], s.
       end: how far the file was decoded, s.
+      told: length that its header tells, s; of some files, an estimate.
       damage: what the decoder said of errors in the audio, in a line; "" if nothing.
     """
 
     clips: np.ndarray
     start: np.ndarray
     end: float
+    told: float
     damage: str = ""
 
 
@@ -112,10 +114,10 @@ def cut_windows(
             with soundfile.SoundFile(io.BytesIO(whole)) as audio:
                 mono = _Mono(audio)
                 clips, start = _cut(mono, representation, hop, first, most)
-    seconds = mono.end / audio.samplerate
+    seconds, told = mono.end / audio.samplerate, audio.frames / audio.samplerate
     if not clips and not first:
         raise ClipError("short", f"{seconds:.2f} s of the {window_seconds(representation):.2f} s needed")
-    return Windows(np.array(clips), np.array(start), seconds, damage_in_words(take_printed()))
+    return Windows(np.array(clips), np.array(start), seconds, told, damage_in_words(take_printed()))
 
 
 class _Mono:
