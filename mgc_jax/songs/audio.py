@@ -1,14 +1,14 @@
 """What a model takes of an audio file, and the decoding of many files in worker processes."""
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mgc_jax.data.frontend import LogMelFrontend
 from mgc_jax.errors import UserError
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.windows import Windows, cut_windows
@@ -55,7 +55,8 @@ def representation_of(meta: Any) -> AudioRepresentation | FeatureVector:
     data, frontend = meta.config["data"], meta.config["model"]["frontend"]
     found: Any = None
     if meta.corpus == "arrays" and frontend:
-        found = Audio(LogMelFrontend(frontend).sample_rate, length=meta.stored_shape[0])
+        spectrogram: Any = get_representation(frontend)
+        found = Audio(spectrogram.sample_rate, length=meta.stored_shape[0])
     elif meta.corpus != "arrays":
         with contextlib.suppress(UserError):  # the name of arrays that were packaged
             found = get_representation(data["representation"])
@@ -75,13 +76,18 @@ def representation_of(meta: Any) -> AudioRepresentation | FeatureVector:
     if not isinstance(found, FeatureVector):
         now = implementation(found.resampler)
         if meta.resampler and meta.resampler != now:
-            log.warning(
-                "warning: the model was trained on audio resampled with %s, these songs are resampled with %s; the "
-                "upper mel bands may differ by some dB",
-                meta.resampler,
-                now,
-            )
+            _warn_of_resampler(meta.resampler, now)
     return found
+
+
+@functools.cache  # once: every song would say it again
+def _warn_of_resampler(trained_on: str, now: str) -> None:
+    log.warning(
+        "warning: the model was trained on audio resampled with %s, these songs are resampled with %s; the upper mel "
+        "bands may differ by some dB",
+        trained_on,
+        now,
+    )
 
 
 def tasks_of(song: int, path: Path, seconds: float | None, hop: float) -> list[Task]:
@@ -92,10 +98,14 @@ def tasks_of(song: int, path: Path, seconds: float | None, hop: float) -> list[T
 
 
 def decoded(
-    tasks: Iterator[Task], representation: AudioRepresentation | FeatureVector, hop: float, workers: int | None
-) -> Iterator[tuple[Task, Windows | ClipError]]:
+    tasks: Iterator[Task],
+    representation: AudioRepresentation | FeatureVector,
+    hop: float,
+    workers: int | None,
+    pool: concurrent.futures.Executor | None = None,
+) -> Generator[tuple[Task, Windows | ClipError], None, None]:
     """Yields the windows of each task in order, or the error that its file gave; decoded in worker processes."""
-    yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers)
+    yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers, pool=pool)
 
 
 def _windows(

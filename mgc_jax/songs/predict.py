@@ -1,9 +1,11 @@
 """Audio files -> genres: windows of every song, its scores over time, and those of its album."""
 
 import collections
+import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -138,6 +140,8 @@ def predict_songs(
     hop: float | None = None,
     workers: int | None = None,
     progress: bool = False,
+    pool: concurrent.futures.Executor | None = None,
+    on_windows: Callable[[int, Windows | ClipError], None] | None = None,
 ) -> SongPredictions:
     """Classifies audio files and albums.
 
@@ -148,13 +152,19 @@ def predict_songs(
         hop: distance of windows in s; None: their length, so that they do not overlap.
         workers: processes that decode; None: one per usable core.
         progress: whether to show a progress bar.
+        pool: workers that run already (`tfds_fma.parallel.start_pool`); None: they are started and ended.
+        on_windows: is called with the number of a song, in the order of the files, and some of its windows in stored
+            form (or why there are none), before they are embedded. What it raises ends the work.
 
     Raises:
         UserError: the model cannot take audio, an option makes no sense, or there is no audio file.
     """
     bag_numbers((), (), bags)
     window, hop = _window_and_hop(model, hop)
-    embedded, failed = _separated(embed_songs(model, paths, hop=hop, workers=workers, progress=progress))
+    parts = embed_songs(
+        model, paths, hop=hop, workers=workers, progress=progress, pool=pool, on_windows=on_windows
+    )  # fmt: skip
+    embedded, failed = _separated(parts)
     songs, albums = _scored(model, embedded, bag_numbers([s.path for s in embedded], [s.tags for s in embedded], bags))
     return SongPredictions(model.genres, songs, albums, failed, window, hop)
 
@@ -166,6 +176,8 @@ def embed_songs(
     hop: float | None = None,
     workers: int | None = None,
     progress: bool = False,
+    pool: concurrent.futures.Executor | None = None,
+    on_windows: Callable[[int, Windows | ClipError], None] | None = None,
 ) -> Iterator[EmbeddedSong | Failure]:
     """Yields the windows of every song, embedded, or why its file cannot be used; see `predict_songs`.
 
@@ -183,9 +195,17 @@ def embed_songs(
             tags.append(read_tags(path))
             yield from tasks_of(number, path, tags[-1].seconds, hop)
 
-    results = decoded(tasks(), representation, hop, workers)
-    parts = _embedded(model, results, model.meta.config["eval"]["batch_clips"])
-    with progress_bar("songs", len(files), "songs", show=progress) as bar:
+    def shown(results: Iterator[tuple[Task, Windows | ClipError]]) -> Iterator[tuple[Task, Windows | ClipError]]:
+        for task, windows in results:
+            if on_windows is not None:
+                on_windows(task.song, windows)
+            yield task, windows
+
+    with (
+        contextlib.closing(decoded(tasks(), representation, hop, workers, pool)) as results,
+        progress_bar("songs", len(files), "songs", show=progress) as bar,
+    ):
+        parts = _embedded(model, shown(results), model.meta.config["eval"]["batch_clips"])
         for number, song in itertools.groupby(parts, lambda part: part.song):
             yield _joined(files[number], tags[number], list(song))
             bar.update()
