@@ -16,6 +16,7 @@ import sys
 
 COMMANDS = {  # first word: the module whose `main` does the work
     "predict": "mgc_jax.predict",
+    "page": "mgc_jax.page.__main__",
     "report": "mgc_jax.report.__main__",
 }
 
