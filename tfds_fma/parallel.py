@@ -26,32 +26,53 @@ _IN_FLIGHT_PER_WORKER = 8
 _printed: IO[bytes] | None = None  # standard error of a worker process
 
 
+def start_pool(workers: int | None = None) -> concurrent.futures.Executor:
+    """Returns worker processes for several calls of `ordered_map`; the caller ends them with `shutdown`.
+
+    Workers are started afresh, not forked: the caller may run threads, as JAX does, and a forked process can
+    hang on their locks. They start when the first work is given to them.
+
+    Args:
+      workers: number of processes; by default one per core that this process may use.
+
+    Raises:
+      UserError: if `workers` is less than 1.
+    """
+    check_workers(workers)
+    return concurrent.futures.ProcessPoolExecutor(
+        workers or usable_cores(), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+
+
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    *,
+    pool: concurrent.futures.Executor | None = None,
 ) -> Generator[Result, None, None]:
     """Yields ``function(item)`` for each item, in order, computed in worker processes.
 
-    Workers are started afresh, not forked: the caller may run threads, as JAX does, and a forked process can
-    hang on their locks. So `function` and the items must be picklable, and a script that calls this needs the
-    usual ``if __name__ == "__main__":``.
+    Workers are started afresh, see `start_pool`. So `function` and the items must be picklable, and a script that
+    calls this needs the usual ``if __name__ == "__main__":``.
 
     Args:
       function: what to compute; importable from its module, or a `functools.partial` of such a function.
       items: its arguments.
       workers: number of processes; by default one per core that this process may use.
+      pool: of `start_pool`, with so many workers: it is used and left running. None: a pool for this call.
 
     Raises:
-      UserError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder).
+      UserError: if `workers` is less than 1, or a worker process dies (killed, out of memory, crash in a decoder); a
+        pool cannot be used again after that.
     """
     check_workers(workers)
     workers = workers or usable_cores()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    used = pool or start_pool(workers)
     pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            pending.append(used.submit(function, item))
             if len(pending) >= _IN_FLIGHT_PER_WORKER * workers:
                 yield pending.popleft().result()
         while pending:
@@ -63,7 +84,10 @@ def ordered_map(
             '`if __name__ == "__main__":`.'
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        if pool is None:
+            used.shutdown()
 
 
 def take_printed() -> list[str]:

@@ -1,14 +1,14 @@
 """What a model takes of an audio file, and the decoding of many files in worker processes."""
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mgc_jax.data.frontend import LogMelFrontend
 from mgc_jax.errors import UserError
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.windows import Windows, cut_windows
@@ -55,7 +55,8 @@ def representation_of(meta: Any) -> AudioRepresentation | FeatureVector:
     data, frontend = meta.config["data"], meta.config["model"]["frontend"]
     found: Any = None
     if meta.corpus == "arrays" and frontend:
-        found = Audio(LogMelFrontend(frontend).sample_rate, length=meta.stored_shape[0])
+        spectrogram: Any = get_representation(frontend)
+        found = Audio(spectrogram.sample_rate, length=meta.stored_shape[0])
     elif meta.corpus != "arrays":
         with contextlib.suppress(UserError):  # the name of arrays that were packaged
             found = get_representation(data["representation"])
@@ -109,10 +110,14 @@ def _windows_per_task(hop: float) -> int:
 
 
 def decoded(
-    tasks: Iterable[Task], representation: AudioRepresentation | FeatureVector, hop: float, workers: int | None
-) -> Iterator[tuple[Task, Windows | ClipError]]:
+    tasks: Iterable[Task],
+    representation: AudioRepresentation | FeatureVector,
+    hop: float,
+    workers: int | None,
+    pool: concurrent.futures.Executor | None = None,
+) -> Generator[tuple[Task, Windows | ClipError], None, None]:
     """Yields the windows of each task in order, or the error that its file gave; decoded in worker processes."""
-    yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers)
+    yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers, pool=pool)
 
 
 def _windows(

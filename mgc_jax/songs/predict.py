@@ -1,9 +1,11 @@
 """Audio files -> genres: windows of every song, its scores over time, and those of its album."""
 
 import collections
+import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +26,7 @@ from mgc_jax.songs.audio import (
 from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
 from tfds_fma.clips.windows import Windows, window_seconds
 from tfds_fma.errors import ClipError
-from tfds_fma.parallel import check_workers
+from tfds_fma.parallel import check_workers, start_pool
 from tfds_fma.progress import progress_bar
 
 
@@ -149,6 +151,8 @@ def predict_songs(
     hop: float | None = None,
     workers: int | None = None,
     progress: bool = False,
+    pool: concurrent.futures.Executor | None = None,
+    on_windows: Callable[[int, Windows | ClipError], None] | None = None,
 ) -> SongPredictions:
     """Classifies audio files and albums.
 
@@ -159,13 +163,19 @@ def predict_songs(
         hop: distance of windows in s; None: their length, so that they do not overlap.
         workers: processes that decode; None: one per usable core.
         progress: whether to show a progress bar.
+        pool: workers that run already (`tfds_fma.parallel.start_pool`); None: they are started and ended.
+        on_windows: is called with the number of a song, in the order of the files, and some of its windows in stored
+            form (or why there are none), before they are embedded. What it raises ends the work.
 
     Raises:
         UserError: the model cannot take audio, an option makes no sense, or there is no audio file.
     """
     bag_numbers((), (), bags)
     window, hop = _window_and_hop(model, hop)
-    embedded, failed = _separated(embed_songs(model, paths, hop=hop, workers=workers, progress=progress))
+    parts = embed_songs(
+        model, paths, hop=hop, workers=workers, progress=progress, pool=pool, on_windows=on_windows
+    )  # fmt: skip
+    embedded, failed = _separated(parts)
     songs, albums = _scored(model, embedded, bag_numbers([s.path for s in embedded], [s.tags for s in embedded], bags))
     return SongPredictions(model.genres, songs, albums, failed, window, hop)
 
@@ -177,6 +187,8 @@ def embed_songs(
     hop: float | None = None,
     workers: int | None = None,
     progress: bool = False,
+    pool: concurrent.futures.Executor | None = None,
+    on_windows: Callable[[int, Windows | ClipError], None] | None = None,
 ) -> Iterator[EmbeddedSong | Failure]:
     """Yields the windows of every song, embedded, or why its file cannot be used; see `predict_songs`.
 
@@ -188,12 +200,24 @@ def embed_songs(
     _, hop = _window_and_hop(model, hop)
     warn_of_other_resampler(model.meta, representation)
     files = find_songs(paths)
-    batch = model.meta.config["eval"]["batch_clips"]
     begun: dict[int, list[_Part]] = {}
     further: list[Task] = []
-    with progress_bar("songs", len(files), "songs", show=progress) as bar:
-        tasks: Iterable[Task] = (first_task(number, path, hop) for number, path in enumerate(files))
-        for part in _embedded(model, decoded(tasks, representation, hop, workers), batch):
+
+    def parts(tasks: Iterable[Task], used: concurrent.futures.Executor) -> Iterator[_Part]:
+        with contextlib.closing(decoded(tasks, representation, hop, workers, used)) as results:
+            yield from _embedded(model, shown(results), model.meta.config["eval"]["batch_clips"])
+
+    def shown(results: Iterable[tuple[Task, Windows | ClipError]]) -> Iterator[tuple[Task, Windows | ClipError]]:
+        for task, windows in results:
+            if on_windows is not None:
+                on_windows(task.song, windows)
+            yield task, windows
+
+    with (
+        contextlib.nullcontext(pool) if pool is not None else start_pool(workers) as used,
+        progress_bar("songs", len(files), "songs", show=progress) as bar,
+    ):
+        for part in parts((first_task(number, path, hop) for number, path in enumerate(files)), used):
             more = further_tasks(part.task, part.windows, hop) if isinstance(part.windows, Windows) else []
             if more:
                 begun[part.task.song] = [part]
@@ -201,11 +225,9 @@ def embed_songs(
             else:
                 yield _joined([part])
                 bar.update()
-        if further:  # of long songs
-            parts = _embedded(model, decoded(further, representation, hop, workers), batch)
-            for number, song in itertools.groupby(parts, lambda part: part.task.song):
-                yield _joined([*begun.pop(number), *song])
-                bar.update()
+        for number, song in itertools.groupby(parts(further, used), lambda part: part.task.song):  # the long ones
+            yield _joined([*begun.pop(number), *song])
+            bar.update()
 
 
 def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:

@@ -67,7 +67,10 @@ def in_process(monkeypatch):
     """Decodes in this process: starting others takes seconds."""
     import mgc_jax.songs.audio as audio
 
-    monkeypatch.setattr(audio, "ordered_map", lambda function, items, workers: map(function, items))
+    def in_order(function, items, workers, pool):
+        yield from map(function, items)
+
+    monkeypatch.setattr(audio, "ordered_map", in_order)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tfds_fma import UserError
-from tfds_fma.parallel import ordered_map
+from tfds_fma.parallel import ordered_map, start_pool
 
 
 def test_results_come_in_order():
@@ -52,3 +52,20 @@ def test_a_script_without_the_main_guard_is_an_error_and_not_a_hang(tmp_path):
     assert ended.returncode == 1
     assert "UserError: Every worker process runs the script again" in ended.stderr
     assert ended.stderr.endswith('in a script of your own, call this below `if __name__ == "__main__":`.\n')
+
+
+def test_a_pool_serves_several_calls_and_forgets_what_was_not_wanted():
+    pool = start_pool(1)
+    try:
+        first = ordered_map(abs, range(-100, 0), workers=1, pool=pool)
+        assert next(first) == 100
+        first.close()  # its other items are not waited for
+        (one,) = ordered_map(_process, [0], workers=1, pool=pool)
+        (two,) = ordered_map(_process, [0], workers=1, pool=pool)
+        assert one == two != os.getpid()
+    finally:
+        pool.shutdown()
+
+
+def _process(_):
+    return os.getpid()
