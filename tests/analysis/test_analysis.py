@@ -261,13 +261,17 @@ def test_layers_are_recorded_whatever_the_encoder(tmp_path, encoder, options, la
     rows = run.corpus.indices("validation")[::2]
     grams = encoder_grams(OpenedRun(run, weights, {}), rows)
     assert list(grams) == layers
-    model = nnx.merge(run.graph, *jax.device_put(weights))
-    x = run.inputs.evaluation(jnp.asarray(run.corpus.clips[rows]))
-    mask = jnp.ones(len(rows), bool)
-    embedding = np.asarray(model.embed(x, mask), np.float64)
-    block = np.asarray(model.encoder.blocks[0](x.swapaxes(1, 2)[..., None], mask, False)).reshape(len(rows), -1)
+
+    @jax.jit
+    def outputs(weights, clips):
+        model, x = nnx.merge(run.graph, *weights), run.inputs.evaluation(clips)
+        mask = jnp.ones(len(x), bool)
+        block = model.encoder.blocks[0](x.swapaxes(1, 2)[..., None], mask, False)
+        return model.embed(x, mask), block.reshape(len(x), -1)
+
+    embedding, block = (np.asarray(value, np.float64) for value in outputs(weights, run.corpus.clips[rows]))
     centre = np.eye(len(rows)) - 1 / len(rows)
-    for name, features in ((layers[-1], embedding), (layers[0], block.astype(np.float64))):
+    for name, features in ((layers[-1], embedding), (layers[0], block)):
         np.testing.assert_allclose(
             centre @ grams[name] @ centre, centre @ features @ features.T @ centre, rtol=1e-4, atol=1e-4
         )
