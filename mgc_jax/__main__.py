@@ -18,6 +18,7 @@ COMMANDS = {  # first word: the module whose `main` does the work
     "predict": "mgc_jax.predict",
     "embed": "mgc_jax.embed",
     "page": "mgc_jax.page.__main__",
+    "analyse": "mgc_jax.analysis.__main__",
     "report": "mgc_jax.report.__main__",
 }
 

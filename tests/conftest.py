@@ -36,7 +36,7 @@ from tfds_fma.parallel import usable_cores
 
 # These compile hundreds of small programs and run each once: they do without XLA's optimizations.
 _QUICK = {"test_encoders", "test_evaluator", "test_gru_kernel", "test_matt", "test_pooling", "test_prcnn"}
-_QUICK |= {"test_recurrent"}
+_QUICK |= {"test_analysis", "test_recurrent"}
 if DEVICES > 1:  # with one the point is what the optimized forms compute
     _QUICK |= {"test_api", "test_devices", "test_export", "test_extending", "test_layers", "test_loop"}
     _QUICK |= {"test_preemption"}

@@ -1,1 +1,1 @@
-"""What a trained model makes of a corpus: embeddings, attention, a map, neighbours, comparison of models."""
+"""What a trained model makes of the corpus of its run: `mgc-jax analyse RUN`."""

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 # How the configuration names what `tfds_fma.source.arrays` reads, for its messages.
-_ARRAY_FLAGS = {
+ARRAY_FLAGS = {
     "table": "--config.data.arrays.table=FILE.csv",
     "columns": "--config.data.arrays.columns.<what>=NAME",
     "clips": "--config.data.arrays.clips=FILE.npz",
@@ -33,7 +33,7 @@ def open_arrays(data: Any) -> Corpus:
     """Opens the arrays that `config.data.arrays` names; raises `UserError` if they do not fit together."""
     settings = data.arrays
     columns = Columns(**settings.columns)
-    files = ArrayFiles(**{**settings, "columns": columns, "flags": _ARRAY_FLAGS})
+    files = ArrayFiles(**{**settings, "columns": columns, "flags": ARRAY_FLAGS})
     if data.placement == "stream" and not files.clips.endswith(".npy"):
         raise UserError(
             f"config.data.placement=stream reads clips one by one from an .npy file, but here they are in "

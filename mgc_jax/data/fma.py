@@ -20,16 +20,24 @@ log = logging.getLogger(__name__)
 
 def open_fma(data: Any) -> Corpus:
     """Opens prepared FMA, or the demo corpus; raises `UserError` with what to do if it is not there."""
+    return _from_tfds(data.corpus, prepared_folder(data), data.placement)
+
+
+def prepared_folder(data: Any) -> Path:
+    """Returns the folder of prepared FMA, or of the demo, which is made where it is missing.
+
+    Raises:
+        UserError: FMA is not prepared; the message says what to do.
+    """
     from tfds_fma import demo, reading
 
     if data.corpus == "demo":
-        made = demo.ensure_demo(data.data_dir, data.representation, log=log.info)
-        return _from_tfds("demo", made, data.placement)
+        return demo.ensure_demo(data.data_dir, data.representation, log=log.info)
     subset = data.corpus.removeprefix("fma_")
     path = reading.find_prepared(data.data_dir, subset, data.representation)
     if path is None:
         raise UserError(not_prepared(data, subset))
-    return _from_tfds(data.corpus, path, data.placement)
+    return path
 
 
 def is_computed(representation: str) -> bool:

@@ -1,6 +1,7 @@
 """Pages in HTML: templates, one stylesheet, and number formats.
 
-A page is one file that loads nothing and runs nothing: the stylesheet and the charts are in it.
+A page is one file that loads nothing and, but for the map of an analysis, runs nothing: the stylesheet and the charts
+are in it.
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS
 from mgc_jax.evaluation.levels import LEVELS
@@ -35,9 +37,15 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        decimals=decimals, count=whole, signed=signed, limits=limits, p_value=p_value, shade=shade, json=json.dumps
-    )
+        decimals=decimals, count=whole, signed=signed, limits=limits, p_value=p_value, shade=shade, json=json.dumps,
+        script_data=script_data,
+    )  # fmt: skip
     return environment
+
+
+def script_data(value: Any) -> Markup:
+    """Returns JSON that can stand in a script element, whatever its text holds: nothing in it ends the element."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def decimals(value: float | None, digits: int = 3) -> str:

@@ -31,6 +31,24 @@ def write_text(path: Path, text: str, remedy: str = _RESUME) -> None:
 
 
 @contextlib.contextmanager
+def replacing(path: Path, remedy: str = _RESUME) -> Iterator[Path]:
+    """Yields where to write a file, which then takes the place of the old one; after an error nothing is left of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    with writing(path, remedy):
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
 def writing(path: Path, remedy: str = _RESUME) -> Iterator[None]:
     """Turns an error of the file system into a `UserError` that names the file and says what to do."""
     try:

@@ -205,6 +205,18 @@ def read_columns(
     return {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
 
 
+def column_names(path: str) -> tuple[str, ...]:
+    """Returns the names of the table's columns; none if the file cannot be read as CSV, which `read_columns` explains.
+
+    Those of FMA's own tracks.csv are as `read_columns` takes them, such as track_title.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file, long_fields():
+            return tuple(_after_header(csv.reader(file))[0])
+    except (OSError, csv.Error):
+        return ()
+
+
 def _after_header(rows: Iterator[list[str]]) -> tuple[dict[str, int], Iterator[list[str]]]:
     """Returns the position of every column by its name, and the rows below the header.
 
