@@ -16,6 +16,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from mgc_jax.__main__ import COMMANDS
 from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
@@ -46,6 +47,8 @@ def check(command: str) -> None:
     if program in ("python", "python3"):
         return check_python(arguments)
     if program == "mgc-jax":
+        if arguments and arguments[0] in COMMANDS:
+            return check_argparse(COMMANDS[arguments[0]], arguments[1:])
         return check_main(arguments)
     if program == "sbatch":
         program, arguments = next((w, arguments[i + 1 :]) for i, w in enumerate(arguments) if w.startswith("launch/"))
