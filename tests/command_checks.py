@@ -47,7 +47,7 @@ def check(command: str) -> None:
     if program in ("python", "python3"):
         return check_python(arguments)
     if program == "mgc-jax":
-        if arguments[0] in COMMANDS:
+        if arguments and arguments[0] in COMMANDS:
             return check_argparse(COMMANDS[arguments[0]], arguments[1:])
         return check_main(arguments)
     if program == "sbatch":

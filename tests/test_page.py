@@ -3,20 +3,29 @@
 import asyncio
 import concurrent.futures
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+from chromium import PROGRAM, Chromium
 
 pytest.importorskip("starlette", reason="pip install '.[page]'")
 pytest.importorskip("httpx", reason="pip install '.[test]'")
 
 from starlette.testclient import TestClient
 
+from mgc_jax.config.keys import default, to_json
 from mgc_jax.errors import UserError
+from mgc_jax.export import _write
+from mgc_jax.inference import CheckpointMeta, model_of
+from mgc_jax.models.classifier import split_model
 from mgc_jax.page import __main__ as command
 from mgc_jax.page import classifier as classifying
 from mgc_jax.page.app import make_app
@@ -445,3 +454,87 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"needs uvicorn: pip install '\.\[page\]'"):
         command._prepare(None, None, [])
+
+
+# ---- In a browser
+
+
+@pytest.fixture
+def export(tmp_path):
+    """The export of a small model that was not trained, for windows of 5.4 s."""
+    config = default()
+    config.data.representation = "mel_256x96"
+    config.model.encoder.update(name="crnn_tf", filters=(4, 4), pools=((4, 4), (4, 4)), gru_units=4, features=8)
+    config.eval.batch_clips = 8
+    meta = CheckpointMeta(
+        config=to_json(config), corpus="fma_small", fingerprint="", genres=("Rock", "Folk", "Jazz"),
+        subgenres=("Rock", "Folk", "Jazz"), subgenre_parents=(0, 1, 2), stored_shape=(256, 96), clip_shape=(256, 96),
+        adjustment=(0.0, 0.0, 0.0), standardization={"mean": [-40.0] * 96, "std": [20.0] * 96},
+    )  # fmt: skip
+    _, params, batch_stats = split_model(model_of(meta))
+    folder = tmp_path / "export"
+    _write(folder, meta, {"params": params, "batch_stats": batch_stats})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
+def test_in_a_browser_an_album_is_shown_and_a_click_seeks(export, tmp_path, real_data):
+    songs = sorted((real_data / "fma_sample" / "fma_small" / "000").glob("*.mp3"))[:3]
+    hostile = tmp_path / "<img src=x onerror=document.title=1>.mp3"
+    hostile.write_bytes(b"no audio")
+    uploads = tmp_path / "temporary"
+    uploads.mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mgc_jax", "page", str(export), "--port", "0", "--workers", "1"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(uploads)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        address = server.stdout.readline().split()[0]
+        profile = tmp_path / "profile"
+        profile.mkdir()
+        with Chromium(profile) as browser:
+            browser.call("Page.navigate", url=address)
+            browser.wait_for("document.readyState === 'complete' && typeof settings === 'object'")
+            title = browser.run("document.title")
+            browser.run("document.getElementById('bags').value = 'folder'")
+            browser.choose("#songs", [*songs, hostile])
+            browser.wait_for("document.querySelectorAll('.songs tbody tr').length === 3")
+            assert browser.run("document.getElementById('problem').innerText").startswith(
+                f"Not used: {hostile.name}: it cannot be decoded as audio"
+            )
+            assert browser.run("document.title") == title
+            shares = browser.run(
+                "[...document.querySelectorAll('.songs td.number')].map((e) => parseFloat(e.innerText))"
+            )
+            assert sum(shares) == pytest.approx(100, abs=1.5)
+            browser.run("document.querySelectorAll('.songs button')[1].click()")
+            assert browser.run("document.querySelector('#song h2').innerText") == browser.run(
+                "document.querySelectorAll('.songs button')[1].innerText"
+            )
+            browser.wait_for("document.querySelector('#timeline img').naturalWidth > 200")
+            browser.wait_for("document.querySelector('audio').duration > 29")
+            browser.run(
+                "(({ left, width, top }) => document.getElementById('timeline').dispatchEvent(new MouseEvent('click', "
+                "{ clientX: left + width / 2, clientY: top + 5 })))(document.getElementById('timeline')"
+                ".getBoundingClientRect())"
+            )
+            browser.wait_for("Math.abs(document.querySelector('audio').currentTime - 15) < 0.3")
+            assert browser.run("document.getElementById('now').innerText").startswith("At 0:1")
+            browser.run("document.querySelector('audio').play()")
+            browser.wait_for("parseFloat(document.getElementById('playhead').style.left) > 52")
+            for width in (390, 1250):
+                browser.call(
+                    "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+                )
+                assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+            assert browser.errors() == []
+            assert [list(folder.iterdir()) for folder in uploads.glob("mgc-jax-page-*")] == [[]]
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=60)
+    finally:
+        server.kill()
+    assert server.returncode == 0, said
+    assert "Traceback" not in said
+    assert not list(uploads.glob("mgc-jax-page-*"))
