@@ -32,11 +32,12 @@ def layer_grams(run: OpenedRun, clips: AnalysedClips, track_id: np.ndarray) -> d
         track_id: int64 [clip]: those to compare on, which the run has.
     """
     of_encoder = encoder_grams(run, _rows_of(run.experiment.corpus.track_id, track_id))
+    named = {f"encoder.{name}": gram for name, gram in of_encoder.items()}
     rows = _rows_of(clips.predictions.track_id, track_id)
     assert clips.predictions.clip_scores is not None  # a model of ours scores clips alone
     last = {"embedding": clips.embeddings[rows], "log scores": clips.predictions.clip_scores[rows]}
     wide = {name: values.astype(np.float64) for name, values in last.items()}
-    return of_encoder | {name: values @ values.T for name, values in wide.items()}
+    return named | {name: values @ values.T for name, values in wide.items()}
 
 
 def cka_table(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> np.ndarray:

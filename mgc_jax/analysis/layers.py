@@ -64,11 +64,13 @@ def encoder_grams(run: OpenedRun, rows: np.ndarray) -> dict[str, np.ndarray]:
     """
     experiment = run.experiment
     clips, stored = experiment.corpus.clips, experiment.corpus.clips.shape[1:]
+    called: list[str] = []  # JAX gives dicts back in the order of their keys
 
     def outputs(params: Any, batch_stats: Any, some: jax.Array) -> dict[str, list[jax.Array]]:
         encoder = nnx.merge(experiment.graph, params, batch_stats).encoder
         recorded = record_calls(encoder)
         encoder(experiment.inputs.evaluation(some), jnp.ones(len(some), bool), False, None)
+        called[:] = recorded
         return {name: jax.tree.leaves(output) for name, output in recorded.items()}
 
     def shapes(number: int) -> dict[str, list[Any]]:
@@ -101,7 +103,8 @@ def encoder_grams(run: OpenedRun, rows: np.ndarray) -> dict[str, np.ndarray]:
 
     widths = [math.prod(leaf.shape) for leaves in shapes(1).values() for leaf in leaves]
     hold = max(1, _HELD_BYTES // (4 * max(1, sum(widths))) // chunk) * chunk
-    return gram_matrices(features, rows, hold, chunk)
+    grams = gram_matrices(features, rows, hold, chunk)
+    return {name: grams[name] for name in called if name in grams}
 
 
 def _differing_axis(few: Any, more: Any) -> int | None:
