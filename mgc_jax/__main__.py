@@ -15,6 +15,7 @@ import importlib
 import sys
 
 COMMANDS = {  # first word: the module whose `command` does it and exits
+    "export": "mgc_jax.export.__main__",
     "report": "mgc_jax.report.__main__",
 }
 
