@@ -67,7 +67,7 @@ def _run(model: Path, names: Sequence[str], check_only: bool) -> int:
 def _exported(model: Path) -> Path:
     """Exports a run; of an export, or a run whose checkpoints are gone, writes what it lacks. Returns the folder."""
     from mgc_jax.export import files
-    from mgc_jax.export.folder import export_workdir, write_export
+    from mgc_jax.export.folder import export_workdir, results_of, write_export
     from mgc_jax.inference import load_export
 
     if (model / "checkpoints").is_dir():
@@ -76,7 +76,8 @@ def _exported(model: Path) -> Path:
         return export_workdir(load_config(model), model)
     folder = _export_in(model)
     if any(not (folder / name).is_file() for name in (files.FILES, files.PREPROCESSING, files.CARD)):
-        write_export(folder, load_export(folder))  # of an earlier version
+        exported = load_export(folder)  # of an earlier version
+        write_export(folder, exported, results_of(folder.parent, exported.meta))
     return folder
 
 

@@ -67,7 +67,7 @@ def export_workdir(config: ConfigDict, workdir: Path) -> Path:
         meta, params, batch_stats = saved_weights(checkpoints, step)
         folder = workdir / EXPORT
         exported = ExportedModel(with_weights(model_of(meta), params, batch_stats), inputs_of(meta), meta)
-        write_export(folder, exported, _results(workdir, meta))
+        write_export(folder, exported, results_of(workdir, meta))
     log.info("exported the checkpoint of step %d to %s", step, folder)
     return folder
 
@@ -88,11 +88,6 @@ def write_export(folder: Path, exported: ExportedModel, results: Mapping[str, An
     except OSError as error:
         raise UserError(f"the export cannot be written to {folder}: {error}") from error
     files.write_model(folder, _model(exported))
-    describe_export(folder, exported, results)
-
-
-def describe_export(folder: Path, exported: ExportedModel, results: Mapping[str, Any] | None = None) -> None:
-    """Writes what an export says of its model: preprocessing, probe and card."""
     files.write(folder, files.PREPROCESSING, _json(describe(exported.meta)))
     files.write(folder, PROBE, probe_bytes(reference(exported)))
     files.write(folder, files.CARD, model_card(exported, results).encode())
@@ -127,8 +122,8 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _results(workdir: Path, meta: CheckpointMeta) -> dict[str, Any] | None:
-    """Returns the results of a run, if they are of these weights."""
+def results_of(workdir: Path, meta: CheckpointMeta) -> dict[str, Any] | None:
+    """Returns what `results.json` of a run holds; None: there is none, or it is of other weights."""
     try:
         results = json.loads((workdir / "results.json").read_text())
         same = (results["best_step"], results["fingerprint"]) == (meta.step, meta.fingerprint)

@@ -42,6 +42,9 @@ def to_onnx(function: Callable[..., Any], specs: dict[str, jax.ShapeDtypeStruct]
             )
     except Exception as error:  # of many types; an operation that has no form is NotImplementedError or others
         raise UserError(f"jax2onnx cannot convert this model: {_first_line(error)}") from error
+    # jax2onnx gives all loops one name for their lengths; ONNX Runtime, which takes equal names for equal lengths,
+    # reuses memory of the wrong size. It finds the shapes itself.
+    del model.graph.value_info[:]
     return model.SerializeToString()
 
 
@@ -54,7 +57,7 @@ def session(content: bytes, what: str) -> Callable[..., list[np.ndarray]]:
     """Loads an ONNX model for the CPU; returns a function of its inputs by name.
 
     Raises:
-        UserError: ONNX Runtime does not take the model, or later its inputs; what names it.
+        UserError: ONNX Runtime does not take the model, or later cannot run it on its inputs; what names it.
     """
     import onnxruntime
 
@@ -69,7 +72,7 @@ def session(content: bytes, what: str) -> Callable[..., list[np.ndarray]]:
         try:
             return loaded.run(None, inputs)
         except Exception as error:
-            raise UserError(f"{what} is of another model: {_first_line(error)}") from error
+            raise UserError(f"ONNX Runtime cannot run {what} on the clips: {_first_line(error)}") from error
 
     return run
 

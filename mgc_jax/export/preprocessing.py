@@ -53,9 +53,10 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     if columns and not meta.config["data"]["arrays"]["clips"]:
         names = {"of": "columns of a table of somebody's own, in this order", "names": list(columns)}
         return {"kind": "features", **common, "features": names}
+    source = "on arrays of somebody's own" if meta.corpus == "arrays" else "on clips whose making was not recorded"
     why = (
-        "The model was trained on arrays of somebody's own. How they were made is known to who made them alone: give "
-        "clips that were made in the same way, or its scores mean nothing."
+        f"The model was trained {source}. How they were made is known to who made them alone: give clips that were "
+        "made in the same way, or its scores mean nothing."
     )
     return {"kind": "unknown", **common, "why": why}
 
