@@ -19,6 +19,7 @@ COMMANDS = {  # first word: the module whose `main` does the work
     "embed": "mgc_jax.embed",
     "page": "mgc_jax.page.__main__",
     "analyse": "mgc_jax.analysis.__main__",
+    "export": "mgc_jax.export.__main__",
     "report": "mgc_jax.report.__main__",
 }
 

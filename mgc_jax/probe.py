@@ -17,8 +17,8 @@ from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, split_model
 from mgc_jax.runtime.devices import gather
 
-_BAG_OF_CLIP = (0, 1, 1, 1)
-_AUDIO_LEVEL = 3000  # standard deviation of noise as 16-bit samples
+BAG_OF_CLIP = (0, 1, 1, 1)
+AUDIO_LEVEL = 3000  # standard deviation of noise as 16-bit samples
 
 # Greatest difference of two log scores that rounding explains, absolute and relative to them. Between kernels, numbers
 # of devices and versions of JAX an untrained CRNN-TF + MATT differed by 5e-7 on a CPU; training and other processors
@@ -45,26 +45,26 @@ class Probe:
         self._inputs, self._shape = inputs, tuple(stored_shape)
 
         def scores(params, batch_stats, clips):
-            at, segment = jnp.arange(len(_BAG_OF_CLIP))[None], jnp.array(_BAG_OF_CLIP)[None]
-            mask = jnp.ones(len(_BAG_OF_CLIP), bool)
+            at, segment = jnp.arange(len(BAG_OF_CLIP))[None], jnp.array(BAG_OF_CLIP)[None]
+            mask = jnp.ones(len(BAG_OF_CLIP), bool)
             model = nnx.merge(graph, params, batch_stats)
-            of_bags, _ = model(inputs.evaluation(clips), mask, at, segment, bags=max(_BAG_OF_CLIP) + 1)
+            of_bags, _ = model(inputs.evaluation(clips), mask, at, segment, bags=max(BAG_OF_CLIP) + 1)
             return of_bags[0].astype(jnp.float32)
 
         self._scores = jax.jit(scores)
 
     def __call__(self, params: Any, batch_stats: Any) -> list[list[float]]:
         """Returns the log scores [bag, genre], without logit adjustment, as JSON holds them."""
-        return gather(self._scores(params, batch_stats, _noise(self._inputs, self._shape))).tolist()
+        return gather(self._scores(params, batch_stats, probe_clips(self._inputs, self._shape))).tolist()
 
 
-def _noise(inputs: Inputs, stored_shape: tuple[int, ...]) -> np.ndarray:
+def probe_clips(inputs: Inputs, stored_shape: tuple[int, ...]) -> np.ndarray:
     """Returns clips [clip, ...] of noise with the mean and deviation of the standardization: of the training clips, or
     0 and 1 without it; audio: white noise.
     """
-    noise = np.random.default_rng(0).normal(size=(len(_BAG_OF_CLIP), *stored_shape))
+    noise = np.random.default_rng(0).normal(size=(len(BAG_OF_CLIP), *stored_shape))
     if inputs.frontend is not None:
-        return (_AUDIO_LEVEL * noise).astype(np.int16)
+        return (AUDIO_LEVEL * noise).astype(np.int16)
     return (inputs.statistics.mean + inputs.statistics.std * noise).astype(np.float32)
 
 

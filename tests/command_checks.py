@@ -47,9 +47,8 @@ def check(command: str) -> None:
     if program in ("python", "python3"):
         return check_python(arguments)
     if program == "mgc-jax":
-        if arguments and arguments[0] in COMMANDS:
-            return check_argparse(COMMANDS[arguments[0]], arguments[1:])
-        return check_main(arguments)
+        word = arguments[0] if arguments else ""
+        return check_argparse(COMMANDS[word], arguments[1:]) if word in COMMANDS else check_main(arguments)
     if program == "sbatch":
         program, arguments = next((w, arguments[i + 1 :]) for i, w in enumerate(arguments) if w.startswith("launch/"))
     if program.startswith("launch/"):
@@ -107,7 +106,7 @@ def check_tables(arguments: list[str]) -> None:
 
 
 def check_launch(script: str, arguments: list[str], variables: dict[str, str]) -> None:
-    """Checks a script of `launch/` that hands its arguments on to `mgc_jax.main`."""
+    """Checks a script of `launch/`; most hand their arguments on to `mgc_jax.main`."""
     if not (ROOT / script).is_file():
         raise Wrong(f"{script} does not exist")
     unknown = variables.keys() - set(re.findall(r"\$\{?([A-Z_]+)|$", (ROOT / script).read_text()))
@@ -116,6 +115,9 @@ def check_launch(script: str, arguments: list[str], variables: dict[str, str]) -
     if script == "launch/gpu_bench.sh":
         if arguments:
             raise Wrong(f"{script} takes no arguments")
+    elif script == "launch/onnx_export.sh":
+        if len(arguments) != 1:
+            raise Wrong(f"{script} takes the folder of an export")
     elif script == "launch/sweep.sh":
         for config in variables["CONFIGS"].replace("...", "").split() or ["configs/prcnn.py"]:
             check_main(["--config", config, *arguments])

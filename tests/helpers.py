@@ -1,6 +1,7 @@
 """Small corpora for tests."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ from mgc_jax.config.checks import validate
 from mgc_jax.config.keys import default
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.feed import placed_dispatches
-from mgc_jax.inference import CheckpointMeta
+from mgc_jax.inference import CheckpointMeta, ExportedModel, inputs_of
+from mgc_jax.models.classifier import build_model
 from mgc_jax.models.pooling import Segments
 
 GENRES = ("Rock", "Folk", "Jazz")
@@ -77,6 +79,33 @@ def small_config(folder: Path, corpus: Corpus, **changes):
     config.update_from_flattened_dict(changes)
     validate(config)
     return config
+
+
+def untrained(encoder, pooling="matt", clip_shape=(40, 12), *, seed=0, **changes) -> ExportedModel:
+    """A model of random weights as if exported, with standardization and post-hoc logit adjustment.
+
+    Args:
+        encoder: `config.model.encoder`.
+        pooling: name, or `config.model.pooling`.
+        clip_shape: of what the encoder sees.
+        seed: of the weights.
+        changes: of `CheckpointMeta`; `config`, and `data`, `augment` and `model` as parts of it.
+    """
+    config = default()
+    with config.unlocked():
+        config.model.encoder = dict(encoder)
+        config.model.pooling = {"name": pooling} if isinstance(pooling, str) else dict(pooling)
+        for part in ("data", "augment", "model"):
+            config[part].update(changes.pop(part, {}))
+    frames = config.augment.crop_frames
+    meta = dataclasses.replace(
+        CHECKPOINT_META, config=config.to_dict(), genres=GENRES, subgenres=GENRES, subgenre_parents=(0, 1, 2),
+        stored_shape=clip_shape, clip_shape=(frames, *clip_shape[1:]) if frames else clip_shape,
+        adjustment=(0.3, 0.0, -0.5), standardization={"mean": [0.1] * clip_shape[-1], "std": [1.3] * clip_shape[-1]},
+    )  # fmt: skip
+    meta = dataclasses.replace(meta, **changes)
+    model = build_model(config.model, meta.clip_shape, len(GENRES), subgenre_parents=(0, 1, 2), seed=seed)
+    return ExportedModel(model, inputs_of(meta), meta)
 
 
 def segments_of(segment):

@@ -18,13 +18,7 @@ from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.base import SOXR
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
-from tfds_fma.representations.spectrogram import mel_filters
-
-_AMIN = 1e-10  # floor of the power before the logarithm
-
-
-_TOP_DB = 80.0  # dynamic range kept below the maximum of the clip
-
+from tfds_fma.representations.spectrogram import DYNAMIC_RANGE_DB, POWER_FLOOR, mel_filters
 
 _BLOCK_FRAMES = 128  # measured: frames, spectra and powers of a block stay in the processor's cache
 
@@ -171,11 +165,11 @@ class LogMelFrontend(nnx.Module):
     def _spectrograms(self, audio: jax.Array, block_frames: int | None) -> jax.Array:
         """Spectrograms of audio [n, samples] -> [n, time, mel]; see `_mel_power` for the blocks."""
         time = self.clip_shape[0]
-        mel = jnp.maximum(self._mel_power(audio, block_frames), _AMIN)
+        mel = jnp.maximum(self._mel_power(audio, block_frames), POWER_FLOOR)
         peak = jnp.max(mel, axis=(1, 2), keepdims=True)
         if isinstance(self.representation, LogMelBelowPeak):
-            return jnp.maximum(jnp.log(mel[:, :time] / peak), -_TOP_DB / 10 * math.log(10))
-        return jnp.maximum(10 * jnp.log10(mel), 10 * jnp.log10(peak) - _TOP_DB)
+            return jnp.maximum(jnp.log(mel[:, :time] / peak), -DYNAMIC_RANGE_DB / 10 * math.log(10))
+        return jnp.maximum(10 * jnp.log10(mel), 10 * jnp.log10(peak) - DYNAMIC_RANGE_DB)
 
     def _mel_power(self, audio: jax.Array, block_frames: int | None) -> jax.Array:
         """Mel powers of audio [n, samples] -> [n, frame, mel], in blocks of at most that many frames."""
@@ -205,7 +199,8 @@ class LogMelFrontend(nnx.Module):
         """Mel powers of frames [n, frame, n_fft] -> [n, frame, mel]."""
         n_fft, n_mels = self.representation.n_fft, self.representation.n_mels
         window = np.hanning(n_fft + 1)[:-1].astype(np.float32)  # periodic
-        spectrum = _rfft(frames * window)
+        # On one device without what `jax.export` and other formats cannot hold.
+        spectrum = (_rfft if platform.data_devices() > 1 else jnp.fft.rfft)(frames * window)
         # Not the square of the absolute value, which has no gradient at zero.
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         products = [

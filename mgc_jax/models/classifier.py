@@ -94,7 +94,7 @@ class BagClassifier(nnx.Module):
         """
 
         def classify(vectors: Float[Array, "*leading feature"]) -> Float[Array, "*leading genre"]:
-            return self.head(self.dropout(vectors, deterministic=not train, rngs=rngs))
+            return self.head(self.dropout(vectors, rngs=rngs, deterministic=False) if train else vectors)
 
         segments = Segments(segment, segment.shape[1] if bags is None else bags)
         return self.pooling(embeddings.astype(jnp.float32), segments, target, classify)

@@ -24,9 +24,14 @@ def write_text(path: Path, text: str, remedy: str = _RESUME) -> None:
     Raises:
         UserError: it cannot be written; the remedy is what the message then says to do.
     """
+    write_bytes(path, text.encode(), remedy)
+
+
+def write_bytes(path: Path, content: bytes, remedy: str = _RESUME) -> None:
+    """Writes a file as `write_text` does."""
     temporary = path.with_suffix(".tmp")
     with writing(path, remedy):
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         temporary.replace(path)
 
 

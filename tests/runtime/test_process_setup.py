@@ -30,8 +30,8 @@ def run(program, **environment):
 
 
 def test_imports_change_nothing_of_the_process():
-    modules = ("main", "tables.build", "report.__main__", "modes", "runtime.process_setup", "export", "baselines",
-               "bench.run", "training.loop")  # fmt: skip
+    modules = ("main", "tables.build", "report.__main__", "modes", "runtime.process_setup", "export.formats",
+               "baselines", "bench.run", "training.loop")  # fmt: skip
     program = "import jax, absl.logging, orbax.checkpoint, tensorflow_datasets, matplotlib.figure, sklearn\n"
     program += "before = state()\n"
     program += "".join(f"import mgc_jax.{module}\n" for module in modules)

@@ -6,10 +6,10 @@ import numpy as np
 import scipy.fft
 import scipy.sparse
 
-_AMIN = 1e-10  # floor of the power before the logarithm
+POWER_FLOOR = 1e-10  # before the logarithm
 
 
-_TOP_DB = 80.0  # dynamic range kept below the maximum of the clip
+DYNAMIC_RANGE_DB = 80.0  # kept below the maximum of the clip
 
 
 # The FFT of one block of frames stays in the processor's cache.
@@ -31,8 +31,8 @@ def log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: i
     Returns:
       float32 [1 + samples // hop, n_mels], decibels.
     """
-    decibels = 10.0 * np.log10(np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(_AMIN)))
-    return np.maximum(decibels, decibels.max() - np.float32(_TOP_DB))
+    decibels = 10.0 * np.log10(np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(POWER_FLOOR)))
+    return np.maximum(decibels, decibels.max() - np.float32(DYNAMIC_RANGE_DB))
 
 
 def log_mel_below_peak(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
@@ -50,8 +50,8 @@ def log_mel_below_peak(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int
     Returns:
       float32 [1 + samples // hop, n_mels], from -8 ln 10 (80 dB below the maximum) to 0.
     """
-    mel = np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(_AMIN))
-    return np.maximum(np.log(mel / mel.max()), np.float32(-_TOP_DB / 10 * np.log(10)))
+    mel = np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(POWER_FLOOR))
+    return np.maximum(np.log(mel / mel.max()), np.float32(-DYNAMIC_RANGE_DB / 10 * np.log(10)))
 
 
 def mel_power(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:

@@ -53,4 +53,4 @@ class Fcn4(nnx.Module):
         x = clips.swapaxes(1, 2)[..., None]
         for block in self.blocks:
             x = block(x, mask, train)
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)  # which may be a symbol, in jax.export

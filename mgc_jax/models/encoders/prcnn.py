@@ -105,7 +105,7 @@ class Cnn(nnx.Module):
         for block in self.blocks:
             missing = (max(size - have, 0) for size, have in zip(self.kernel, x.shape[1:3], strict=True))
             x = self.dropout(block(_pad(x, *missing)), deterministic=not train, rngs=rngs)
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)  # which may be a symbol, in jax.export
 
 
 class BiGru(nnx.Module):

@@ -46,7 +46,7 @@ def membership(segments: Segments) -> Bool[Array, "row bag slot"]:
 
 def of_own_bag(values: Shaped[Array, "row bag *rest"], segments: Segments) -> Shaped[Array, "row slot *rest"]:
     """Returns for each clip the value of its bag; any bag's value where there is no clip."""
-    segment = segments.of_clip
+    segment = jnp.minimum(segments.of_clip, values.shape[1] - 1)
     index = segment.reshape(*segment.shape, *([1] * (values.ndim - 2)))
     return jnp.take_along_axis(values, index, axis=1, mode="clip")
 

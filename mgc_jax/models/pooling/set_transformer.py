@@ -128,6 +128,6 @@ class SetTransformerPooling(nnx.Module):
         x = self.embed(embeddings)
         for block in self.layers:
             x, _ = block(x, x, same_bag)
-        seeds = jnp.broadcast_to(self.seed[...], (len(x), segments.bags, x.shape[-1]))
+        seeds = jnp.broadcast_to(self.seed[...], (x.shape[0], segments.bags, x.shape[-1]))
         vectors, attention = self.pool(seeds, x, membership(segments))
         return jax.nn.log_softmax(classify(self.norm(vectors))), attention

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -63,13 +64,21 @@ class MaxPooling(_Weightless):
         """Returns log scores of the bags, and the clips' weights."""
         member = membership(segments)
         values = jax.lax.stop_gradient(embeddings)  # the maxima are only compared with; the gradient takes the shares
-        in_row = functools.partial(jax.ops.segment_max, num_segments=segments.bags)
-        maximum = jax.vmap(in_row)(values, segments.of_clip)
+        maximum = _maximum(values, segments)
         wins = (values == of_own_bag(maximum, segments)).astype(embeddings.dtype)
         ties = weighted_sum(member.astype(embeddings.dtype), wins)
         share = wins / jnp.maximum(of_own_bag(ties, segments), 1)
         vectors = weighted_sum(member.astype(embeddings.dtype), share * embeddings)
         return jax.nn.log_softmax(classify(vectors)), jnp.where(member, share.mean(-1)[:, None], 0)
+
+
+def _maximum(values: Float[Array, "row slot feature"], segments: Segments) -> Float[Array, "row bag feature"]:
+    """The maximum of each feature over the clips of each bag."""
+    if segments.bags == 1:  # without the scatter, which not every exported format has
+        in_bag = membership(segments)[:, 0, :, None]
+        return jnp.max(jnp.where(in_bag, values, -jnp.inf), axis=1, keepdims=True)
+    in_row = functools.partial(jax.ops.segment_max, num_segments=segments.bags)
+    return jax.vmap(in_row)(values, segments.of_clip)
 
 
 class MeanProbabilityPooling(_Weightless):
@@ -116,7 +125,7 @@ _SMALL = -15.0  # x, log(softplus(x)) and log(1 - exp(-exp(x))) are the same num
 
 def _log_odds(logits: Float[Array, "*leading genre"]) -> Float[Array, "*leading genre"]:
     """log(p / (1 - p)) of the softmax p: exact also where p rounds to 0 or 1."""
-    itself = jnp.eye(logits.shape[-1], dtype=bool)
+    itself = np.eye(logits.shape[-1], dtype=bool)
     others = jnp.where(itself, -1e30, logits[..., None, :])
     return logits - jax.nn.logsumexp(others, axis=-1)
 
