@@ -3,7 +3,7 @@
     python benchmarks/predict.py runs/matt --songs 200 --seconds 180
 
 Generates MP3 files (a few, linked under many names), and runs the three in turn, several rounds. The loop is what
-people write: librosa.load at the model's rate, librosa's mel spectrogram of each window, the model on the windows of one
+people write: librosa.load at the rate of the model, mel spectrogram of each window, the model on the windows of one
 file. It needs a model of spectrograms in dB, such as MATT's. The decoder alone is soundfile in as many processes.
 """
 
