@@ -7,7 +7,7 @@ const DASHES = ["", "9 3", "2 3", "9 3 2 3", "5 5"]; // lines differ without col
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
-let files = []; // of the drop that is shown
+let files = []; // of the drop that is shown: [name with folders, File]
 let running = null; // AbortController of the request
 let player = null;
 let address = ""; // blob: of the player's file
@@ -50,7 +50,7 @@ async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   const found = [];
   for (const entry of entries) await walk(entry, "", found);
-  return found;
+  return entries.length ? found : null; // text was dropped, or a picture of another page
 }
 
 async function walk(entry, folder, found) {
@@ -87,7 +87,7 @@ async function classify(chosen) {
     const last = await lines(response, (line) => mine === running && told(line));
     if (last.error) throw new Error(last.error);
     if (mine !== running) return;
-    files = chosen.map(([, file]) => file);
+    files = chosen;
     show(last.result);
   } catch (error) {
     if (mine !== running || error.name === "AbortError") return;
@@ -149,7 +149,7 @@ function show(result) {
 }
 
 function titleOf(song) {
-  return song.title || files[song.file].name;
+  return song.title || files[song.file][1].name;
 }
 
 function bars(probabilities, genres) {
@@ -173,12 +173,14 @@ function albumCards(result) {
 
 function albumCard(album, result) {
   const songs = album.songs.map((number) => result.songs[number]);
-  const name = [...new Set(songs.map((song) => [song.artist, song.album].filter(Boolean).join(": ")))];
+  const [name, another] = new Set(songs.map((song) => [song.artist, song.album].filter(Boolean).join(": ")));
+  const [folder, elsewhere] = new Set(songs.map((song) => files[song.file][0].split("/").slice(0, -1).join("/")));
+  const heading = (another === undefined && name) || (elsewhere === undefined && folder) || "These songs";
   const [p, genre] = strongest(album.probabilities)[0];
   const sum = album.probabilities.reduce((a, b) => a + b, 0);
   const note = make("p", { class: "soft" }, "This model scores each genre of an album for itself: the scores do not add up to 100\u00a0%.");
   return make("section", { class: "album" },
-    make("h2", {}, name.length === 1 && name[0] ? name[0] : "Songs of one folder"),
+    make("h2", {}, heading),
     make("p", {}, "Genre of the album: ", make("b", { class: "genre" }, result.genres[genre]), ` ${percent(p)}`),
     bars(album.probabilities, result.genres), ...(Math.abs(sum - 1) > 0.02 ? [note] : []),
     make("h3", {}, `Its ${songs.length} songs`),
@@ -207,7 +209,7 @@ function showSong(result, number, jump) {
     row.classList.toggle("chosen", chosen);
     row.querySelector("button").setAttribute("aria-current", chosen);
   }
-  address = URL.createObjectURL(files[song.file]);
+  address = URL.createObjectURL(files[song.file][1]);
   player = make("audio", { controls: "", preload: "metadata", src: address });
   const cannot = make("p", { class: "soft", hidden: "" }, "This browser cannot play this kind of file.");
   player.addEventListener("error", () => { player.hidden = true; cannot.hidden = false; });
@@ -215,7 +217,7 @@ function showSong(result, number, jump) {
   const [best, genre] = strongest(song.probabilities)[0];
   const [timeline, now] = makeTimeline(song, result, order, seconds);
   const facts = [["artist", song.artist], ["album", song.album], ["genre in the tags", song.tagged], ["length", clock(song.seconds)],
-    ["file", files[song.file].webkitRelativePath || files[song.file].name], ["damage", song.damage]].filter(([, text]) => text);
+    ["file", files[song.file][0]], ["damage", song.damage]].filter(([, text]) => text);
   at("song").replaceChildren(
     make("h2", {}, titleOf(song)),
     make("p", {}, "Genre of the song: ", make("b", { class: "genre" }, result.genres[genre]), ` ${percent(best)}`),
@@ -316,7 +318,7 @@ addEventListener("drop", async (event) => {
   document.body.classList.remove("over");
   try {
     const found = await dropped(event.dataTransfer);
-    if (found.length) take(found);
+    if (found) take(found);
   } catch (error) {
     problem([`The files cannot be read: ${error.message}`]);
   }
