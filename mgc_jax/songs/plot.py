@@ -6,9 +6,10 @@ import numpy as np
 
 from mgc_jax.runtime.files import writing
 from mgc_jax.songs.predict import Song, SongPredictions
-from mgc_jax.songs.table import OTHER_PLACE
+from mgc_jax.songs.table import OTHER_PLACE, one_line
 
 _LINES = 5  # genres that are drawn
+_TITLE = 80  # characters
 
 
 def write_curves(folder: Path, predictions: SongPredictions) -> list[Path]:
@@ -45,9 +46,7 @@ def _draw(path: Path, song: Song, predictions: SongPredictions) -> None:
     for genre in strongest:
         values = np.append(probability[:, genre], probability[-1, genre])
         axes.step(edges, values, where="post", label=predictions.genres[genre])
-    axes.set(
-        xlabel="time in s", ylabel="probability", ylim=(0, 1), xlim=(0, edges[-1]),
-    )  # fmt: skip
-    axes.set_title(song.tags.title or song.path.name, parse_math=False, loc="left")
+    axes.set(xlabel="time in s", ylabel="probability", ylim=(0, 1), xlim=(0, edges[-1]))
+    axes.set_title(one_line(song.tags.title or song.path.name)[:_TITLE], parse_math=False, loc="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=100)

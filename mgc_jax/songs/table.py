@@ -123,14 +123,14 @@ def terminal_table(predictions: SongPredictions) -> str:
         if len(songs) > 1:
             tags = songs[0].tags
             name = " - ".join(filter(None, [tags.artist, tags.album])) or str(songs[0].path.parent)
-            lines.append(f"\n{_one_line(name)} ({len(songs)} songs): {_top(predictions.genres, album.scores)}")
+            lines.append(f"\n{one_line(name)} ({len(songs)} songs): {_top(predictions.genres, album.scores)}")
         for song in songs:
             share = f"{song.attention:5.0%}  " if len(songs) > 1 and song.attention is not None else ""
-            title = _one_line(song.tags.title or song.path.name)[:_WIDTH]
+            title = one_line(song.tags.title or song.path.name)[:_WIDTH]
             lines.append(f"  {share}{title:<{_WIDTH}}  {_top(predictions.genres, song.scores)}{_remark(song)}")
     if any(song.attention is not None and len(predictions.albums[song.album].songs) > 1 for song in predictions.songs):
         lines.append("\nThe percentage before a title is the song's attention in its album.")
-    lines += [f"not used: {_one_line(str(failure.path))}: {failure.reason}" for failure in predictions.failed]
+    lines += [f"not used: {one_line(str(failure.path))}: {failure.reason}" for failure in predictions.failed]
     return "\n".join(lines).lstrip("\n")
 
 
@@ -152,7 +152,7 @@ def _text(path: Path) -> str:
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _one_line(text: str) -> str:
-    """Text for one line of a terminal: control characters, line ends among them, are shown as escapes."""
+def one_line(text: str) -> str:
+    """Returns text for one line: control characters, line ends among them, are shown as escapes."""
     text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

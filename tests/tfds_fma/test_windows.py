@@ -162,4 +162,6 @@ def test_a_file_that_ends_early_gives_what_there_is(tmp_path):
     cut = cut_windows(path, SHORT, 5.44)
     assert 0 < len(cut.clips) < len(whole.clips)
     assert cut.end < 20
+    assert cut.damage == f"it ends after {cut.end:.1f} of the 30.0 s that it tells"
+    assert whole.damage == ""
     np.testing.assert_array_equal(cut.clips[:2], whole.clips[:2])

@@ -6,6 +6,7 @@ after as many as the first bit rate leads to expect, or where it loses its place
 
 import functools
 from collections.abc import Iterator
+from typing import IO
 
 _KBITS = {  # by the version in the header (MPEG 2.5, 2, 1), then by index; 0: not for us
     0: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
@@ -51,11 +52,25 @@ def with_all_frames(data: bytes, decoded: int) -> bytes | None:
     return b"".join(frames)
 
 
+def tells_length(file: IO[bytes]) -> bool:
+    """Whether the first frame of an MP3 file tells how many frames there are, so that its length is no estimate."""
+    file.seek(0)
+    head = file.read(10)
+    file.seek(_tag_bytes(head))
+    first = file.read(64)
+    return b"Xing" in first or b"Info" in first
+
+
+def _tag_bytes(head: bytes) -> int:
+    """Returns the length of the ID3 tag that a file begins with."""
+    if not head.startswith(b"ID3") or len(head) < 10:
+        return 0
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+
+
 def _frames(data: bytes) -> Iterator[bytes]:
     """Yields the frames of Layer III. After other bytes, what looks like one is one if another follows."""
-    place = 0
-    if data.startswith(b"ID3") and len(data) > 10:
-        place = 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
+    place = _tag_bytes(data[:10])
     kind, lost = None, True
     while 0 <= place < len(data):
         header = _header(data, place)

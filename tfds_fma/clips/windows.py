@@ -27,7 +27,7 @@ from tfds_fma.clips.decode import (
     resampled_mean,
 )
 from tfds_fma.clips.feature_extraction import extract
-from tfds_fma.clips.mp3_frames import with_all_frames
+from tfds_fma.clips.mp3_frames import tells_length, with_all_frames
 from tfds_fma.errors import ClipError, in_words
 from tfds_fma.parallel import take_printed
 from tfds_fma.representations.base import AudioRepresentation
@@ -114,10 +114,15 @@ def cut_windows(
             with soundfile.SoundFile(io.BytesIO(whole)) as audio:
                 mono = _Mono(audio)
                 clips, start = _cut(mono, representation, hop, first, most)
+        lacking = mono.ended and audio.frames - mono.end > audio.samplerate
+        cut_off = lacking and audio.format == "MP3" and tells_length(file)
     seconds, told = mono.end / audio.samplerate, audio.frames / audio.samplerate
     if not clips and not first:
         raise ClipError("short", f"{seconds:.2f} s of the {window_seconds(representation):.2f} s needed")
-    return Windows(np.array(clips), np.array(start), seconds, told, damage_in_words(take_printed()))
+    damage = damage_in_words(take_printed())
+    if cut_off:
+        damage = "; ".join(filter(None, [damage, f"it ends after {seconds:.1f} of the {told:.1f} s that it tells"]))
+    return Windows(np.array(clips), np.array(start), seconds, told, damage)
 
 
 class _Mono:
