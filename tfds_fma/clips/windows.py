@@ -82,8 +82,8 @@ def cut_windows(
 ) -> Windows:
     """Decodes windows of an audio file.
 
-    They begin at 0, `hop`, 2 `hop` ... seconds. What is left at the end is a window if it has at least half of the
-    length, and is then filled up with zeros, as the clips of a corpus are.
+    They begin at 0, `hop`, 2 `hop` ... seconds. What is left at the end gets a window that ends there, if it is at
+    least half of `hop`. A file that is shorter than a window is filled up with zeros, as the clips of a corpus are.
 
     Args:
       path: the file.
@@ -136,13 +136,16 @@ class _Mono:
 
     def __init__(self, audio: soundfile.SoundFile):
         self.audio, self.end, self.ended = audio, 0, False
-        self._kept = np.empty(0, np.float32)  # what ends at `end`
+        self._kept = np.empty(0, np.float32)  # what ends at `end`, from the sample before the last one taken on
 
     def take(self, begin: int, length: int) -> np.ndarray:
-        """Returns float32 [length] from the sample `begin` on, fewer at the end of the file; never goes back."""
+        """Returns float32 [length] from the sample `begin` on, fewer at the end of the file; never goes back.
+
+        What was taken the time before is kept, for `last`.
+        """
         if begin > self.end:
             self.end, self._kept = self.audio.seek(min(begin, self.audio.frames)), self._kept[:0]
-        parts = [self._kept[len(self._kept) - (self.end - begin) :] if self.end > begin else self._kept[:0]]
+        parts = [self._kept]
         block = max(1, _BLOCK_VALUES // self.audio.channels)
         while self.end < begin + length and not self.ended:
             channels = self.audio.read(min(block, begin + length - self.end), dtype="float32", always_2d=True).T
@@ -150,8 +153,14 @@ class _Mono:
             if not self.ended:
                 parts.append(added(channels))
                 self.end += channels.shape[1]
-        self._kept = np.concatenate(parts)
-        return self._kept[:length]
+        before = np.concatenate(parts)
+        taken = before[max(0, len(before) - (self.end - begin)) :] if self.end > begin else before[:0]
+        self._kept = before[max(0, len(before) - len(taken) - length) :]
+        return taken[:length]
+
+    def last(self, length: int) -> np.ndarray:
+        """Returns the last samples that were decoded: float32 [length], fewer if not so many are kept."""
+        return self._kept[max(0, len(self._kept) - length) :]
 
 
 def _cut(
@@ -161,35 +170,54 @@ def _cut(
     clips: list[np.ndarray] = []
     start: list[float] = []
     rate = mono.audio.samplerate
+    window, step = round(window_seconds(representation) * rate), hop * rate
+    if first:
+        mono.take(round((first - 1) * step), window)  # the last window may reach back into it
     for number in itertools.count(first):
-        begin = round(number * hop * rate)
+        begin = round(number * step)
         if len(clips) == most:
             break
+        audio = mono.take(begin, window + int(MARGIN_SECONDS * rate) + 1)
+        at_the_end = number > 0 and len(audio) < window
+        if at_the_end:
+            begin, audio = mono.end - window, mono.last(window)
+            if len(audio) < window or begin - round((number - 1) * step) < MIN_SHARE * step:
+                break
         try:
-            clips.append(_stored(mono, begin, representation))
+            clips.append(_stored(audio, mono.audio, representation))
         except ClipError as error:
             if error.reason == "short":
                 break
             raise
         start.append(begin / rate)
+        if at_the_end:
+            break
     return clips, start
 
 
-def _stored(mono: _Mono, begin: int, representation: AudioRepresentation | FeatureVector) -> np.ndarray:
-    """Returns the window that begins at a sample, in stored form; raises ClipError if it is short or not finite."""
-    rate, channels = mono.audio.samplerate, mono.audio.channels
+def _stored(
+    total: np.ndarray, file: soundfile.SoundFile, representation: AudioRepresentation | FeatureVector
+) -> np.ndarray:
+    """Returns a window in stored form.
+
+    Args:
+      total: float32 [sample], the sum of the channels.
+      file: that it is of.
+      representation: what to make of it.
+
+    Raises:
+      ClipError: it is short or not finite.
+    """
+    rate = file.samplerate
     if isinstance(representation, FeatureVector):
         samples = round(_FEATURE_SECONDS * rate)
-        audio = mono.take(begin, samples) / np.float32(channels)
-        if len(audio) < MIN_SHARE * samples:
+        if len(total) < MIN_SHARE * samples:
             raise ClipError("short", "less than half a window")
-        return extract(audio, rate, representation.groups)
-    wanted = int((window_seconds(representation) + MARGIN_SECONDS) * rate) + 1
-    total = mono.take(begin, wanted)
+        return extract(total[:samples] / np.float32(file.channels), rate, representation.groups)
     if not total.size:
-        raise ClipError("short", "no audio is left")
+        raise ClipError("short", "no audio")
     to = representation.sample_rate
-    audio = resampled_mean(total, channels, rate, to, representation.resampler)[: representation.at_most]
+    audio = resampled_mean(total, file.channels, rate, to, representation.resampler)[: representation.at_most]
     return representation.compute(filled_up(audio, to, representation.samples).samples)
 
 
