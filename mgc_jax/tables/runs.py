@@ -20,6 +20,7 @@ from mgc_jax.config import checks, identity, keys
 from mgc_jax.config.loading import read_config
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.evaluation.identity import belong_together
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.runtime.environment import code_version
@@ -227,9 +228,18 @@ def _folders(
             continue
         if not _is_of_this_code(folder, run):
             continue
+        if not _is_evaluated_as(config, run):
+            yield folder, None  # by hand, in another way: evaluated again
+            continue
         there = {split for split in run.results["splits"] if split in run.predictions.splits}
         needed = "test" if settings.test else "validation"
         yield folder, run if needed in there or "validation" not in run.results["splits"] else None
+
+
+def _is_evaluated_as(config: ConfigDict, run: _Run) -> bool:
+    """Whether a run was evaluated as its configuration says; early versions did not record it, and did so."""
+    wanted = {"logit_adjustment": config.eval.logit_adjustment, "bag_key": config.data.bag_key}
+    return all(run.results.get(key, value) == value for key, value in wanted.items())
 
 
 def _is_of_this_code(folder: Path, run: _Run) -> bool:
@@ -251,7 +261,7 @@ def _read(folder: Path) -> _Run:
     """Reads a finished run.
 
     Raises:
-        UserError: it is not finished, or its files are damaged.
+        UserError: it is not finished, or its files are damaged, or of two evaluations.
     """
     try:
         results = json.loads((folder / "results.json").read_text())
@@ -259,7 +269,10 @@ def _read(folder: Path) -> _Run:
         raise UserError(f"{folder / 'results.json'} cannot be read: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results")
-    return _Run(load_predictions(folder / PREDICTIONS_FILE), results)
+    predictions = load_predictions(folder / PREDICTIONS_FILE)
+    if not belong_together(predictions, results):
+        raise UserError(f"{folder / PREDICTIONS_FILE} is of another evaluation than results.json")
+    return _Run(predictions, results)
 
 
 def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
