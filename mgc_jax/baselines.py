@@ -94,6 +94,7 @@ def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool, *, again: b
         "model": title,
         "corpus": corpus.name,
         "fingerprint": corpus.fingerprint,
+        "clips_digest": corpus.clips_digest,
         "baseline": saved["baseline"] | {"standardize": config.data.standardize},
         "seed": config.seed,
         "bag_key": config.data.bag_key,

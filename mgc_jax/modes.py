@@ -143,6 +143,7 @@ def evaluate_best(
         "parameters": experiment.num_parameters,
         "corpus": corpus.name,
         "fingerprint": corpus.fingerprint,
+        "clips_digest": corpus.clips_digest,
         "best_step": step,
         "last_step": latest,
         "weights": meta.checksums.get("state") or list(map(list, meta.probe)),
@@ -227,7 +228,10 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             results.append(train(fold_config, folder))
             parts.append(_of_fold(load_predictions(folder / PREDICTIONS_FILE).of_split("validation"), fold))
         _check_folds(parts, workdir)
-        shared = ("model", "parameters", "corpus", "fingerprint", "baseline", "seed", "logit_adjustment", "bag_key")
+        shared = (
+            "model", "parameters", "corpus", "fingerprint", "clips_digest", "baseline", "seed", "logit_adjustment",
+            "bag_key",
+        )  # fmt: skip
         about: dict[str, Any] = {key: results[0][key] for key in shared if key in results[0]}
         if "weights" in results[0]:
             about["weights"] = [result["weights"] for result in results]

@@ -109,6 +109,17 @@ def test_evaluation_in_other_bags_leaves_the_configuration(tmp_path, vectors):
     assert train_and_evaluate(config, folder)["splits"] == first["splits"]  # the first command is not refused
 
 
+def test_a_clip_that_the_fingerprint_does_not_cover_may_not_change_either(tmp_path):
+    corpus = make_corpus(num_clips=2100, clip_shape=(6,))
+    config = baseline_config(tmp_path, corpus, "lr")
+    train_and_evaluate(config, tmp_path / "run")
+    clips = corpus.clips.copy()
+    clips[1] *= -1
+    save_arrays(dataclasses.replace(corpus, clips=clips), tmp_path)
+    with pytest.raises(UserError, match="its tracks, splits or clips differ"):
+        evaluate_workdir(config, tmp_path / "run")
+
+
 def test_an_interrupted_evaluation_is_no_other_run(tmp_path, vectors, monkeypatch):
     """The command of the training shows the results of the training."""
     config, folder = baseline_config(tmp_path, vectors, "knn", n_neighbors=7), tmp_path / "run"

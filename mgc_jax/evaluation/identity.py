@@ -13,8 +13,8 @@ from mgc_jax.evaluation.predictions import Predictions
 
 # The model and its weights, or what a baseline was fitted with; the corpus; and what evaluation alone decides.
 IDENTITY = (
-    "model", "corpus", "fingerprint", "best_step", "weights", "baseline", "seed", "folds", "logit_adjustment",
-    "bag_key",
+    "model", "corpus", "fingerprint", "clips_digest", "best_step", "weights", "baseline", "seed", "folds",
+    "logit_adjustment", "bag_key",
 )  # fmt: skip
 
 
@@ -24,9 +24,10 @@ def identity(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether nothing that both say of their evaluation differs."""
+    """Whether nothing that both say of their evaluation differs; an empty `clips_digest` says nothing."""
     ours, theirs = identity(one), identity(other)
-    return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
+    both = {key for key in ours.keys() & theirs.keys() if "" not in (ours[key], theirs[key])}
+    return all(ours[key] == theirs[key] for key in both)
 
 
 def says_all(about: Mapping[str, Any]) -> bool:

@@ -108,7 +108,7 @@ def run_cells(
         except Exception as error:  # one cell's, whatever it is
             outcomes[cell] = Outcome(error=_sentence(error))
     todo = [(cell, seed) for cell, config in configs.items() for seed in range(_seeds(config, settings))]
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, tuple[str, str]] = {}
     seconds: dict[str, float] = {}  # of the last run that was trained, by system
     start_of_all = time.perf_counter()
     for number, (cell, seed) in enumerate(todo, 1):
@@ -140,7 +140,7 @@ def finished_cells(
 ) -> dict[Cell, Outcome]:
     """Reads the cells all of whose runs are finished; the arguments are those of `run_cells`. Trains nothing."""
     outcomes: dict[Cell, Outcome] = {}
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, tuple[str, str]] = {}
     for cell in cells:
         outcome = Outcome()
         with contextlib.suppress(UserError):
@@ -171,7 +171,7 @@ def _seeds(config: ConfigDict, settings: Settings) -> int:
 
 
 def _run(
-    cell: Cell, seed: int, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+    cell: Cell, seed: int, config: ConfigDict, settings: Settings, fingerprints: dict[str, tuple[str, str]]
 ) -> tuple[_Run, bool]:
     """Reads or makes a run; returns it, and whether it was there."""
     config = config.copy_and_resolve_references()
@@ -203,7 +203,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _folders(
-    cell: Cell, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+    cell: Cell, config: ConfigDict, settings: Settings, fingerprints: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[Path, _Run | None]]:
     """Goes through the folders that a run can be in: the folder, and the run if it is finished and can be read.
 
@@ -224,7 +224,7 @@ def _folders(
         except UserError:
             yield folder, None  # interrupted, or damaged
             continue
-        if run.results.get("fingerprint") != _fingerprint(config, fingerprints):
+        if not _is_of_corpus(run, *_fingerprint(config, fingerprints)):
             continue
         if not _is_of_this_code(folder, run):
             continue
@@ -275,11 +275,18 @@ def _read(folder: Path) -> _Run:
     return _Run(predictions, results)
 
 
-def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
-    """Returns the fingerprint of the corpus; each is opened once."""
+def _is_of_corpus(run: _Run, fingerprint: str, clips_digest: str) -> bool:
+    """Whether a run is of the corpus; the checksum of all clips counts where both have one."""
+    recorded = run.results.get("clips_digest") or clips_digest
+    return run.results.get("fingerprint") == fingerprint and recorded == (clips_digest or recorded)
+
+
+def _fingerprint(config: ConfigDict, known: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """Returns fingerprint and `clips_digest` of the corpus; each is opened once."""
     key = json.dumps(keys.to_json(config)["data"], sort_keys=True)
     if key not in known:
-        known[key] = open_corpus(config.data).fingerprint
+        corpus = open_corpus(config.data)
+        known[key] = corpus.fingerprint, corpus.clips_digest
     return known[key]
 
 

@@ -302,7 +302,7 @@ def fake_runs(monkeypatch):
     trained = []
 
     class FakeCorpus:
-        fingerprint = "f00d"
+        fingerprint, clips_digest = "f00d", "c11b5"
 
     def train(config, workdir, *, test):
         trained.append((workdir.name, config.baseline.name, config.seed))
@@ -314,7 +314,12 @@ def fake_runs(monkeypatch):
         given = predictions(seed=config.seed, pooled=pooled, split="test" if test else "validation")
         save_predictions(given, workdir / PREDICTIONS_FILE)
         splits = {"validation": {}} | {given.splits[0]: level_metrics(given)}
-        results = {"fingerprint": "f00d", "splits": splits, "selected_by": "validation/bag/micro_ap"}
+        results = {
+            "fingerprint": "f00d",
+            "clips_digest": FakeCorpus.clips_digest,
+            "splits": splits,
+            "selected_by": "validation/bag/micro_ap",
+        }
         write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(runs.modes, "train", train)
@@ -350,6 +355,10 @@ def test_finished_runs_are_not_made_again_and_others_are_kept(fake_runs, tmp_pat
     write_json(tmp_path / "lr-mfcc-seed0" / "results.json", results | {"fingerprint": "beef"})
     run_cells(wanted[:1], configure, settings)
     assert fake_runs[6:] == [("lr-mfcc-seed0-2", "lr", 0)]
+    for number, digest in ((2, "0ther"), (3, "")):  # other clips; not recorded, as by an earlier version
+        change_results(tmp_path / f"lr-mfcc-seed0-{number}", clips_digest=digest)
+        run_cells(wanted[:1], configure, settings)
+    assert fake_runs[7:] == [("lr-mfcc-seed0-3", "lr", 0)]
 
 
 def test_a_run_without_the_test_split_is_evaluated_on_it_when_that_is_wanted(fake_runs, tmp_path):
