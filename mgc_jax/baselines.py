@@ -89,12 +89,22 @@ def _fit_and_evaluate(config: ConfigDict, workdir: Path, test: bool, *, again: b
         check_same_corpus(corpus, json.loads((workdir / "results.json").read_text()), workdir)
     training = corpus.with_inner_in_training()
     check_corpus(estimator, training)
-    about: dict[str, Any] = {"model": title, "corpus": corpus.name, "fingerprint": corpus.fingerprint}
+    saved = keys.to_json(config)
+    about: dict[str, Any] = {
+        "model": title,
+        "corpus": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "clips_digest": corpus.clips_digest,
+        "baseline": saved["baseline"] | {"standardize": config.data.standardize},
+        "seed": config.seed,
+        "bag_key": config.data.bag_key,
+    }
     what = f"{corpus.clips.shape[1]} features{f' ({corpus.features})' if corpus.features else ''}"
     headline, splits = f"{title} on {corpus.name}, {what}", nonempty_splits(corpus, test=test)
     if not again and (earlier := show_earlier(about, workdir, headline, test="test" in splits)):
         return earlier
-    write_json(workdir / "config.json", keys.to_json(config))
+    if not again:  # what --mode eval changes is in the results
+        write_json(workdir / "config.json", saved)
     log.info("%s on %s training clips: %s", title, f"{len(training.indices('train')):,}", estimator)
     start = time.perf_counter()
     fitted = fit(estimator, training, config.data.standardize)

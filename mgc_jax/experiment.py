@@ -1,5 +1,6 @@
 """What a configuration becomes: corpus, inputs, model, bags and evaluator, built once."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,6 +177,7 @@ class Experiment:
             code=self.code,
             state_version=STATE_VERSION,
             resampler=self.corpus.resampler,
+            clips_digest=self.corpus.clips_digest,
         )
 
     def accept(self, meta: CheckpointMeta, *, training: bool) -> None:
@@ -187,7 +189,7 @@ class Experiment:
             UserError: the checkpoint was made with another configuration or on another corpus.
         """
         check_same(self.config, meta.config, self.workdir, training=training)
-        check_same_corpus(self.corpus, {"corpus": meta.corpus, "fingerprint": meta.fingerprint}, self.workdir)
+        check_same_corpus(self.corpus, dataclasses.asdict(meta), self.workdir)
         mean, std = (np.asarray(meta.standardization[name], np.float32) for name in ("mean", "std"))
         self.inputs.statistics = Standardization(mean, std)
 
@@ -207,6 +209,9 @@ def open_together(config: ConfigDict) -> Corpus:
     if demo and processes.is_first():
         processes.wait_for_all()
     lazy = isinstance(corpus.clips, LazyClips)
-    found = {"corpus": corpus.name, "fingerprint": corpus.fingerprint, "config.data.placement=stream": lazy}
+    found = {
+        "corpus": corpus.name, "fingerprint": corpus.fingerprint, "checksum of all clips": corpus.clips_digest,
+        "config.data.placement=stream": lazy,
+    }  # fmt: skip
     processes.require_same("corpus", found)
     return corpus

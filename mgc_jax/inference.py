@@ -70,6 +70,7 @@ class CheckpointMeta:
         state_version: `STATE_VERSION` of the program that wrote it.
         resampler: what resampled the audio that it was trained on, as in `Corpus`; other audio is to be resampled in
             the same way; empty: not recorded.
+        clips_digest: of all clips of the corpus, as in `Corpus`; empty: they were on the disk, or not recorded.
         step: train steps done.
         best_step: the checkpoint that was the best on validation then; None: none was validated.
         checksums: of `state`, `metrics` and `meta`, as `training.checkpoint` computes them.
@@ -94,6 +95,7 @@ class CheckpointMeta:
     probe: tuple[Sequence[float], ...] = ()
     state_version: int = 1  # of those that do not say
     resampler: str = ""
+    clips_digest: str = ""
     step: int | None = None
     best_step: int | None = None
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)

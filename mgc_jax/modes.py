@@ -135,17 +135,21 @@ def evaluate_best(
     state, config, corpus = best_state(experiment, checkpoints), experiment.config, experiment.corpus
     step, latest = int(state.step), checkpoints.latest_step()
     meta = checkpoints.meta(step)
+    selected_by = f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step"
+    if (gone := checkpoints.lost_best()) is not None:
+        selected_by += f" of those that are left: that of step {gone:,}, which was better, is gone"
     about = {
         "model": describe_model(config.model),
         "parameters": experiment.num_parameters,
         "corpus": corpus.name,
         "fingerprint": corpus.fingerprint,
+        "clips_digest": corpus.clips_digest,
         "best_step": step,
         "last_step": latest,
         "weights": meta.checksums.get("state") or list(map(list, meta.probe)),
         "logit_adjustment": config.eval.logit_adjustment,
         "bag_key": config.data.bag_key,
-        "selected_by": f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step",
+        "selected_by": selected_by,
         "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
     }
     headline = f"{about['model']} on {corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
@@ -223,9 +227,14 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             log.info("fold %d of %d", fold + 1, folds)
             results.append(train(fold_config, folder))
             parts.append(_of_fold(load_predictions(folder / PREDICTIONS_FILE).of_split("validation"), fold))
-        about: dict[str, Any] = {
-            key: results[0][key] for key in ("model", "parameters", "corpus", "fingerprint") if key in results[0]
-        }
+        _check_folds(parts, workdir)
+        shared = (
+            "model", "parameters", "corpus", "fingerprint", "clips_digest", "baseline", "seed", "logit_adjustment",
+            "bag_key",
+        )  # fmt: skip
+        about: dict[str, Any] = {key: results[0][key] for key in shared if key in results[0]}
+        if "weights" in results[0]:
+            about["weights"] = [result["weights"] for result in results]
         about["folds"] = folds
         about["selected_by"] = results[0].get("selected_by", "")
         about["seconds"] = {part: sum(r["seconds"].get(part, 0) for r in results) for part in results[0]["seconds"]}
@@ -258,6 +267,18 @@ def _refuse_cross_validation(workdir: Path) -> None:
 
 def _of_fold(predictions: Predictions, fold: int) -> Predictions:
     return predictions.replace(fold=np.full(len(predictions), fold, np.int32))
+
+
+def _check_folds(parts: list[Predictions], workdir: Path) -> None:
+    """Raises `UserError` if two folds scored the same clip."""
+    tracks, counts = np.unique(np.concatenate([part.track_id for part in parts]), return_counts=True)
+    if (counts > 1).any():
+        track = tracks[counts.argmax()]
+        first, second = [fold for fold, part in enumerate(parts) if track in part.track_id][:2]
+        raise UserError(
+            f"fold-{first} and fold-{second} in {workdir} both scored track {track}, and each clip is in one fold: "
+            f"remove the folder whose files were exchanged, and give the command again"
+        )
 
 
 def _pooled(parts: list[Predictions]) -> Predictions:
@@ -354,11 +375,13 @@ def _write_report(workdir: Path) -> None:
 
     Without Matplotlib and Jinja2 (a machine without network) a run is complete all the same.
     """
-    report, results = workdir / "report.html", workdir / "results.json"
-    if report.is_file() and report.stat().st_mtime_ns > results.stat().st_mtime_ns:
-        log.info("report: %s", report)
-        return
+    report = workdir / "report.html"
     try:
+        from mgc_jax.report.finished_run import results_digest
+
+        if report.is_file() and results_digest(workdir) in report.read_text(errors="replace"):
+            log.info("report: %s", report)
+            return
         from mgc_jax.report.run_page import write_report
 
         log.info("report: %s", write_report(workdir))

@@ -23,6 +23,7 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.modes import train as train_model
 from mgc_jax.papers import fma
+from mgc_jax.report.finished_run import read_run
 from tfds_fma.clips.make import Clip
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES
@@ -94,6 +95,46 @@ def test_results_are_those_of_scikit_learn(tmp_path, vectors, name, options, dir
     assert again["splits"] == results["splits"]
     assert results["splits"].keys() == {"train", "validation", "test"}
     assert "clip mean" in capsys.readouterr().out
+
+
+def test_evaluation_in_other_bags_leaves_the_configuration(tmp_path, vectors):
+    config, folder = baseline_config(tmp_path, vectors, "lr"), tmp_path / "run"
+    first = train_and_evaluate(config, folder)
+    saved = (folder / "config.json").read_bytes()
+    config.data.bag_key = "published"
+    other = evaluate_workdir(config, folder)
+    assert (folder / "config.json").read_bytes() == saved
+    assert (first["bag_key"], other["bag_key"]) == ("pair", "published")
+    config.data.bag_key = "pair"
+    assert train_and_evaluate(config, folder)["splits"] == first["splits"]  # the first command is not refused
+
+
+def test_a_clip_that_the_fingerprint_does_not_cover_may_not_change_either(tmp_path):
+    corpus = make_corpus(num_clips=2100, clip_shape=(6,))
+    config = baseline_config(tmp_path, corpus, "lr")
+    train_and_evaluate(config, tmp_path / "run")
+    clips = corpus.clips.copy()
+    clips[1] *= -1
+    save_arrays(dataclasses.replace(corpus, clips=clips), tmp_path)
+    with pytest.raises(UserError, match="its tracks, splits or clips differ"):
+        evaluate_workdir(config, tmp_path / "run")
+
+
+def test_an_interrupted_evaluation_is_no_other_run(tmp_path, vectors, monkeypatch):
+    """The command of the training shows the results of the training."""
+    config, folder = baseline_config(tmp_path, vectors, "knn", n_neighbors=7), tmp_path / "run"
+    first = train_and_evaluate(config, folder)
+    config.data.bag_key = "published"
+    with monkeypatch.context() as patch:
+        patch.setattr("mgc_jax.baselines.fit", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            evaluate_workdir(config, folder)
+    assert read_run(folder).config["data"]["bag_key"] == "pair"
+    with pytest.raises(UserError, match="another configuration"):
+        train_and_evaluate(config, folder)
+    config.data.bag_key = "pair"
+    assert train_and_evaluate(config, folder) == first
+    assert first["baseline"] | {"n_neighbors": 7, "standardize": True} == first["baseline"]
 
 
 def test_probabilities_of_pairs_that_agree_are_exact():

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -47,6 +49,31 @@ def test_cross_validation_scores_every_clip_by_a_model_that_never_saw_its_artist
     assert results["folds"] == 3
     assert "LR on arrays, 3 folds grouped by artist" in capsys.readouterr().out
     assert modes.cross_validate(config, tmp_path / "run")["splits"] == results["splits"]
+
+
+def test_two_folds_that_scored_the_same_clips_are_not_pooled(tmp_path, config, monkeypatch):
+    modes.cross_validate(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "fold-1")
+    shutil.copytree(tmp_path / "run" / "fold-0", tmp_path / "run" / "fold-1")
+    pooled = (tmp_path / "run" / "results.json").read_bytes()
+    monkeypatch.setattr(modes, "train", lambda _, folder: json.loads((folder / "results.json").read_text()))
+    with pytest.raises(UserError, match=r"fold-0 and fold-1 in .* both scored track"):
+        modes.cross_validate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").read_bytes() == pooled
+
+
+def test_a_report_of_other_results_is_written_again_whatever_its_date(tmp_path, config, caplog):
+    caplog.set_level("INFO", "mgc_jax")
+    config.data.folds = 0
+    report = tmp_path / "run" / "report.html"
+    modes.run("train", config, tmp_path / "run")
+    first = report.read_bytes()
+    os.utime(report, (2**32, 2**32))  # of a clock that was wrong
+    modes.run("train", config, tmp_path / "run")
+    assert report.stat().st_mtime == 2**32
+    config.data.bag_key = "published"
+    modes.run("eval", config, tmp_path / "run")
+    assert report.read_bytes() != first
 
 
 @pytest.mark.parametrize("selection", ["inner", "scored"])

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
 from mgc_jax.config.checks import check_effects, validate
-from mgc_jax.config.keys import default, leaves
+from mgc_jax.config.keys import default
 from mgc_jax.config.options import CHOICES
 from mgc_jax.config.overrides import override
 from mgc_jax.errors import UserError
@@ -114,16 +114,27 @@ def run_config_file(path: Path, argument: str | None = None) -> ConfigDict:
 
 
 def _config_of_run(workdir: Path) -> ConfigDict:
-    """Returns the configuration of a run; keys that are newer than the run have their default."""
-    config = ConfigDict(_tuples(earlier.current(read_config(workdir / "config.json"))))
-    given = dict(leaves(config))
-    options = tuple(f"{choice.options}." for choice in CHOICES)
-    for key, value in leaves(default()):
-        if key not in given and not key.startswith(options):
-            config.update_from_flattened_dict({key: value})
+    """Returns the configuration of a run; keys and groups of keys that are newer than the run have their default."""
+    saved = earlier.current(read_config(workdir / "config.json"))
+    config = ConfigDict(_completed(_tuples(saved), default().to_dict()))
     if config.data.corpus == "demo":  # its values are in place; versions of before left them here, too
         config.demo = ConfigDict()
     return config
+
+
+def _completed(saved: dict[str, Any], usual: dict[str, Any], group: str = "") -> dict[str, Any]:
+    """Returns what was saved in a group of keys, and the default of what is not there.
+
+    The options of an encoder, an optimizer and so on are those of its name: where there are some, none is added.
+    """
+    if group.removesuffix(".") in {choice.options for choice in CHOICES}:
+        return saved
+    inside = {
+        key: _completed(saved[key], value, f"{group}{key}.")
+        for key, value in usual.items()
+        if isinstance(value, dict) and key in saved
+    }
+    return usual | saved | inside
 
 
 def _tuples(value: Any) -> Any:
@@ -137,14 +148,22 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads the `config.json` of a run."""
     try:
         config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
+        _check_groups(config, default().to_dict(), "it")
         return config
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}). If the run's checkpoints are still wanted, delete that file: each of "
             "them holds the configuration too. Otherwise delete the folder."
         ) from error
+
+
+def _check_groups(saved: Any, usual: Mapping[str, Any], name: str) -> None:
+    """Raises `ValueError` if there is something else where the default has a group of keys."""
+    if not isinstance(saved, dict):
+        raise ValueError(f"{name} is no JSON object")
+    for key, value in usual.items():
+        if isinstance(value, dict) and key in saved:
+            _check_groups(saved[key], value, key)
 
 
 def _cause(error: Exception) -> str:

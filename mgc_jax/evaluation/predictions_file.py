@@ -9,7 +9,8 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
 * `clip/<genre>`, a column for each genre: the scores of the clip alone; and `bag/<genre>`: those of its bag. Both, or
   one of them. A clip has one genre, so its scores are a distribution. Probabilities, where none is negative and none
   above 1: then those of a clip must sum to 1. Log probabilities, where none is positive and those of a clip sum so.
-  Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip).
+  Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip). Percent and
+  negative log probabilities are refused: as logits they would say something else.
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
@@ -97,7 +98,8 @@ def load_predictions(
     Args:
         path: Parquet, or CSV with a header row.
         corpus: gives, by track id, what the file lacks of genre, split, artist, album and bag, and counts the training
-            clips; by default all that must be in the file.
+            clips; by default all that must be in the file. Its genres must be those of the file, and its test clips
+            are test clips whatever the file says; other differences are logged, and the file counts.
         bag_key: how the corpus makes the bags that are scored, as `config.data` has it.
         pseudo_album_gap: the same.
 
@@ -114,7 +116,8 @@ def load_predictions(
         raise UserError(f"{path} has no rows.")
     track_id = _numbers(path, columns, "track_id", np.int64)
     if corpus is not None:
-        columns = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap) | columns
+        given = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap)
+        columns = given | _reconciled(path, track_id, columns, given, corpus.name)
     for name in ("split", "genre"):
         if name not in columns:
             raise UserError(
@@ -125,7 +128,7 @@ def load_predictions(
     if not scored:
         raise UserError(f"{path} has no scores: a column clip/<genre> or bag/<genre> for each genre.")
     genres = tuple(about.get("genres") or (corpus.genres if corpus is not None else scored))
-    split = np.array([_SPLIT_NAMES.get(name, name) for name in columns["split"].tolist()])
+    split = _split_names(columns["split"])
     if unknown := sorted(set(map(str, split.tolist())) - set(SPLIT_NAMES)):
         raise UserError(f"{path}: {unknown[0]!r} in the column split is none of {', '.join(SPLIT_NAMES)}.")
     if len(np.unique(track_id)) < len(track_id):
@@ -133,6 +136,8 @@ def load_predictions(
         raise UserError(
             f"{path} has several rows of a track, for instance of {values[counts.argmax()]}; a clip has one row."
         )
+    if corpus is not None:
+        _log_absent(path, track_id, split, corpus)
     artist, album = (_text(path, columns, name, len(track_id)) for name in ("artist", "album"))
     order, bag = _number_bags(path, columns, split, track_id, artist, album)
     label = _genre_numbers(path, "genre", columns["genre"], genres)
@@ -171,6 +176,11 @@ def load_predictions(
 
 
 _SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation"}  # FMA's and others'
+
+
+def _split_names(values: np.ndarray) -> np.ndarray:
+    """Returns a column of splits with the names of this project."""
+    return np.array([_SPLIT_NAMES.get(name, name) for name in values.tolist()])
 
 
 def _is_score(name: str) -> bool:
@@ -287,6 +297,7 @@ def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tupl
     if ours:
         return scores
     wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
+    _refuse_other_forms(path, level, wide)
     taken_as, result = "logits", scores
     if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:
         taken_as, result = "probabilities", np.log(np.clip(wide, least, 1))
@@ -306,6 +317,17 @@ def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tupl
         result = np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(least))
     log.info("%s: the columns %s/<genre> are taken as %s", path, level, taken_as)
     return result
+
+
+def _refuse_other_forms(path: Path, level: str, scores: np.ndarray) -> None:
+    """Raises `UserError` for scores [clip, genre] that are plainly no logits, and no other form that is read."""
+    if scores.min() < 0 or _sum_to_one(scores).all():
+        return
+    rounding = max(100 * _ROUNDING_OF_SUM, 0.5 * scores.shape[1])  # of whole percent, each
+    if (np.abs(scores.sum(axis=1) - 100) <= rounding).all():
+        raise UserError(f"{path}: the columns {level}/<genre> are percent; divide by 100.")
+    if _sum_to_one(np.exp(-scores)).all():
+        raise UserError(f"{path}: the columns {level}/<genre> are negative log probabilities; change the sign.")
 
 
 def _sum_to_one(probability: np.ndarray) -> np.ndarray:
@@ -364,10 +386,11 @@ def _from_corpus(
             "right one?"
         )
     rows = np.array([row_of[track] for track in track_id.tolist()], int)
-    bag_of_row = np.zeros(len(corpus), np.int64)  # numbered within the split
+    bag_of_row, number = np.zeros(len(corpus), np.int64), 0
     for split in SPLIT_NAMES:
         bags = bags_of(corpus, split, bag_key, pseudo_album_gap)
-        bag_of_row[bags.clips] = np.repeat(np.arange(len(bags)), bags.sizes)
+        bag_of_row[bags.clips] = number + np.repeat(np.arange(len(bags)), bags.sizes)
+        number += len(bags)  # the file may put the clips of two splits into one
     return {
         "split": corpus.split[rows],
         "genre": np.array(corpus.genres)[corpus.label[rows]],
@@ -375,3 +398,49 @@ def _from_corpus(
         "album": corpus.album[rows],
         "bag": bag_of_row[rows],
     }
+
+
+def _reconciled(
+    path: Path, track_id: np.ndarray, columns: dict[str, np.ndarray], given: dict[str, np.ndarray], corpus: str
+) -> dict[str, np.ndarray]:
+    """Returns the columns of a file beside those that a corpus gives for its clips; the test clips of both are test.
+
+    Raises:
+        UserError: the genres differ.
+    """
+    columns = dict(columns)
+    if "genre" in columns:
+        ours, theirs = columns["genre"], given["genre"]
+        other = np.array([a is not None and str(a) != b for a, b in zip(ours, theirs, strict=True)])
+        if other.any():
+            row = int(other.argmax())
+            raise UserError(
+                f"{path}: {other.sum()} of {len(other)} clips have another genre than in corpus {corpus}, for "
+                f"instance track {track_id[row]}: {ours[row]!r}, and there {str(theirs[row])!r}. Name the corpus that "
+                "was scored, or leave out the column genre."
+            )
+    if "artist" in columns:
+        ours, theirs = _text(path, columns, "artist", len(track_id)), given["artist"]
+        known = (ours != "") & (theirs != "")
+        pairs = len(set(zip(ours[known], theirs[known], strict=True)))
+        renamed = pairs == len(set(ours[known])) == len(set(theirs[known]))  # names for numbers, for instance
+        if not renamed and (other := known & (ours != theirs)).any():
+            log.warning("%s: %d of %d clips have another artist than in corpus %s; that of the file counts",
+                        path, other.sum(), len(other), corpus)  # fmt: skip
+    if "split" in columns:
+        ours, theirs = _split_names(columns["split"]), given["split"]
+        if (other := ours != theirs).any():
+            test = " (test clips of the corpus are of the test split all the same)" if "test" in theirs[other] else ""
+            log.warning("%s: %d of %d clips are of another split than in corpus %s; that of the file counts%s",
+                        path, other.sum(), len(other), corpus, test)  # fmt: skip
+            columns["split"] = np.where(theirs == "test", "test", ours)
+    return columns
+
+
+def _log_absent(path: Path, track_id: np.ndarray, split: np.ndarray, corpus: Corpus) -> None:
+    """Logs how many clips of the corpus are not in the file, of each split that is."""
+    for name in SPLIT_NAMES:
+        clips = corpus.track_id[corpus.split == name]
+        absent = len(np.setdiff1d(clips, track_id))
+        if absent and name in split:
+            log.warning("%s: %d of %d %s clips of the corpus are not in the file", path, absent, len(clips), name)

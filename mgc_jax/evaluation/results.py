@@ -14,6 +14,7 @@ from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, ArtistBootstrap, concentration_warnings, interval
+from mgc_jax.evaluation.identity import belong_together, identity, same_evaluation, says_all
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.mistakes import save_examples
 from mgc_jax.evaluation.predictions import Predictions, concatenate
@@ -183,16 +184,17 @@ def finish(
     splits_kept: dict[str, Any] = {}
     if keep_test:
         predictions, splits_kept = _with_earlier_test(predictions, before, about, workdir)
-    predictions = predictions.replace(info=predictions.info | {"model": about["model"]})
-    save_predictions(predictions, workdir / PREDICTIONS_FILE)
+    predictions = predictions.replace(info=predictions.info | identity(about))
     splits = summaries(predictions) | splits_kept
     results = about | {
-        "test_evaluations": evaluations,
+        "test_evaluations": max(evaluations, int("test" in splits)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "environment": describe_environment(),
         "splits": splits,
     }
+    # One right after the other; where an interruption comes between, each says which evaluation it is of.
+    save_predictions(predictions, workdir / PREDICTIONS_FILE)
     write_json(workdir / "results.json", results)
     say(f"\n{headline}\n{format_table(splits)}\n", sys.stdout)
     if corpus is not None:
@@ -210,13 +212,20 @@ def show_earlier(about: dict[str, Any], workdir: Path, headline: str, *, test: b
         test: whether results on the test split must be among them.
 
     Returns:
-        What `results.json` holds; None where there are no such results, or their predictions are gone.
+        What `results.json` holds; None where there are no such results, or their predictions are gone, or are of
+        another evaluation.
     """
     before = _results_before(workdir)
-    same = all(before.get(key) == value for key, value in about.items() if key != "seconds")
+    exact = {key: value for key, value in about.items() if key not in ("seconds", "clips_digest")}
+    same = same_evaluation(before, about) and all(before.get(key) == value for key, value in exact.items())
     if not same or not before["splits"] or (test and "test" not in before["splits"]):
         return None
-    if not (workdir / PREDICTIONS_FILE).is_file():
+    try:
+        predictions = load_predictions(workdir / PREDICTIONS_FILE)
+    except UserError:  # gone or damaged
+        return None
+    if not belong_together(predictions, before):
+        log.warning("%s is of another evaluation than results.json: both are made again", PREDICTIONS_FILE)
         return None
     say(f"\n{headline}\n{format_table(before['splits'])}\n", sys.stdout)
     log.info("these are the results of %s; nothing was computed again (--mode eval does)", before.get("date"))
@@ -234,35 +243,58 @@ def _with_earlier_test(
     """Adds the earlier predictions on the test split, if the same weights made them.
 
     Returns:
-        The predictions; and the earlier results on the test split where its predictions cannot be read.
+        The predictions; and the earlier results on the test split where its predictions cannot be read, or are of
+        another evaluation.
     """
-    if "test" in predictions.splits or before["splits"].get("test") is None:
+    if "test" in predictions.splits:
         return predictions, {}
-    if not _same_scores(before, about):
-        log.warning("the earlier results on the test split are not of this evaluation and are left out; --test")
-        return predictions, {}
+    results = before["splits"].get("test")
     try:
-        predictions = concatenate([predictions, load_predictions(workdir / PREDICTIONS_FILE).of_split("test")])
-    except UserError as error:  # the file is gone or damaged
-        log.warning("the results on the test split are kept without its scores: %s", error)
-    kept = {} if "test" in predictions.splits else {"test": before["splits"]["test"]}
-    return predictions, kept
+        earlier = load_predictions(workdir / PREDICTIONS_FILE) if (workdir / PREDICTIONS_FILE).exists() else None
+        why = "they are gone" if earlier is None else "they are of another evaluation"
+    except UserError as error:
+        earlier, why = None, str(error)
+    if earlier is not None and "test" in earlier.splits and _is_of(earlier, about, before):
+        return concatenate([predictions, earlier.of_split("test")]), {}
+    if results is not None and _same_scores(before, about):
+        log.warning("the results on the test split are kept without its scores: %s", why)
+        return predictions, {"test": results}
+    if results is not None or (earlier is not None and "test" in earlier.splits):
+        log.warning("the earlier results on the test split are not of this evaluation and are left out; --test")
+    return predictions, {}
+
+
+def _is_of(predictions: Predictions, about: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether earlier predictions are of an evaluation; those of early versions leave it to their results."""
+    if says_all(predictions.info):
+        return same_evaluation(predictions.info, about)
+    return _same_scores(before, about) and belong_together(predictions, before)
 
 
 def _results_before(workdir: Path) -> dict[str, Any]:
-    """Returns what `results.json` held; nothing where there is none, or a damaged one."""
-    try:
-        results = json.loads((workdir / "results.json").read_text())
-    except (OSError, ValueError):
-        results = None
-    results = results if isinstance(results, dict) else {}
+    """Returns what `results.json` held; nothing where there is none, or a damaged one.
+
+    Early versions did not record the logit adjustment of a model, which `config.json` has.
+    """
+    results = _read_object(workdir / "results.json")
+    if "best_step" in results and "logit_adjustment" not in results:
+        options = _read_object(workdir / "config.json").get("eval")
+        results["logit_adjustment"] = options.get("logit_adjustment", 0.0) if isinstance(options, dict) else 0.0
     return results | {"splits": results.get("splits") or {}}
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; an empty one where there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
 def _same_scores(before: dict[str, Any], about: dict[str, Any]) -> bool:
-    keys = ["model", "fingerprint", "best_step", "logit_adjustment"]
-    keys += [key for key in ("weights", "bag_key") if key in before]  # which earlier versions did not record
-    return all(before.get(key) == about.get(key) for key in keys)
+    named = all(before.get(key) == about.get(key) for key in ("model", "fingerprint", "best_step"))
+    return named and same_evaluation(before, about)
 
 
 def format_table(splits: dict[str, dict[str, Any]]) -> str:

@@ -1,11 +1,14 @@
 """Reads the folder of a finished run."""
 
+import copy
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from mgc_jax.errors import UserError
+from mgc_jax.evaluation.identity import belong_together
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import METRICS
 from mgc_jax.evaluation.predictions import Predictions
@@ -20,7 +23,8 @@ class FinishedRun:
     Attributes:
         folder: where it is.
         results: `results.json`.
-        config: `config.json`; empty if there is none.
+        config: `config.json`, with the logit adjustment and the bags of the evaluation, which may be others than those
+            of the training; empty if there is none.
         log: the lines of `metrics.jsonl`; none for a baseline, which has no steps.
         predictions: `predictions.parquet`; None if there is none (runs of early versions).
     """
@@ -62,7 +66,8 @@ def read_run(folder: Path) -> FinishedRun:
     """Reads a run's folder.
 
     Raises:
-        UserError: there is no such folder, it has no results, or a file in it is damaged.
+        UserError: there is no such folder, it has no results, or a file in it is damaged, or predictions and results
+            are of two evaluations.
     """
     folder = local_path(folder)
     if not folder.is_dir():
@@ -83,13 +88,25 @@ def read_run(folder: Path) -> FinishedRun:
                 f"{folder / 'results.json'} is damaged: {split!r} is no result; evaluate the run again: --mode eval"
             )
     path = folder / PREDICTIONS_FILE
+    predictions = load_predictions(path) if path.is_file() else None
+    if predictions is not None and not belong_together(predictions, results):
+        mode = "cross_validate" if "folds" in results else "eval"
+        raise UserError(
+            f"{path} is of another evaluation than results.json; --mode {mode} --workdir {folder} makes both again"
+        )
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return FinishedRun(
         folder=folder,
         results=results,
-        config=_read_json(folder / "config.json") if (folder / "config.json").is_file() else {},
+        config=_as_evaluated(config, results),
         log=_read_lines(folder / "metrics.jsonl"),
-        predictions=load_predictions(path) if path.is_file() else None,
+        predictions=predictions,
     )
+
+
+def results_digest(folder: Path) -> str:
+    """Returns a short hash of `results.json`, by which a page says which results it shows."""
+    return hashlib.blake2b((folder / "results.json").read_bytes(), digest_size=8).hexdigest()
 
 
 def levels_of(result: dict[str, Any]) -> list[str]:
@@ -100,6 +117,18 @@ def levels_of(result: dict[str, Any]) -> list[str]:
 def main_level(levels: list[str]) -> str:
     """Returns the level that a model is about: bag; without pooling, clip."""
     return "bag" if "bag" in levels else levels[0]
+
+
+def _as_evaluated(config: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with what `--mode eval` may change, as the results have it."""
+    config = copy.deepcopy(config)
+    adjustment, bag_key = (results.get(key) for key in ("logit_adjustment", "bag_key"))
+    if adjustment is not None and isinstance(config.get("eval"), dict):
+        config["eval"]["logit_adjustment"] = adjustment
+    if bag_key is not None and isinstance(config.get("data"), dict):
+        trained = config["data"].get("bag_key", bag_key)
+        config["data"]["bag_key"] = bag_key if trained == bag_key else f"{trained}, and {bag_key} in evaluation"
+    return config
 
 
 def _is_result(result: Any) -> bool:

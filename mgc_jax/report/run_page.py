@@ -20,7 +20,7 @@ from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.report import charts
 from mgc_jax.report.attention import attention_of, probabilities
 from mgc_jax.report.comparison import compared_metrics, paired_differences, scores_of, validation_curve
-from mgc_jax.report.finished_run import FinishedRun, levels_of, main_level, read_run
+from mgc_jax.report.finished_run import FinishedRun, levels_of, main_level, read_run, results_digest
 from mgc_jax.report.html import render_page
 from mgc_jax.runtime.files import write_text
 
@@ -45,6 +45,7 @@ def write_report(workdir: Path) -> Path:
         "report.html",
         run=run,
         date=_date(run),
+        digest=results_digest(run.folder),
         split=split,
         has_scores=scored is not None,
         has_test=_has_test(run),

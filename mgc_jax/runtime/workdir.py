@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +173,18 @@ class OtherCorpusError(UserError):
     """A folder holds a run on another corpus."""
 
 
-def check_same_corpus(corpus: Any, before: dict[str, Any], workdir: Path) -> None:
-    """Raises `OtherCorpusError` if the corpus is not the one that a checkpoint or `results.json` names."""
-    if before["fingerprint"] != corpus.fingerprint:
+def check_same_corpus(corpus: Any, before: Mapping[str, Any], workdir: Path) -> None:
+    """Raises `OtherCorpusError` if the corpus is not the one that a checkpoint or `results.json` names.
+
+    All its clips count where the checksum of all was recorded; otherwise a thousand, which are in the fingerprint.
+    """
+    theirs, ours = before["fingerprint"], corpus.fingerprint
+    if theirs == ours and before.get("clips_digest") and corpus.clips_digest:
+        theirs, ours = (f"{theirs}, clips {digest}" for digest in (before["clips_digest"], corpus.clips_digest))
+    if theirs != ours:
         raise OtherCorpusError(
-            f"the run in {workdir} was trained on corpus {before['corpus']} (fingerprint {before['fingerprint']}), "
-            f"but this one is {corpus.name} ({corpus.fingerprint}): its tracks, splits or clips differ. Give a new "
+            f"the run in {workdir} was trained on corpus {before['corpus']} (fingerprint {theirs}), "
+            f"but this one is {corpus.name} ({ours}): its tracks, splits or clips differ. Give a new "
             "--workdir, or the corpus of that run."
         )
 

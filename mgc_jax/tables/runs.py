@@ -20,6 +20,7 @@ from mgc_jax.config import checks, identity, keys
 from mgc_jax.config.loading import read_config
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
+from mgc_jax.evaluation.identity import belong_together
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.runtime.environment import code_version
@@ -107,7 +108,7 @@ def run_cells(
         except Exception as error:  # one cell's, whatever it is
             outcomes[cell] = Outcome(error=_sentence(error))
     todo = [(cell, seed) for cell, config in configs.items() for seed in range(_seeds(config, settings))]
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, tuple[str, str]] = {}
     seconds: dict[str, float] = {}  # of the last run that was trained, by system
     start_of_all = time.perf_counter()
     for number, (cell, seed) in enumerate(todo, 1):
@@ -139,7 +140,7 @@ def finished_cells(
 ) -> dict[Cell, Outcome]:
     """Reads the cells all of whose runs are finished; the arguments are those of `run_cells`. Trains nothing."""
     outcomes: dict[Cell, Outcome] = {}
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, tuple[str, str]] = {}
     for cell in cells:
         outcome = Outcome()
         with contextlib.suppress(UserError):
@@ -170,7 +171,7 @@ def _seeds(config: ConfigDict, settings: Settings) -> int:
 
 
 def _run(
-    cell: Cell, seed: int, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+    cell: Cell, seed: int, config: ConfigDict, settings: Settings, fingerprints: dict[str, tuple[str, str]]
 ) -> tuple[_Run, bool]:
     """Reads or makes a run; returns it, and whether it was there."""
     config = config.copy_and_resolve_references()
@@ -202,7 +203,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _folders(
-    cell: Cell, config: ConfigDict, settings: Settings, fingerprints: dict[str, str]
+    cell: Cell, config: ConfigDict, settings: Settings, fingerprints: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[Path, _Run | None]]:
     """Goes through the folders that a run can be in: the folder, and the run if it is finished and can be read.
 
@@ -223,13 +224,22 @@ def _folders(
         except UserError:
             yield folder, None  # interrupted, or damaged
             continue
-        if run.results.get("fingerprint") != _fingerprint(config, fingerprints):
+        if not _is_of_corpus(run, *_fingerprint(config, fingerprints)):
             continue
         if not _is_of_this_code(folder, run):
+            continue
+        if not _is_evaluated_as(config, run):
+            yield folder, None  # by hand, in another way: evaluated again
             continue
         there = {split for split in run.results["splits"] if split in run.predictions.splits}
         needed = "test" if settings.test else "validation"
         yield folder, run if needed in there or "validation" not in run.results["splits"] else None
+
+
+def _is_evaluated_as(config: ConfigDict, run: _Run) -> bool:
+    """Whether a run was evaluated as its configuration says; early versions did not record it, and did so."""
+    wanted = {"logit_adjustment": config.eval.logit_adjustment, "bag_key": config.data.bag_key}
+    return all(run.results.get(key, value) == value for key, value in wanted.items())
 
 
 def _is_of_this_code(folder: Path, run: _Run) -> bool:
@@ -251,7 +261,7 @@ def _read(folder: Path) -> _Run:
     """Reads a finished run.
 
     Raises:
-        UserError: it is not finished, or its files are damaged.
+        UserError: it is not finished, or its files are damaged, or of two evaluations.
     """
     try:
         results = json.loads((folder / "results.json").read_text())
@@ -259,14 +269,24 @@ def _read(folder: Path) -> _Run:
         raise UserError(f"{folder / 'results.json'} cannot be read: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results")
-    return _Run(load_predictions(folder / PREDICTIONS_FILE), results)
+    predictions = load_predictions(folder / PREDICTIONS_FILE)
+    if not belong_together(predictions, results):
+        raise UserError(f"{folder / PREDICTIONS_FILE} is of another evaluation than results.json")
+    return _Run(predictions, results)
 
 
-def _fingerprint(config: ConfigDict, known: dict[str, str]) -> str:
-    """Returns the fingerprint of the corpus; each is opened once."""
+def _is_of_corpus(run: _Run, fingerprint: str, clips_digest: str) -> bool:
+    """Whether a run is of the corpus; the checksum of all clips counts where both have one."""
+    recorded = run.results.get("clips_digest") or clips_digest
+    return run.results.get("fingerprint") == fingerprint and recorded == (clips_digest or recorded)
+
+
+def _fingerprint(config: ConfigDict, known: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """Returns fingerprint and `clips_digest` of the corpus; each is opened once."""
     key = json.dumps(keys.to_json(config)["data"], sort_keys=True)
     if key not in known:
-        known[key] = open_corpus(config.data).fingerprint
+        corpus = open_corpus(config.data)
+        known[key] = corpus.fingerprint, corpus.clips_digest
     return known[key]
 
 

@@ -133,16 +133,27 @@ class Checkpoints:
         if latest is None:
             return None
         self._check_metrics(latest)
+        gone = self.lost_best()
         recorded = self.meta(latest).best_step  # early versions did not record it
-        if recorded is not None and (self.directory / str(recorded)).exists():
+        if recorded is not None and gone is None:
             self._check_metrics(recorded)
             return recorded
-        if recorded is not None:
+        if gone is not None:
             log.warning("the checkpoint of step %d was the best on validation, and is gone: the next best is taken",
-                        recorded)  # fmt: skip
+                        gone)  # fmt: skip
         if best is not None:
             self._check_metrics(best)
         return latest if best is None else best
+
+    def lost_best(self) -> int | None:
+        """The checkpoint that was the best on validation, as the last one says, if it is gone; None: it is not.
+
+        Raises:
+            DamagedError: the last checkpoint cannot be read.
+        """
+        latest = self.latest_step()
+        best = None if latest is None else self.meta(latest).best_step
+        return best if best is not None and not (self.directory / str(best)).exists() else None
 
     def meta(self, step: int) -> CheckpointMeta:
         """Returns what a checkpoint says of itself.

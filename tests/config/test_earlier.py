@@ -8,6 +8,7 @@ import pytest
 from mgc_jax.config import earlier, keys
 from mgc_jax.config.identity import differences
 from mgc_jax.config.loading import load_config
+from mgc_jax.errors import UserError
 
 
 def saved(rows, clips_per_row):
@@ -29,6 +30,28 @@ def test_a_saved_configuration_gets_the_keys_of_this_version(tmp_path):
     assert earlier.current(given) == earlier.current(earlier.current(given))
     assert given == before
     assert earlier.current(keys.to_json(loaded)) == keys.to_json(loaded)
+
+
+@pytest.mark.parametrize("group", ["bench", "profile", "optimizer.options", "loss", "data.arrays.columns"])
+def test_a_group_that_is_newer_than_the_run_is_that_of_the_defaults(tmp_path, group):
+    before = keys.to_json(load_config("matt_crnn_tf"))
+    *above, name = group.split(".")
+    inside = before
+    for key in above:
+        inside = inside[key]
+    given = inside.pop(name)
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    loaded, usual = (keys.to_json(config) for config in (load_config(tmp_path), keys.default()))
+    for key in (*above, name):
+        loaded, usual = loaded[key], usual[key]
+    assert loaded == usual
+    inside[name] = given
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    assert keys.to_json(load_config(tmp_path)) == before
+    inside[name] = 3
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(UserError, match=rf"config\.json cannot be read \({name} is no JSON object\)"):
+        load_config(tmp_path)
 
 
 @pytest.mark.parametrize("given", ["paper", "pair", None])

@@ -1,6 +1,8 @@
+import contextlib
 import csv
 import dataclasses
 import logging
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mgc_jax.data.open import open_corpus, resolve_auto
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions import training_clips
+from mgc_jax.runtime.workdir import OtherCorpusError, check_same_corpus
 from tfds_fma.clips.make import Clip
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.labels import GENRES
@@ -83,6 +86,25 @@ def test_rows_without_a_clip_long_texts_and_ids_with_a_decimal(tmp_path, corpus)
     assert opened.fingerprint == whole.fingerprint
     np.testing.assert_array_equal(opened.track_id, corpus.track_id)
     assert csv.field_size_limit() == 131072  # as it was
+
+
+def test_every_clip_counts_where_all_are_in_memory(tmp_path):
+    """The fingerprint covers about a thousand of them."""
+    corpus = make_corpus(num_clips=2100, clip_shape=(6,))
+    clips = corpus.clips.copy()
+    clips[1] *= -1
+    changed = dataclasses.replace(corpus, clips=clips)
+    assert changed.fingerprint == corpus.fingerprint
+    assert corpus.clips_digest == f"{zlib.crc32(corpus.clips.tobytes()):08x}"
+    assert dataclasses.replace(corpus, clips=np.asfortranarray(corpus.clips)).clips_digest == corpus.clips_digest
+    before = {"corpus": "arrays", "fingerprint": corpus.fingerprint, "clips_digest": corpus.clips_digest}
+    check_same_corpus(corpus, before, tmp_path)
+    with pytest.raises(OtherCorpusError, match=f"clips {corpus.clips_digest}.* but this one .*{changed.clips_digest}"):
+        check_same_corpus(changed, before, tmp_path)
+    for name, value in (("clips_digest", ""), ("fingerprint", "f")):  # of an early version, or on the disk; another
+        before[name] = value
+        with contextlib.nullcontext() if value == "" else pytest.raises(OtherCorpusError, match="fingerprint f"):
+            check_same_corpus(changed, before, tmp_path)
 
 
 def test_npy_with_ids_beside_it_and_mel_before_time(tmp_path, corpus):

@@ -213,6 +213,60 @@ def test_probabilities_that_do_not_sum_to_one_are_an_error(tmp_path, row, total)
         load_predictions(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["70,30", "20,80", "60.5,39.6"], "are percent; divide by 100"),
+        (["70,31", "0,100", "61,40"], "are percent; divide by 100"),  # rounded
+        (["0.35667,1.20397", "0.69315,0.69315", "4.60517,0.01005"], "are negative log probabilities; change the sign"),
+    ],
+)
+def test_scores_in_a_form_that_is_no_logit_are_an_error(tmp_path, rows, message):
+    path = tmp_path / "theirs.csv"
+    head = "track_id,split,genre,clip/Jazz,clip/Rock\n"
+    path.write_text(head + "".join(f"{i},validation,Jazz,{row}\n" for i, row in enumerate(rows)))
+    with pytest.raises(UserError, match=f"the columns clip/<genre> {message}"):
+        load_predictions(path)
+    path.write_text(head + "".join(f"{i},validation,Jazz,{row}\n" for i, row in enumerate([*rows, "3,7"])))
+    assert len(load_predictions(path)) == 4  # one of them is not: logits
+
+
+def file_of_corpus(path, corpus, rows, **columns):
+    """A file with scores of some clips of a corpus, and columns that may contradict it."""
+    given = {"track_id": corpus.track_id[rows]} | columns
+    given |= {f"clip/{genre}": np.full(rows.size, 2.0) for genre in corpus.genres}
+    pyarrow.csv.write_csv(pa.table({name: pa.array(values) for name, values in given.items()}), path)
+    return path
+
+
+def test_what_a_file_says_beside_the_corpus(tmp_path, caplog):
+    corpus = make_corpus()
+    rows, path = np.flatnonzero(corpus.split != "train")[::2], tmp_path / "theirs.csv"
+    own, genre, artist = corpus.split[rows], np.array(corpus.genres)[corpus.label[rows]], corpus.artist[rows]
+    renamed = np.char.add("Band ", artist)
+    read = load_predictions(file_of_corpus(path, corpus, rows, split=own, genre=genre, artist=renamed), corpus)
+    assert "another" not in caplog.text  # names for the numbers of artists are no contradiction
+    for name in ("validation", "test"):
+        clips, there = (corpus.split == name).sum(), (own == name).sum()
+        assert f"{clips - there} of {clips} {name} clips of the corpus are not in the file" in caplog.text
+    assert "train clips" not in caplog.text
+
+    one_artist = np.where(np.arange(rows.size) < 5, "x", artist)
+    all_validation = np.full(rows.size, "val")
+    read = load_predictions(file_of_corpus(path, corpus, rows, split=all_validation, artist=one_artist), corpus)
+    assert f"5 of {rows.size} clips have another artist than in corpus arrays" in caplog.text
+    assert (read.artist == "x").sum() == 5
+    assert f"{(own == 'test').sum()} of {rows.size} clips are of another split" in caplog.text
+    assert set(read.track_id[read.split == "test"]) == set(corpus.track_id[rows][own == "test"])  # needs --test
+
+    all_train = np.full(rows.size, "train")
+    read = load_predictions(file_of_corpus(path, corpus, rows, split=all_train), corpus)
+    assert read.splits == ["train", "test"]
+    wrong = np.where(np.arange(rows.size) < 3, np.roll(corpus.genres, 1)[corpus.label[rows]], genre)
+    with pytest.raises(UserError, match=rf"3 of {rows.size} clips have another genre than in corpus arrays, for inst"):
+        load_predictions(file_of_corpus(path, corpus, rows, genre=wrong), corpus)
+
+
 def test_a_bag_without_a_name_is_a_clip_alone(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text(
@@ -280,9 +334,8 @@ def test_the_bags_and_counts_of_the_corpus(tmp_path):
     read = load_predictions(path, corpus, bag_key="pair", pseudo_album_gap=5)
     np.testing.assert_array_equal(np.sort(read.bag_sizes), np.sort(whole.bag_sizes))
     assert level_metrics(read)["clip_mean"] == pytest.approx(level_metrics(whole)["clip_mean"])
-    save_predictions(
-        whole.replace(genres=corpus.genres[::-1]), tmp_path / "p.parquet"
-    )  # its genres stand in another order
+    turned = whole.replace(genres=corpus.genres[::-1], label=2 - whole.label, clip_scores=whole.clip_scores[:, ::-1])
+    save_predictions(turned, tmp_path / "p.parquet")  # its genres stand in another order
     other = load_predictions(tmp_path / "p.parquet", corpus)
     assert dict(zip(other.genres, other.train_clips, strict=True)) == dict(
         zip(corpus.genres, whole.train_clips, strict=True)

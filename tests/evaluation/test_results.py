@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 from test_predictions import make_predictions
 
+from mgc_jax.evaluation import results as results_module
 from mgc_jax.evaluation.metrics import genre_metrics
 from mgc_jax.evaluation.predictions import concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
-from mgc_jax.evaluation.results import finish, format_table, level_metrics, rare_limits, rare_lists, summaries, summary
+from mgc_jax.evaluation.results import (
+    finish,
+    format_table,
+    level_metrics,
+    rare_limits,
+    rare_lists,
+    show_earlier,
+    summaries,
+    summary,
+)
 
 COUNTS = {"train_clips": np.array([50.0, 150, 5000]), "train_clips_outside_small": np.array([50.0, 90, 4200])}
 METRICS = {"accuracy": 0.5, "macro_f1": 0.5, "micro_ap": 0.5}
@@ -103,6 +113,72 @@ def test_results_remember_the_test_split_and_count_looks_at_it(tmp_path, capsys)
     finish(test, ABOUT, tmp_path, "a model")
     assert set(finish(validation, ABOUT, tmp_path, "a model", keep_test=False)["splits"]) == {"validation"}
     assert "clip mean" in capsys.readouterr().out
+
+
+FULL = ABOUT | {"weights": 7, "logit_adjustment": 0.0, "bag_key": "pair"}
+
+
+def test_an_interruption_leaves_no_mixture(tmp_path, monkeypatch, caplog):
+    """The scores are written once all is computed; where the results then fail, both say of what they are."""
+    validation, test = make_predictions(**COUNTS), make_predictions("test", seed=5, **COUNTS)
+    both = concatenate([validation, test])
+    finish(both, FULL, tmp_path, "a model")
+    before = (tmp_path / PREDICTIONS_FILE).read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    changed = FULL | {"logit_adjustment": 4.0}
+    for step in ("summaries", "write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(results_module, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                finish(both, changed, tmp_path, "a model")
+        same = (tmp_path / PREDICTIONS_FILE).read_bytes() == before
+        assert same == (step == "summaries")
+        shown = show_earlier(FULL, tmp_path, "a model", test=True)
+        assert (shown is not None) == same
+    assert "another evaluation" in caplog.text
+    again = finish(validation, FULL, tmp_path, "a model")  # whose results on test are there, but not the scores
+    assert load_predictions(tmp_path / PREDICTIONS_FILE).splits == ["validation"]
+    assert again["splits"].keys() == {"validation", "test"}
+    assert again["splits"]["test"] == summaries(both)["test"]
+
+
+def test_the_test_scores_that_stay_are_those_of_the_weights(tmp_path, caplog):
+    validation, test = make_predictions(**COUNTS), make_predictions("test", seed=5, **COUNTS)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, about, part in ((ours, FULL, test), (theirs, FULL | {"weights": 8}, make_predictions("test", seed=9))):
+        folder.mkdir()
+        finish(concatenate([validation, part]), about, folder, "a model")
+    kept = json.loads((ours / "results.json").read_text())["splits"]["test"]
+
+    scores, results = (ours / PREDICTIONS_FILE).read_bytes(), (ours / "results.json").read_bytes()
+    (ours / PREDICTIONS_FILE).write_bytes((theirs / PREDICTIONS_FILE).read_bytes())
+    assert show_earlier(FULL, ours, "a model", test=True) is None
+    assert finish(validation, FULL, ours, "a model")["splits"]["test"] == kept  # without the scores of another model
+    assert load_predictions(ours / PREDICTIONS_FILE).splits == ["validation"]
+
+    (ours / PREDICTIONS_FILE).write_bytes(scores)
+    (ours / "results.json").write_bytes((theirs / "results.json").read_bytes())
+    assert finish(validation, FULL, ours, "a model")["splits"]["test"] == kept  # the scores say whose
+
+    (ours / "results.json").write_bytes(results)
+    caplog.clear()
+    assert "test" not in finish(validation, FULL | {"weights": 9}, ours, "a model")["splits"]
+    assert "are left out; --test" in caplog.text
+
+
+@pytest.mark.parametrize(("saved", "stays"), [(None, True), (0.0, True), (4.0, False)])
+def test_results_of_before_the_logit_adjustment_was_recorded(tmp_path, saved, stays):
+    """It is that of the configuration."""
+    validation, test = make_predictions(**COUNTS), make_predictions("test", seed=5, **COUNTS)
+    finish(concatenate([validation, test]), ABOUT, tmp_path, "a model")
+    if saved is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"eval": {"logit_adjustment": saved}}))
+    again = finish(validation, FULL, tmp_path, "a model")
+    assert ("test" in again["splits"]) == stays
+    assert again["test_evaluations"] == 1
 
 
 def test_results_of_older_versions_always_looked_at_the_test_split(tmp_path):

@@ -20,8 +20,14 @@ from mgc_jax.evaluation.predictions_file import load_predictions, save_predictio
 from mgc_jax.evaluation.results import finish
 from mgc_jax.report.__main__ import main
 from mgc_jax.report.attention import attention_of, bag_weights, preferred_and_others
-from mgc_jax.report.comparison import comparable_levels, paired_differences, scores_of, write_comparison
-from mgc_jax.report.finished_run import read_run
+from mgc_jax.report.comparison import (
+    comparable_levels,
+    different_options,
+    paired_differences,
+    scores_of,
+    write_comparison,
+)
+from mgc_jax.report.finished_run import read_run, results_digest
 from mgc_jax.report.html import decimals, limits, p_value, shade, signed
 from mgc_jax.report.run_page import changed_options, training_curves, write_report
 
@@ -61,7 +67,8 @@ def make_run(folder, seed=0, steps=True, test=False, **changes):
     folder.mkdir(parents=True)
     about = {
         "model": "CRNN-TF + MATT", "parameters": 12345, "corpus": "fma_small", "fingerprint": "f00d", "best_step": 20,
-        "last_step": 30, "selected_by": "validation/bag/micro_ap", "seconds": {"train": 12.5},
+        "last_step": 30, "selected_by": "validation/bag/micro_ap", "seconds": {"train": 12.5}, "weights": seed,
+        "logit_adjustment": 0.0, "bag_key": "pair",
     }  # fmt: skip
     pooling = changes.pop("pooling", True)
     about |= changes
@@ -266,6 +273,38 @@ def test_cross_validation(tmp_path):
     outline = check_page(write_report(folder).read_text())
     assert "cross-validation of 5 folds" in outline.sections["head"]
     assert "Each fold has its own curves" in outline.sections["training"]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_files_of_two_evaluations_are_not_mixed(tmp_path, early):
+    """Whichever file was copied; early versions did not say whose predictions they are, but the accuracies do."""
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", seed=1)
+    if early:
+        for folder in (first, second):
+            file = folder / "predictions.parquet"
+            save_predictions(load_predictions(file).replace(info={"corpus": "fma_small"}), file)
+            assert read_run(folder).predictions.info == {"corpus": "fma_small"}
+    for name in ("predictions.parquet", "results.json"):
+        mixed = tmp_path / name
+        shutil.copytree(first, mixed)
+        shutil.copy(second / name, mixed)
+        with pytest.raises(UserError, match=rf"than results\.json; --mode eval --workdir {mixed} makes both again"):
+            read_run(mixed)
+
+
+def test_the_options_are_those_of_the_evaluation(tmp_path):
+    first = make_run(tmp_path / "first")
+    second = make_run(tmp_path / "second", logit_adjustment=4.0, bag_key="published")
+    changed = {key: value for key, value, _ in changed_options(read_run(second).config)}
+    assert changed["eval.logit_adjustment"] == 4.0
+    assert changed["data.bag_key"] == "paper, and published in evaluation"
+    assert "paper, and published in evaluation" in write_report(second).read_text()
+    options = dict(different_options([read_run(first), read_run(second)]))
+    assert options["eval.logit_adjustment"] == [0.0, 4.0]
+
+
+def test_the_page_says_which_results_it_shows(run, page):
+    assert f'<meta name="results" content="{results_digest(run)}">' in page
 
 
 def test_spectrograms(tmp_path):

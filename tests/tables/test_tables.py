@@ -27,6 +27,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.predictions import Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, save_predictions
+from mgc_jax.evaluation.results import level_metrics
 from mgc_jax.papers import NOTES, PAPERS, matt_tables, ubc_tables
 from mgc_jax.papers.system import Published
 from mgc_jax.runtime.files import write_json
@@ -301,7 +302,7 @@ def fake_runs(monkeypatch):
     trained = []
 
     class FakeCorpus:
-        fingerprint = "f00d"
+        fingerprint, clips_digest = "f00d", "c11b5"
 
     def train(config, workdir, *, test):
         trained.append((workdir.name, config.baseline.name, config.seed))
@@ -312,8 +313,13 @@ def fake_runs(monkeypatch):
         pooled = config.model.pooling.name != "none" and not config.baseline.name
         given = predictions(seed=config.seed, pooled=pooled, split="test" if test else "validation")
         save_predictions(given, workdir / PREDICTIONS_FILE)
-        splits = {"validation": {}} | ({"test": {}} if test else {})
-        results = {"fingerprint": "f00d", "splits": splits, "selected_by": "validation/bag/micro_ap"}
+        splits = {"validation": {}} | {given.splits[0]: level_metrics(given)}
+        results = {
+            "fingerprint": "f00d",
+            "clips_digest": FakeCorpus.clips_digest,
+            "splits": splits,
+            "selected_by": "validation/bag/micro_ap",
+        }
         write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(runs.modes, "train", train)
@@ -349,6 +355,10 @@ def test_finished_runs_are_not_made_again_and_others_are_kept(fake_runs, tmp_pat
     write_json(tmp_path / "lr-mfcc-seed0" / "results.json", results | {"fingerprint": "beef"})
     run_cells(wanted[:1], configure, settings)
     assert fake_runs[6:] == [("lr-mfcc-seed0-2", "lr", 0)]
+    for number, digest in ((2, "0ther"), (3, "")):  # other clips; not recorded, as by an earlier version
+        change_results(tmp_path / f"lr-mfcc-seed0-{number}", clips_digest=digest)
+        run_cells(wanted[:1], configure, settings)
+    assert fake_runs[7:] == [("lr-mfcc-seed0-3", "lr", 0)]
 
 
 def test_a_run_without_the_test_split_is_evaluated_on_it_when_that_is_wanted(fake_runs, tmp_path):
@@ -444,6 +454,27 @@ def test_a_damaged_run_is_evaluated_again(fake_runs, tmp_path, damage):
     outcome = run_cells([cell], configure, Settings(tmp_path))[cell]
     assert (len(outcome.runs), outcome.error) == (1, "")
     assert [name for name, *_ in fake_runs] == ["lr-mfcc-seed0"] * 2
+
+
+def change_results(run, **changes):
+    write_json(run / "results.json", json.loads((run / "results.json").read_text()) | changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: change_results(run, logit_adjustment=4.0),
+        lambda run: change_results(run, bag_key="published"),
+        lambda run: save_predictions(predictions(seed=9, pooled=False), run / PREDICTIONS_FILE),
+    ],
+)
+def test_a_run_that_was_evaluated_in_another_way_is_evaluated_again(fake_runs, tmp_path, change):
+    cell = Cell("LR", "mfcc")
+    before = run_cells([cell], configure, Settings(tmp_path))[cell].runs[0]
+    change(tmp_path / "lr-mfcc-seed0")
+    after = run_cells([cell], configure, Settings(tmp_path))[cell].runs[0]
+    assert [name for name, *_ in fake_runs] == ["lr-mfcc-seed0"] * 2
+    np.testing.assert_array_equal(before.clip_scores, after.clip_scores)
 
 
 def test_an_interrupted_run_on_another_corpus_is_left_as_it_is(fake_runs, tmp_path, monkeypatch):

@@ -172,6 +172,7 @@ def test_the_best_is_not_exchanged_in_silence(workdir, damage, caplog):
     folder(workdir, 2).rename(folder(workdir, "damaged-2"))
     with opened(workdir) as checkpoints:
         assert checkpoints.best_step() == 4
+        assert checkpoints.lost_best() == 2
     assert "step 2 was the best on validation, and is gone" in caplog.text
 
 

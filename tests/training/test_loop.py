@@ -24,6 +24,7 @@ from mgc_jax.config.loading import load_config
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad
 from mgc_jax.data.inputs import make_inputs
+from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
@@ -239,7 +240,10 @@ def test_a_damaged_config_json_is_named_and_can_be_deleted(tmp_path, corpus, con
 
 def test_a_workdir_of_another_corpus_is_refused(tmp_path, corpus):
     config = small_config(tmp_path, corpus, **{"train.epochs": 1})
-    modes.train(config, tmp_path / "run")
+    results = modes.train(config, tmp_path / "run")
+    (meta, *_) = (tmp_path / "run" / "checkpoints").glob("*/meta/metadata")
+    digests = json.loads(meta.read_text())["clips_digest"], results["clips_digest"]
+    assert digests == (open_corpus(config.data).clips_digest,) * 2
     small_config(tmp_path, make_corpus(seed=9))  # overwrites the files
     before = (tmp_path / "run" / "config.json").read_text()
     config.eval.batch_clips = 8
