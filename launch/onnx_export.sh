@@ -2,7 +2,7 @@
 # Adds ONNX files to an export: launch/onnx_export.sh runs/matt/export
 #
 # jax2onnx wants an older Orbax than training does. So this makes an environment of its own in a temporary folder (a
-# minute, 1.5 GB), which it deletes afterwards. An export is all that is read. VENV=FOLDER keeps the environment there.
+# few minutes, 1 GB), which it deletes afterwards. An export is all that is read. VENV=FOLDER keeps the environment there.
 set -euo pipefail
 
 export_folder=${1:?give the folder of an export}

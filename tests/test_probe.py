@@ -58,7 +58,7 @@ def test_weights_under_changed_code_are_refused_everywhere_and_nothing_is_overwr
         with pytest.raises(ChangedCodeError, match=r"checkpoint of step \d+ in .* the code of the model has changed"):
             use()
     with pytest.raises(ChangedCodeError, match="the export in"):
-        load_model(workdir)
+        load_model(workdir / "export")
     assert (contents(workdir), contents(half)) == before
 
 
