@@ -300,6 +300,9 @@ def run(mode: str, config: ConfigDict, workdir: Path, *, test: bool = False) -> 
         _write_report(workdir)
 
 
+_OF_SCORES = ("model", "corpus", "fingerprint", "corpus_splits")  # what a file of scores says that is not of its run
+
+
 def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | None, *, test: bool = False) -> None:
     """Evaluates the scores in a file; prints the results, or writes them to a new folder.
 
@@ -337,7 +340,8 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
-    finish(predictions, {"model": path.stem, **predictions.info}, workdir, headline, corpus, keep_test=False)
+    said = {key: value for key, value in predictions.info.items() if key in _OF_SCORES}
+    finish(predictions, {"model": path.stem, **said}, workdir, headline, corpus, keep_test=False)
     _write_report(workdir)
 
 

@@ -12,9 +12,10 @@ from mgc_jax.config.options import encoder_options
 from mgc_jax.data.open import open_corpus
 from mgc_jax.data.splits import cross_validation
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions, save_predictions
 from mgc_jax.experiment import Experiment
 from mgc_jax.papers.fma import baseline
+from mgc_jax.report.finished_run import read_run
 
 
 @pytest.fixture
@@ -74,6 +75,19 @@ def test_a_report_of_other_results_is_written_again_whatever_its_date(tmp_path, 
     config.data.bag_key = "published"
     modes.run("eval", config, tmp_path / "run")
     assert report.read_bytes() != first
+
+
+def test_the_scores_of_a_run_evaluated_alone_are_no_run(tmp_path, config):
+    config.data.folds = 0
+    modes.train(config, tmp_path / "run")
+    scores = load_predictions(tmp_path / "run" / PREDICTIONS_FILE)
+    of_model = scores.info | {"model": "M", "best_step": 3, "weights": 7, "bag_key": "pair"}
+    save_predictions(scores.replace(info=of_model), tmp_path / "scores.parquet")
+    modes.evaluate_predictions(tmp_path / "scores.parquet", None, tmp_path / "alone")
+    alone = read_run(tmp_path / "alone")
+    assert alone.results["model"] == "M"
+    assert not {"best_step", "weights"} & alone.results.keys()
+    assert (tmp_path / "alone" / "report.html").exists()
 
 
 @pytest.mark.parametrize("selection", ["inner", "scored"])
