@@ -21,7 +21,7 @@ import soundfile
 
 from mgc_jax.loading import load_model
 from mgc_jax.runtime.process_setup import prepare_process
-from mgc_jax.songs.audio import representation_of
+from mgc_jax.songs.representation import song_representation
 from tfds_fma.parallel import ordered_map
 from tfds_fma.representations.log_mel import LogMel
 
@@ -83,7 +83,7 @@ def main():
     given = parser.parse_args()
     prepare_process()
     model = load_model(given.model)
-    representation = representation_of(model.meta)
+    representation = song_representation(model.meta)
     if not isinstance(representation, LogMel):
         parser.error("give a model of spectrograms in dB")
     with tempfile.TemporaryDirectory() as folder:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mgc_jax.errors import UserError
-from mgc_jax.predict import add_songs
-from mgc_jax.runtime.files import write_text, writing
+from mgc_jax.predict import add_songs, check_place
+from mgc_jax.runtime.files import replacing, write_text
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import run_command, say
+from mgc_jax.songs.files import as_text
 from tfds_fma.paths import local_path
 
 # The default names of config.data.arrays.columns, and what people want to see.
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.npz", help="the arrays; the table lies beside"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files, if they exist")
     given = parser.parse_args(arguments)
     prepare_process()
     return run_command(lambda: _embed(given))
@@ -42,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _embed(given: argparse.Namespace) -> int:
     from mgc_jax.loading import load_model
     from mgc_jax.songs.predict import EmbeddedSong, Failure, embed_songs
+    from mgc_jax.songs.table import one_line
 
     out = local_path(given.out)
-    if out.suffix != ".npz":
-        raise UserError(f"--out {out}: give a name that ends in .npz")
+    check_place("--out", out, ".npz")
+    if not given.overwrite and (there := [path for path in (out, out.with_suffix(".csv")) if path.exists()]):
+        raise UserError(f"{there[0]} exists. Replace it with --overwrite, or choose another --out")
     model = load_model(given.model)
     songs: list[EmbeddedSong] = []
     failed: list[Failure] = []
@@ -54,7 +58,7 @@ def _embed(given: argparse.Namespace) -> int:
             songs.append(found)
         else:
             failed.append(found)
-            say(f"not used: {str(found.path)!r}: {found.reason}\n", sys.stderr)
+            say(f"not used: {one_line(as_text(found.path))}: {found.reason}\n", sys.stderr)
     songs.sort(key=lambda song: song.number)
     if not songs:
         raise UserError("no file could be used; nothing was written")
@@ -78,16 +82,12 @@ def write_embeddings(out: Path, songs: Sequence) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
     for track_id, song in zip(ids, songs, strict=True):
-        tags, path = song.tags, str(song.path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-        rows.writerow((track_id, "train", tags.genre, tags.artist, tags.album, tags.title, path))
+        tags = song.tags
+        rows.writerow((track_id, "train", tags.genre, tags.artist, tags.album, tags.title, as_text(song.path)))
     remedy = "Make room there, or choose another --out."
-    temporary = out.with_suffix(".tmp")
-    with writing(out, remedy):
-        with temporary.open("wb") as file:
-            np.savez(
-                file, track_id=np.array(ids), embedding=np.stack([song.embeddings.mean(axis=0) for song in songs])
-            )
-        temporary.replace(out)
+    means = np.stack([song.embeddings.mean(axis=0) for song in songs])
+    with replacing(out, remedy) as temporary, temporary.open("wb") as file:
+        np.savez(file, track_id=np.array(ids), embedding=means)
     write_text(out.with_suffix(".csv"), text.getvalue(), remedy)
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,10 @@ from mgc_jax.runtime.devices import data_mesh, replicate
 from mgc_jax.runtime.environment import code_version
 from mgc_jax.runtime.xla_flags import warn_without_cpu_flags
 from mgc_jax.scoring import BagScores, Scorer
-from mgc_jax.songs.predict import SongPredictions, predict_songs
 from tfds_fma.paths import local_path
+
+if TYPE_CHECKING:
+    from mgc_jax.songs.predict import SongPredictions
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +203,17 @@ class ExportedModel:
         """Scores bags of embeddings [clip, feature]; every clip is in one of the bags."""
         return self._scorer.score(*self._weights, embeddings, bags)
 
-    def predict(self, paths: Sequence[str | Path], **options: Any) -> SongPredictions:
+    def predict(self, paths: Sequence[str | Path], **options: Any) -> "SongPredictions":
         """Classifies audio files and albums; see `mgc_jax.songs.predict.predict_songs` for the options.
 
             table = model.predict(["song.mp3", "album/"])
-            print(table.songs[0].genre, table.albums[0].genre)
+            print([table.genre(song.scores) for song in table.songs])
 
         Raises:
             UserError: the model cannot take audio, or there is no audio file.
         """
+        from mgc_jax.songs.predict import predict_songs  # which needs the decoders
+
         return predict_songs(self, paths, **options)
 
     @functools.cached_property
@@ -287,7 +291,10 @@ def load_export(folder: str | Path) -> ExportedModel:
     warn_without_cpu_flags()
     folder = local_path(folder)
     meta, arrays = _read(folder)
-    model, inputs = model_of(meta), inputs_of(meta)
+    try:
+        model, inputs = model_of(meta), inputs_of(meta)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} does not describe a model ({type(error).__name__}: {error})") from error
     _fill(model, arrays, folder)
     _, params, batch_stats = split_model(model)
     check_weights(meta, Probe(model, inputs, meta.stored_shape), params, batch_stats, f"the export in {folder}")

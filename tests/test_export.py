@@ -214,3 +214,12 @@ def test_loading_needs_no_orbax_and_nothing_of_the_training(trained):
     )
     assert done.returncode == 0, done.stderr
     assert str(trained[0].genres) in done.stdout
+
+
+@pytest.mark.parametrize("model", [{}, {"encoder": 5}, 5, {"encoder": {"name": "nothing"}}])
+def test_a_config_that_describes_no_model_is_one_sentence(trained, tmp_path, model):
+    folder = damaged(trained, tmp_path)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"config": saved["config"] | {"model": model}}))
+    with pytest.raises(UserError, match=r"does not describe a model|choose one of"):
+        load_model(folder)

@@ -23,6 +23,10 @@ Result = TypeVar("Result")
 _IN_FLIGHT_PER_WORKER = 8
 
 
+class WorkerDied(UserError):
+    """A worker process died: it was killed, ran out of memory, or a library crashed in it."""
+
+
 _printed: IO[bytes] | None = None  # standard error of a worker process
 
 
@@ -78,7 +82,7 @@ def ordered_map(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError(
+        raise WorkerDied(
             "A worker process died: it was killed, ran out of memory, or a library crashed in it. Run the "
             "same command again with fewer --workers; in a script of your own, call this below "
             '`if __name__ == "__main__":`.'

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mgc_jax.errors import UserError
 from mgc_jax.inference import CheckpointMeta
+from mgc_jax.songs.representation import recorded_representation
 from tfds_fma.representations.audio import Audio
-from tfds_fma.representations.base import Representation
 from tfds_fma.representations.feature_names import COLUMNS, columns_of
 from tfds_fma.representations.feature_vector import FeatureVector
 from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
@@ -38,7 +37,7 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
         },
         "corpus": kept,
     }
-    made = representation_of(meta)
+    made = recorded_representation(meta)
     if frontend:
         spectrogram = get_representation(frontend)
         assert isinstance(spectrogram, LogMel | LogMelBelowPeak)
@@ -61,24 +60,12 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     return {"kind": "unknown", **common, "why": why}
 
 
-def representation_of(meta: CheckpointMeta) -> Representation | None:
-    """Returns what `tfds_fma` computed the clips as; None: they came from arrays, or it was not recorded."""
-    if meta.corpus == "arrays":
-        return None
-    try:
-        made = get_representation(meta.config["data"]["representation"])
-    except UserError:  # the name of precomputed arrays
-        return None
-    # Arrays can be prepared under such a name, too; nothing resampled them.
-    return made if isinstance(made, FeatureVector) or meta.resampler else None
-
-
 def spectrogram_of(meta: CheckpointMeta) -> LogMel | LogMelBelowPeak | None:
     """Returns the spectrogram that the encoder sees, stored or computed by the model's front end; None: another input,
     or one of unknown making.
     """
     frontend = meta.config["model"]["frontend"]
-    found = get_representation(frontend) if frontend else representation_of(meta)
+    found = get_representation(frontend) if frontend else recorded_representation(meta)
     return found if isinstance(found, LogMel | LogMelBelowPeak) else None
 
 

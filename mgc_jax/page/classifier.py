@@ -16,8 +16,8 @@ from mgc_jax.page.answer import answer_of
 from mgc_jax.page.pictures import Pictures
 from mgc_jax.page.uploads import Drop, Upload
 from mgc_jax.scoring import chunk_size
-from mgc_jax.songs.audio import representation_of
 from mgc_jax.songs.predict import SongPredictions, predict_songs
+from mgc_jax.songs.representation import song_representation
 from tfds_fma.clips.windows import Windows, window_seconds
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import start_pool
@@ -48,7 +48,7 @@ class Classifier:
         Raises:
             UserError: the model cannot take audio, or there is no such number of workers.
         """
-        self.model, self._representation = model, representation_of(model.meta)
+        self.model, self._representation = model, song_representation(model.meta)
         self.window = window_seconds(self._representation)
         self._hop, self._workers = hop, workers
         self._pool = start_pool(workers)

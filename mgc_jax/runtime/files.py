@@ -29,10 +29,8 @@ def write_text(path: Path, text: str, remedy: str = _RESUME) -> None:
 
 def write_bytes(path: Path, content: bytes, remedy: str = _RESUME) -> None:
     """Writes a file as `write_text` does."""
-    temporary = path.with_suffix(".tmp")
-    with writing(path, remedy):
+    with replacing(path, remedy) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -1,24 +1,21 @@
-"""What a model takes of an audio file, and the decoding of many files in worker processes."""
+"""The decoding of many songs in worker processes."""
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
 import logging
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mgc_jax.errors import UserError
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.windows import Windows, cut_windows
 from tfds_fma.errors import ClipError
-from tfds_fma.parallel import ordered_map
-from tfds_fma.representations.audio import Audio
+from tfds_fma.parallel import WorkerDied, ordered_map
 from tfds_fma.representations.base import AudioRepresentation
-from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.feature_vector import FeatureVector
-from tfds_fma.representations.registry import get_representation
 
 log = logging.getLogger(__name__)
 
@@ -41,39 +38,6 @@ class Task(NamedTuple):
     path: Path
     first: int
     most: int | None
-
-
-def representation_of(meta: Any) -> AudioRepresentation | FeatureVector:
-    """Returns what a model takes of the audio of a song.
-
-    Args:
-        meta: what the model says of itself (`mgc_jax.inference.CheckpointMeta`).
-
-    Raises:
-        UserError: it was trained on arrays, and how they were computed from audio is not known.
-    """
-    data, frontend = meta.config["data"], meta.config["model"]["frontend"]
-    found: Any = None
-    if meta.corpus == "arrays" and frontend:
-        spectrogram: Any = get_representation(frontend)
-        found = Audio(spectrogram.sample_rate, length=meta.stored_shape[0])
-    elif meta.corpus != "arrays":
-        with contextlib.suppress(UserError):  # the name of arrays that were packaged
-            found = get_representation(data["representation"])
-    if found is None:
-        raise UserError(
-            f"this model was trained on arrays ({data['arrays']['clips'] or data['representation']}). How they were "
-            "computed from audio is not known, so it cannot take audio files. Compute the same arrays from them and "
-            "give these to the model (mgc_jax.load_model), or train on a representation of tfds_fma.prepare."
-        )
-    if isinstance(found, FeatureVector) and data["features"]:
-        found = FeatureVector(found.name, groups_of(data["features"]))
-    if tuple(found.shape) != tuple(meta.stored_shape):
-        raise UserError(
-            f"this model takes clips of {' x '.join(map(str, meta.stored_shape))}, but {found.name} has "
-            f"{' x '.join(map(str, found.shape))}: it was trained with another version of mgc-jax"
-        )
-    return found
 
 
 def warn_of_other_resampler(meta: Any, representation: AudioRepresentation | FeatureVector) -> None:
@@ -116,8 +80,35 @@ def decoded(
     workers: int | None,
     pool: concurrent.futures.Executor | None = None,
 ) -> Generator[tuple[Task, Windows | ClipError], None, None]:
-    """Yields the windows of each task in order, or the error that its file gave; decoded in worker processes."""
-    yield from ordered_map(functools.partial(_windows, representation, hop), tasks, workers, pool=pool)
+    """Yields the windows of each task in order, or the error that its file gave; decoded in worker processes.
+
+    Where a worker process dies, what it may have worked on is tried again, one task at a time, and the file on which
+    it dies again is an error as others are.
+    """
+    function = functools.partial(_windows, representation, hop)
+    waiting: collections.deque[Task] = collections.deque()
+
+    def noted() -> Iterator[Task]:
+        for task in source:
+            waiting.append(task)
+            yield task
+
+    source = iter(tasks)
+    while True:
+        try:
+            with contextlib.closing(ordered_map(function, noted(), workers, pool=pool)) as results:
+                for result in results:
+                    waiting.popleft()
+                    yield result
+            return
+        except WorkerDied:
+            pool = None  # the next round starts its own
+            while waiting:
+                task = waiting.popleft()
+                try:
+                    yield from ordered_map(function, [task], 1)
+                except WorkerDied:
+                    yield task, ClipError("undecodable", "a decoder crashed on it, or ran out of memory")
 
 
 def _windows(

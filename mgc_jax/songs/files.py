@@ -79,14 +79,19 @@ def _text(tag: str | None) -> str:
     return (tag or "").strip()[:_MOST_CHARACTERS]
 
 
+def as_text(path: Path) -> str:
+    """Returns a path as Unicode text; bytes of a name that are none are escapes."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def bag_numbers(paths: Sequence[Path], tags: Sequence[Tags], bags: str) -> list[int]:
     """Returns the number of each song's bag, from 0 in order of appearance.
 
     Args:
         paths: the songs.
         tags: of each.
-        bags: "tags": songs of one album and artist; of the folder where the tags name no album. "folder": songs of
-            one folder. "none": every song alone.
+        bags: "tags": songs of one album and artist; of one album and folder where the tags name no artist, of one
+            folder where they name no album. "folder": songs of one folder. "none": every song alone.
 
     Raises:
         UserError: another word.
@@ -98,7 +103,8 @@ def bag_numbers(paths: Sequence[Path], tags: Sequence[Tags], bags: str) -> list[
         if bags == "none":
             keys.append((path,))
         elif bags == "tags" and tag.album:
-            keys.append((tag.album.casefold(), tag.artist.casefold()))
+            unknown = None if tag.artist else path.absolute().parent
+            keys.append((tag.album.casefold(), tag.artist.casefold(), unknown))
         else:
             keys.append((path.absolute().parent,))
     number: dict[tuple, int] = {}

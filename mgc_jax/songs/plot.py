@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mgc_jax.runtime.files import writing
+from mgc_jax.songs.files import as_text
 from mgc_jax.songs.predict import Song, SongPredictions
 from mgc_jax.songs.table import OTHER_PLACE, one_line
 
@@ -47,6 +48,6 @@ def _draw(path: Path, song: Song, predictions: SongPredictions) -> None:
         values = np.append(probability[:, genre], probability[-1, genre])
         axes.step(edges, values, where="post", label=predictions.genres[genre])
     axes.set(xlabel="time in s", ylabel="probability", ylim=(0, 1), xlim=(0, edges[-1]))
-    axes.set_title(one_line(song.tags.title or song.path.name)[:_TITLE], parse_math=False, loc="left")
+    axes.set_title(one_line(song.tags.title or as_text(Path(song.path.name)))[:_TITLE], parse_math=False, loc="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=100)

@@ -15,15 +15,9 @@ from mgc_jax.data.bags import Bags, numbered_bags
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.metrics import mean_log_scores
 from mgc_jax.scoring import BagScores
-from mgc_jax.songs.audio import (
-    Task,
-    decoded,
-    first_task,
-    further_tasks,
-    representation_of,
-    warn_of_other_resampler,
-)
+from mgc_jax.songs.audio import Task, decoded, first_task, further_tasks, warn_of_other_resampler
 from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
+from mgc_jax.songs.representation import song_representation
 from tfds_fma.clips.windows import Windows, window_seconds
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import check_workers, start_pool
@@ -90,7 +84,7 @@ class Song:
         window_scores: float64 [window, genre]: log scores of each window alone.
         scores: float64 [genre]: their mean, normalized: log scores of the song alone.
         attention: the weight of its windows in the bag (under the query of the bag's predicted genre, where genres
-            have queries); None: the model has no pooling.
+            have queries); None: the model has no pooling, or the bag is too large for it.
     """
 
     path: Path
@@ -110,8 +104,9 @@ class Album:
 
     Attributes:
         songs: their numbers.
-        scores: float64 [genre]: log scores of the bag; of a model without pooling the mean of its songs, normalized.
-            MATT scores each genre under a query of its own, so these are probabilities that do not add up to 1.
+        scores: float64 [genre]: log scores of the bag; of a model without pooling, or a bag that is too large for it,
+            the mean of its songs, normalized. MATT scores each genre under a query of its own, so that these are
+            probabilities which do not add up to 1.
     """
 
     songs: tuple[int, ...]
@@ -164,8 +159,8 @@ def predict_songs(
         workers: processes that decode; None: one per usable core.
         progress: whether to show a progress bar.
         pool: workers that run already (`tfds_fma.parallel.start_pool`); None: they are started and ended.
-        on_windows: is called with the number of a song, in the order of the files, and some of its windows in stored
-            form (or why there are none), before they are embedded. What it raises ends the work.
+        on_windows: is called with the number of a song and some of its windows in stored form (or why there are none),
+            before they are embedded. What it raises ends the work.
 
     Raises:
         UserError: the model cannot take audio, an option makes no sense, or there is no audio file.
@@ -196,10 +191,10 @@ def embed_songs(
     several songs at once. Memory grows with the embeddings alone.
     """
     check_workers(workers)
-    representation = representation_of(model.meta)
+    representation = song_representation(model.meta)
     _, hop = _window_and_hop(model, hop)
     warn_of_other_resampler(model.meta, representation)
-    files = find_songs(paths)
+    files, frames = find_songs(paths), model.meta.config["data"].get("frames", 0)
     begun: dict[int, list[_Part]] = {}
     further: list[Task] = []
 
@@ -209,6 +204,8 @@ def embed_songs(
 
     def shown(results: Iterable[tuple[Task, Windows | ClipError]]) -> Iterator[tuple[Task, Windows | ClipError]]:
         for task, windows in results:
+            if frames and isinstance(windows, Windows):
+                windows = dataclasses.replace(windows, clips=windows.clips[:, :frames])
             if on_windows is not None:
                 on_windows(task.song, windows)
             yield task, windows
@@ -232,7 +229,7 @@ def embed_songs(
 
 def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:
     """Returns the length of a window and the distance of windows, in s."""
-    window = window_seconds(representation_of(model.meta))
+    window = window_seconds(song_representation(model.meta))
     if hop is not None and not 0.1 <= hop <= 3600:
         raise UserError(f"hop={hop}: give the distance of windows in seconds, from 0.1 to 3600")
     return window, window if hop is None else hop
@@ -290,14 +287,16 @@ def _joined(parts: Sequence[_Part]) -> EmbeddedSong | Failure:
         if isinstance(part.windows, ClipError):
             return Failure(number, path, f"{part.windows.reason}: {part.windows.detail}")
         windows.append(part.windows)
+    # Parts behind the end of a file that tells a greater length have no windows, and know nothing of the song.
+    used = [part for part in windows if len(part.start)]
     return EmbeddedSong(
         number,
         path,
         read_tags(path),
-        seconds=max(part.end for part in windows),
-        start=np.concatenate([part.start for part in windows]),
+        seconds=max(part.end for part in used),
+        start=np.concatenate([part.start for part in used]),
         embeddings=np.concatenate([part.embeddings for part in parts if len(part.embeddings)]),
-        damage="; ".join(dict.fromkeys(part.damage for part in windows if part.damage)),
+        damage="; ".join(dict.fromkeys(part.damage for part in used if part.damage)),
     )
 
 
@@ -328,11 +327,17 @@ def _scored(
         Song(
             song.path, song.tags, song.seconds, song.start, song.damage, int(bag[number]),
             window_scores[begins[number] : begins[number + 1]], scores[number],
-            None if attention is None else float(attention[begins[number] : begins[number + 1]].sum()),
+            _share(attention, begins[number], begins[number + 1]),
         )
         for number, song in enumerate(embedded)
     )  # fmt: skip
     return songs, albums
+
+
+def _share(attention: np.ndarray | None, begin: int, end: int) -> float | None:
+    """Sums the attention of the windows of a song; None: there is none."""
+    total = np.nan if attention is None else attention[begin:end].sum()
+    return None if np.isnan(total) else float(total)
 
 
 def _albums(
@@ -352,6 +357,31 @@ def _albums(
     if model.meta.config["model"]["pooling"]["name"] == "none":
         means = mean_log_scores(scores[bags.clips], bags.offsets)
         return tuple(Album(songs, mean) for songs, mean in zip(members, means, strict=True)), None
-    pooled = model.score_bags(embeddings, numbered_bags(of_window))
+    try:
+        pooled = model.score_bags(embeddings, numbered_bags(of_window))
+    except UserError:  # a bag has more windows than can be pooled at once: the others are scored without it
+        return _one_by_one(model, embeddings, of_window, members, scores)
     albums = tuple(Album(songs, row) for songs, row in zip(members, pooled.scores.astype(np.float64), strict=True))
     return albums, pooled.attention_for_predicted(of_window)
+
+
+def _one_by_one(
+    model: ClipModel,
+    embeddings: np.ndarray,
+    of_window: np.ndarray,
+    members: Sequence[tuple[int, ...]],
+    scores: np.ndarray,
+) -> tuple[tuple[Album, ...], np.ndarray]:
+    """Scores bags one by one; one that is too large gets the mean of its songs, and NaN as attention."""
+    albums, attention = [], np.full(len(embeddings), np.nan, np.float32)
+    for number, songs in enumerate(members):
+        windows = np.flatnonzero(of_window == number)
+        one_bag = np.zeros(len(windows), np.int64)
+        try:
+            pooled = model.score_bags(embeddings[windows], numbered_bags(one_bag))
+        except UserError:
+            albums.append(Album(songs, mean_log_scores(scores[list(songs)], np.array([0, len(songs)]))[0]))
+            continue
+        attention[windows] = pooled.attention_for_predicted(one_bag)
+        albums.append(Album(songs, pooled.scores[0].astype(np.float64)))
+    return tuple(albums), attention

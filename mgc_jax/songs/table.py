@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.errors import UserError
-from mgc_jax.runtime.files import write_text, writing
+from mgc_jax.runtime.files import replacing, write_text
+from mgc_jax.songs.files import as_text
 from mgc_jax.songs.predict import Song, SongPredictions
 
-WRITTEN = (".json", ".csv", ".parquet")
 OTHER_PLACE = "Make room there, or choose another place."
 _TOP = 3  # genres of a line on the terminal
 _WIDTH = 44  # characters of a title there
@@ -22,7 +22,7 @@ def rows(predictions: SongPredictions) -> list[dict[str, Any]]:
     """Returns a flat row per song: what CSV and Parquet hold; probabilities as `song/GENRE` and `bag/GENRE`."""
     return [
         {
-            "path": _text(song.path),
+            "path": as_text(song.path),
             "title": song.tags.title,
             "artist": song.tags.artist,
             "album": song.tags.album,
@@ -51,7 +51,7 @@ def as_json(predictions: SongPredictions) -> dict[str, Any]:
         "hop_seconds": predictions.hop,
         "songs": [
             {
-                "path": _text(song.path),
+                "path": as_text(song.path),
                 "title": song.tags.title,
                 "artist": song.tags.artist,
                 "album": song.tags.album,
@@ -76,7 +76,7 @@ def as_json(predictions: SongPredictions) -> dict[str, Any]:
             }
             for album in predictions.albums
         ],
-        "failed": [{"path": _text(failure.path), "reason": failure.reason} for failure in predictions.failed],
+        "failed": [{"path": as_text(failure.path), "reason": failure.reason} for failure in predictions.failed],
     }
 
 
@@ -109,10 +109,8 @@ def _write_parquet(path: Path, table: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_suffix(".tmp")
-    with writing(path, OTHER_PLACE):
+    with replacing(path, OTHER_PLACE) as temporary:
         pq.write_table(pa.Table.from_pylist(table), temporary)
-        temporary.replace(path)
 
 
 def terminal_table(predictions: SongPredictions) -> str:
@@ -122,15 +120,15 @@ def terminal_table(predictions: SongPredictions) -> str:
         songs = [predictions.songs[number] for number in album.songs]
         if len(songs) > 1:
             tags = songs[0].tags
-            name = " - ".join(filter(None, [tags.artist, tags.album])) or str(songs[0].path.parent)
+            name = " - ".join(filter(None, [tags.artist, tags.album])) or as_text(songs[0].path.parent)
             lines.append(f"\n{one_line(name)} ({len(songs)} songs): {_top(predictions.genres, album.scores)}")
         for song in songs:
             share = f"{song.attention:5.0%}  " if len(songs) > 1 and song.attention is not None else ""
-            title = one_line(song.tags.title or song.path.name)[:_WIDTH]
+            title = one_line(song.tags.title or as_text(Path(song.path.name)))[:_WIDTH]
             lines.append(f"  {share}{title:<{_WIDTH}}  {_top(predictions.genres, song.scores)}{_remark(song)}")
     if any(song.attention is not None and len(predictions.albums[song.album].songs) > 1 for song in predictions.songs):
         lines.append("\nThe percentage before a title is the song's attention in its album.")
-    lines += [f"not used: {one_line(str(failure.path))}: {failure.reason}" for failure in predictions.failed]
+    lines += [f"not used: {one_line(as_text(failure.path))}: {failure.reason}" for failure in predictions.failed]
     return "\n".join(lines).lstrip("\n")
 
 
@@ -147,12 +145,6 @@ def _probabilities(prefix: str, genres: tuple[str, ...], scores: np.ndarray) -> 
     return {prefix + genre: float(np.exp(score)) for genre, score in zip(genres, scores, strict=True)}
 
 
-def _text(path: Path) -> str:
-    """A path as Unicode text: bytes of names that are none are written as escapes."""
-    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
 def one_line(text: str) -> str:
     """Returns text for one line: control characters, line ends among them, are shown as escapes."""
-    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,19 +11,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from tinytag import TinyTag
 
 import tfds_fma
 from mgc_jax.embed import track_ids, write_embeddings
 from mgc_jax.errors import UserError
+from mgc_jax.predict import check_place
 from mgc_jax.scoring import BagScores
-from mgc_jax.songs import predict
-from mgc_jax.songs.audio import first_task, further_tasks, representation_of, warn_of_other_resampler
+from mgc_jax.songs.audio import decoded, first_task, further_tasks, warn_of_other_resampler
 from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
 from mgc_jax.songs.plot import write_curves
 from mgc_jax.songs.predict import EmbeddedSong, Failure, embed_songs, predict_songs
+from mgc_jax.songs.representation import song_representation
 from mgc_jax.songs.table import rows, terminal_table, write_predictions
 from tfds_fma.clips.windows import Windows, cut_windows
+from tfds_fma.errors import ClipError
+from tfds_fma.parallel import WorkerDied
 from tfds_fma.representations.registry import get_representation
 
 CLIPS = sorted((Path(tfds_fma.__file__).parent / "dummy_data" / "fma_medium").glob("*/*.mp3"))
@@ -35,7 +37,12 @@ def meta(**changes):
     """What a model of the demo says of itself, as far as it is needed here."""
     data = {"representation": "mel_256x96", "features": "", "arrays": {"clips": "mine.npz", "table": "t.csv"}}
     config = {"data": data, "model": {"frontend": "", "pooling": {"name": "matt"}}, "eval": {"batch_clips": 4}}
-    values = {"config": config, "corpus": "demo", "stored_shape": (256, 96), "resampler": ""} | changes
+    values = {
+        "config": config,
+        "corpus": "demo",
+        "stored_shape": (256, 96),
+        "resampler": "soxr HQ, version unknown",
+    } | changes
     return types.SimpleNamespace(**values)
 
 
@@ -109,6 +116,7 @@ def test_bags_are_albums_by_their_tags_and_else_folders():
     paths = [Path(name) for name in ("x/1", "y/2", "x/3", "x/4", "y/5")]
     given = [tags("Blue", "Ann"), tags("blue", "ANN"), tags("Blue", "Bob"), tags(), tags()]
     assert bag_numbers(paths, given, "tags") == [0, 0, 1, 2, 3]
+    assert bag_numbers(paths, [tags("Greatest Hits")] * 5, "tags") == [0, 1, 0, 0, 1]  # of whom? by folder
     assert bag_numbers(paths, given, "folder") == [0, 1, 0, 0, 1]
     assert bag_numbers(paths, given, "none") == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="bags='album'"):
@@ -123,31 +131,52 @@ def test_damaged_tags_are_no_tags(tmp_path, content):
         assert (found.title, found.artist, found.album) == ("", "", "")
 
 
-def test_tags_are_read_and_megabytes_of_them_are_cut(tmp_path, monkeypatch):
-    tag = TinyTag()
-    tag.title, tag.artist, tag.albumartist, tag.album = " Song\n", "Ann", "Various", "x" * 10**6
-    monkeypatch.setattr(TinyTag, "get", lambda path, duration: tag)
-    (tmp_path / "a.mp3").touch()
-    found = read_tags(tmp_path / "a.mp3")
-    assert (found.title, found.artist, len(found.album)) == ("Song", "Various", 500)
+def with_id3(data, **frames):
+    """An MP3 file with an ID3v2.3 tag in front: a text frame each, in Latin-1."""
+    body = b"".join(
+        name.encode() + (len(text) + 1).to_bytes(4, "big") + b"\0\0\0" + text.encode() for name, text in frames.items()
+    )
+    size = bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + size + body + data
+
+
+def test_tags_are_read_and_megabytes_of_them_are_cut(tmp_path):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(with_id3(CLIPS[0].read_bytes(), TIT2=" Song ", TPE1="Ann", TALB="x" * 10**6, TCON="Folk"))
+    found = read_tags(path)
+    assert (found.title, found.artist, found.genre, len(found.album)) == ("Song", "Ann", "Folk", 500)
+    path.write_bytes(with_id3(CLIPS[0].read_bytes(), TPE1="Ann", TPE2="Various"))
+    assert read_tags(path).artist == "Various"
+    np.testing.assert_array_equal(cut_windows(path, SHORT, 5.44).clips, cut_windows(CLIPS[0], SHORT, 5.44).clips)
 
 
 def test_what_a_model_takes_of_a_song():
-    assert representation_of(meta()) is SHORT
+    assert song_representation(meta()) is SHORT
     mfcc = meta(stored_shape=(189,))
     mfcc.config["data"].update(representation="features_518", features="mfcc+spectral_contrast")
-    assert representation_of(mfcc).groups == ("mfcc", "spectral_contrast")
+    assert song_representation(mfcc).groups == ("mfcc", "spectral_contrast")
     audio = meta(corpus="arrays", stored_shape=(70_000,))
     audio.config["model"]["frontend"] = "mel_256x96"
-    assert (representation_of(audio).sample_rate, representation_of(audio).samples) == (12_000, 70_000)
+    assert (song_representation(audio).sample_rate, song_representation(audio).samples) == (12_000, 70_000)
     with pytest.raises(UserError, match=r"trained on arrays \(mine.npz\).*cannot take audio"):
-        representation_of(meta(corpus="arrays", stored_shape=(128,)))
+        song_representation(meta(corpus="arrays", stored_shape=(128,)))
     packaged = meta(corpus="fma_small", stored_shape=(100, 250))
     packaged.config["data"]["representation"] = "mel_100x250"
     with pytest.raises(UserError, match=r"trained on arrays \(mine.npz\)"):
-        representation_of(packaged)
+        song_representation(packaged)
     with pytest.raises(UserError, match="takes clips of 1360 x 96, but mel_256x96 has 256 x 96"):
-        representation_of(meta(stored_shape=(1360, 96)))
+        song_representation(meta(stored_shape=(1360, 96)))
+    with pytest.raises(UserError, match="no resampler was recorded"):  # arrays packaged under the name of a mel
+        song_representation(meta(corpus="fma_small", resampler=""))
+
+
+def test_a_model_of_the_first_frames_gets_these(music, in_process):
+    model = BandMeans()
+    model.meta.stored_shape = (100, 96)
+    model.meta.config["data"]["frames"] = 100
+    song, *_ = embed_songs(model, [music / "one" / "a.mp3"])
+    expected = BandMeans().embed(cut_windows(music / "one" / "a.mp3", SHORT, 5.44).clips[:, :100])
+    np.testing.assert_array_equal(song.embeddings, expected)
 
 
 def test_another_resampler_is_warned_of(caplog):
@@ -294,9 +323,68 @@ def test_track_ids_are_fma_s_where_files_are_named_so():
     assert track_ids([Path("a/1.mp3"), Path("b/x.mp3")]) == [1, 2]
 
 
+def test_parts_behind_the_end_of_a_cut_file_say_nothing(tmp_path, in_process, monkeypatch):
+    path = tmp_path / "cut.mp3"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, (60 * 22_050, 1)), 22_050)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    monkeypatch.setattr("mgc_jax.songs.audio._TASK_WINDOWS", 2)
+    (song,) = embed_songs(BandMeans(), [path])
+    assert song.seconds < 40
+    assert song.damage == f"it ends after {song.seconds:.1f} of the 60.0 s that it tells"
+
+
+def test_an_album_too_large_for_the_pooling_has_the_mean_of_its_songs(music, in_process, monkeypatch):
+    expected = predict_songs(BandMeans(), [music], bags="folder")
+    score_bags = BandMeans.score_bags
+
+    def small_bags_only(self, embeddings, bags):
+        if max(bags.sizes) > 11:
+            raise UserError("a bag has more clips than can be pooled at once")
+        return score_bags(self, embeddings, bags)
+
+    monkeypatch.setattr(BandMeans, "score_bags", small_bags_only)
+    found = predict_songs(BandMeans(), [music], bags="folder")
+    sizes = [sum(len(found.songs[i].start) for i in album.songs) for album in found.albums]
+    assert min(sizes) <= 11 < max(sizes)
+    for album, usual, size in zip(found.albums, expected.albums, sizes, strict=True):
+        if size <= 11:
+            np.testing.assert_allclose(album.scores, usual.scores, atol=1e-6)
+            continue
+        mean = np.mean([found.songs[i].scores for i in album.songs], axis=0)
+        np.testing.assert_allclose(album.scores, mean - np.logaddexp.reduce(mean))
+        assert {found.songs[i].attention for i in album.songs} == {None}
+
+
+def test_a_file_that_kills_its_decoder_is_one_line(music, monkeypatch):
+    import mgc_jax.songs.audio as audio
+
+    def dies(function, items, workers, pool=None):
+        for task in items:
+            if task.path.name == "c.mp3":
+                raise WorkerDied("a worker process died")
+            yield function(task)
+
+    monkeypatch.setattr(audio, "ordered_map", dies)
+    tasks = [first_task(number, path, 5.44) for number, path in enumerate(find_songs([music]))]
+    found = list(decoded(tasks, SHORT, 5.44, None))
+    assert [task.song for task, _ in found] == list(range(len(tasks)))
+    failed = {task.path.name: error.detail for task, error in found if isinstance(error, ClipError)}
+    assert failed.keys() == {"c.mp3", "e.mp3"}
+    assert "crashed" in failed["c.mp3"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--csv", "--parquet"])
+def test_places_that_cannot_be_written_are_refused_before_the_work(flag, tmp_path):
+    place = tmp_path / "gone" / f"x.{flag[2:]}"
+    with pytest.raises(UserError, match="there is no folder"):
+        check_place(flag, place, f".{flag[2:]}")
+    with pytest.raises(UserError, match="ends in"):
+        check_place(flag, tmp_path / "x.txt", f".{flag[2:]}")
+
+
 def test_the_protocol_is_what_an_export_has():
     from mgc_jax.inference import ExportedModel
 
     for name in ("genres", "embed", "score_bags"):
         assert hasattr(ExportedModel, name)
-    assert set(vars(predict.ClipModel)) >= {"genres", "embed", "score_bags"}
+    assert "meta" in {field.name for field in dataclasses.fields(ExportedModel)}

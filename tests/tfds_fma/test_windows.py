@@ -58,7 +58,7 @@ def test_a_window_is_what_a_file_that_begins_there_gives(tmp_path, hop, kind):
         soundfile.write(cut, audio[round(start * 22_050) :], 22_050, subtype="PCM_16")
         expected = cut_windows(cut, SHORT, hop, most=1).clips[0]
         np.testing.assert_array_equal(clip, expected)
-    assert 30 - (windows.start[-1] + 5.44) < hop / 2 or hop > 5.44
+    assert 30 - (windows.start[-1] + 5.44) < hop / 2
 
 
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "wav", "flac"])
@@ -145,6 +145,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         (lambda path: path.write_text("<html>not found</html>" * 100), "undecodable"),
         (lambda path: path.write_bytes(CLIPS[0].read_bytes()[:600]), "undecodable|short"),
         (lambda path: soundfile.write(path, np.full(90_000, np.nan), 12_000, format="WAV", subtype="FLOAT"), "finite"),
+        (lambda path: soundfile.write(path, np.zeros(9000), 2_000_000, format="WAV"), "sample rate of 2,000,000 Hz"),
         (lambda path: soundfile.write(path, np.zeros((0, 1)), 12_000, format="WAV"), "short|undecodable"),
     ],
 )

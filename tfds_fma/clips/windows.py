@@ -42,6 +42,9 @@ _BLOCK_VALUES = 1 << 19
 # A decoder leaves at most so many bytes at the end of an MP3 file that it decoded to the end: tags.
 _TAG_BYTES = 1 << 16
 
+# Studios use rates up to 768 kHz; a damaged header may tell any.
+_MOST_RATE = 768_000
+
 # Larger files are not searched for frames that the decoder left: they would be held in memory.
 _MOST_BYTES = 1 << 28
 
@@ -101,27 +104,31 @@ def cut_windows(
     take_printed()
     with _opened(path) as file, decoder_errors_as_clip_errors():
         with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            if not audio.samplerate <= _MOST_RATE:
+                raise ClipError("undecodable", f"its header tells a sample rate of {audio.samplerate:,} Hz")
             mono = _Mono(audio)
             clips, start = _cut(mono, representation, hop, first, most)
         left = os.fstat(file.fileno()).st_size - os.lseek(file.fileno(), 0, os.SEEK_CUR)
         too_early = left > _TAG_BYTES or first + len(clips) <= 1
-        whole = None
-        if audio.format == "MP3" and mono.ended and too_early and file.seek(0, io.SEEK_END) <= _MOST_BYTES:
-            file.seek(0)
-            whole = with_all_frames(file.read(), mono.end)
+        whole, damage = None, ""
+        if audio.format == "MP3" and mono.ended and too_early:
+            if file.seek(0, io.SEEK_END) <= _MOST_BYTES:
+                file.seek(0)
+                whole = with_all_frames(file.read(), mono.end)
+            elif left > _TAG_BYTES:
+                damage = f"{left / 2**20:,.1f} MiB at its end were not decoded"
         if whole is not None:
             take_printed()  # what the decoder found will be found again
             with soundfile.SoundFile(io.BytesIO(whole)) as audio:
                 mono = _Mono(audio)
                 clips, start = _cut(mono, representation, hop, first, most)
         lacking = mono.ended and audio.frames - mono.end > audio.samplerate
-        cut_off = lacking and audio.format == "MP3" and tells_length(file)
-    seconds, told = mono.end / audio.samplerate, audio.frames / audio.samplerate
+        seconds, told = mono.end / audio.samplerate, audio.frames / audio.samplerate
+        if lacking and audio.format == "MP3" and tells_length(file):
+            damage = f"it ends after {seconds:.1f} of the {told:.1f} s that it tells"
     if not clips and not first:
         raise ClipError("short", f"{seconds:.2f} s of the {window_seconds(representation):.2f} s needed")
-    damage = damage_in_words(take_printed())
-    if cut_off:
-        damage = "; ".join(filter(None, [damage, f"it ends after {seconds:.1f} of the {told:.1f} s that it tells"]))
+    damage = "; ".join(filter(None, [damage_in_words(take_printed()), damage]))
     return Windows(np.array(clips), np.array(start), seconds, told, damage)
 
 
@@ -144,7 +151,9 @@ class _Mono:
         What was taken the time before is kept, for `last`.
         """
         if begin > self.end:
-            self.end, self._kept = self.audio.seek(min(begin, self.audio.frames)), self._kept[:0]
+            # `last` may reach back from the end of the file.
+            place = min(begin, max(self.end, self.audio.frames - length))
+            self.end, self._kept = self.audio.seek(place), self._kept[:0]
         parts = [self._kept]
         block = max(1, _BLOCK_VALUES // self.audio.channels)
         while self.end < begin + length and not self.ended:
