@@ -210,7 +210,7 @@ def open_together(config: ConfigDict) -> Corpus:
         processes.wait_for_all()
     lazy = isinstance(corpus.clips, LazyClips)
     found = {
-        "corpus": corpus.name, "fingerprint": corpus.fingerprint, "checksum of all clips": corpus.clips_digest,
+        "corpus": corpus.name, "fingerprint": corpus.fingerprint, "the checksum of all clips": corpus.clips_digest,
         "config.data.placement=stream": lazy,
     }  # fmt: skip
     processes.require_same("corpus", found)

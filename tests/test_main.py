@@ -104,7 +104,8 @@ def test_train_then_the_same_command_again_then_eval(folder):
     (workdir / "results.json").unlink()  # which was interrupted
     resumed = main(folder, "--config", "small.py", *ARRAYS)
     assert [p.name for p in (folder / "runs").iterdir()] == [workdir.name]
-    assert resumed.stdout == first.stdout
+    assert resumed.stdout == tested.stdout  # the scores on test, which say that they are of these weights, stay
+    assert json.loads((workdir / "results.json").read_text())["test_evaluations"] == 1
 
     other = main(folder, "--config", "small.py:mean", *ARRAYS)  # another model gets a folder of its own
     assert other.returncode == 0, other.stderr
