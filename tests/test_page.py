@@ -23,9 +23,8 @@ from starlette.testclient import TestClient
 
 from mgc_jax.config.keys import default, to_json
 from mgc_jax.errors import UserError
-from mgc_jax.export import _write
-from mgc_jax.inference import CheckpointMeta, model_of
-from mgc_jax.models.classifier import split_model
+from mgc_jax.export.folder import write_export
+from mgc_jax.inference import CheckpointMeta, ExportedModel, inputs_of, model_of
 from mgc_jax.page import __main__ as command
 from mgc_jax.page import classifier as classifying
 from mgc_jax.page.app import make_app
@@ -471,9 +470,8 @@ def export(tmp_path):
         subgenres=("Rock", "Folk", "Jazz"), subgenre_parents=(0, 1, 2), stored_shape=(256, 96), clip_shape=(256, 96),
         adjustment=(0.0, 0.0, 0.0), standardization={"mean": [-40.0] * 96, "std": [20.0] * 96},
     )  # fmt: skip
-    _, params, batch_stats = split_model(model_of(meta))
     folder = tmp_path / "export"
-    _write(folder, meta, {"params": params, "batch_stats": batch_stats})
+    write_export(folder, ExportedModel(model_of(meta), inputs_of(meta), meta))
     return folder
 
 
