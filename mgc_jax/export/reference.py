@@ -75,9 +75,10 @@ def _reference(exported: ExportedModel) -> dict[str, np.ndarray]:
 
 
 def _with_silence(audio: np.ndarray, meta: CheckpointMeta, frontend: LogMelFrontend) -> np.ndarray:
-    """Returns clips [clip, sample] with zeros from the middle of what the model takes on, the last with zeros alone."""
+    """Returns clips [clip, sample] of which the second half that the model takes is zeros, as all of the last is."""
+    middle = spectrogram_frames(meta, frontend) * frontend.representation.hop // 2
     silent = audio.copy()
-    silent[:, spectrogram_frames(meta, frontend) * frontend.representation.hop // 2 :] = silent[-1] = 0
+    silent[:, middle:] = silent[-1] = 0
     return silent
 
 

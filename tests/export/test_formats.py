@@ -268,14 +268,15 @@ def test_onnx_without_jax2onnx_names_the_script(exported, monkeypatch):
 def test_what_the_script_for_onnx_does_not_install_is_not_needed(exported):
     """launch/onnx_export.sh installs what it names, and what that needs."""
     program = f"""
-import sys
+import pathlib, sys
 for name in ("array_record", "grain", "jax2onnx", "jinja2", "joblib", "librosa", "markupsafe", "matplotlib", "pyarrow",
-             "sklearn", "soundfile", "soxr", "tensorboardX", "tensorflow_datasets", "threadpoolctl", "tinytag", "tqdm"):
+             "sklearn", "soundfile", "soxr", "tensorboardX", "tensorflow_datasets", "threadpoolctl",
+             "tinytag", "tqdm"):
     sys.modules[name] = None
 import mgc_jax.__main__
 from mgc_jax.export.__main__ import _run
 try:
-    _run(__import__("pathlib").Path({str(exported[1])!r}), ["onnx"], False)
+    _run(pathlib.Path({str(exported[1])!r}), ["onnx"], False)
 except Exception as error:
     print(error)
 """
