@@ -23,18 +23,20 @@ from starlette.testclient import TestClient
 
 from mgc_jax.config.keys import default, to_json
 from mgc_jax.errors import UserError
-from mgc_jax.export import _write
-from mgc_jax.inference import CheckpointMeta, model_of
-from mgc_jax.models.classifier import split_model
+from mgc_jax.export.folder import write_export
+from mgc_jax.inference import CheckpointMeta, ExportedModel, inputs_of, model_of
 from mgc_jax.page import __main__ as command
+from mgc_jax.page import app as app_of_the_page
 from mgc_jax.page import classifier as classifying
 from mgc_jax.page.app import make_app
 from mgc_jax.page.classifier import Classifier, StoppedError
 from mgc_jax.page.pictures import Pictures, thinned
-from mgc_jax.page.uploads import MOST_FILES
+from mgc_jax.page.uploads import MOST_FILES, Drop, Upload
 from mgc_jax.scoring import BagScores
-from mgc_jax.songs.predict import predict_songs
+from mgc_jax.songs.predict import SongPredictions, predict_songs
 from tfds_fma.clips.windows import Windows
+from tfds_fma.errors import ClipError
+from tfds_fma.representations.registry import get_representation
 
 HOST = "127.0.0.1:8600"
 RATE = 12_000
@@ -189,6 +191,26 @@ def test_an_album_is_scored_as_by_predict_songs(page, tmp_path):
     assert [song["attention"] for song in result["songs"]] == pytest.approx([4 / 6, 1 / 6, 1 / 6])
 
 
+def test_progress_counts_the_songs_that_are_done(page, monkeypatch):
+    """The windows of long songs come in several parts, after all others."""
+    drop = Drop("none", tuple(Upload(name, Path(name)) for name in ("long.wav", "bad.wav", "short.wav")))
+    clips = np.zeros((32, 256, 96))  # as many as a part has
+    long = Windows(clips, WINDOW * np.arange(32), end=32 * WINDOW, told=80 * WINDOW)
+    rest = Windows(clips[:16], WINDOW * np.arange(64, 80), end=80 * WINDOW, told=80 * WINDOW)
+    short = Windows(clips[:2], np.arange(2) * WINDOW, end=2 * WINDOW, told=2 * WINDOW)
+    lines = []
+
+    def predict(paths, bags, on_windows):
+        for part in ((0, long), (1, ClipError("empty", "")), (2, short), (0, long), (0, rest)):
+            on_windows(*part)
+        return SongPredictions(Model.genres, (), (), (), WINDOW, WINDOW)
+
+    monkeypatch.setattr(page.classifier, "_predict", predict)
+    page.classifier.classify(drop, report=lines.append, stop=threading.Event())
+    assert [(line["done"], line["of"]) for line in lines] == [(0, 3), (1, 3), (2, 3), (2, 3), (3, 3)]
+    assert lines[-1]["windows"] == 32 + 2 + 32 + 16
+
+
 def test_folders_of_the_user_are_albums_and_each_song_can_be_alone(page, tmp_path):
     song = tone(tmp_path, 100)
     files = [("a/1.wav", song), ("b/1.wav", song), ("a/2.wav", song), ("loose.wav", song)]
@@ -303,6 +325,22 @@ def test_a_body_that_is_not_as_it_must_be_is_refused(page, body, words):
     response = page.post("/classify", content=body)
     assert response.status_code == 400
     assert words in response.json()["error"]
+    assert nothing_left(page)
+
+
+def test_no_room_for_the_files_is_a_sentence(page, tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    song = tone(tmp_path, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(app_of_the_page.tempfile, "TemporaryDirectory", full)
+        response = page.post("/classify", content=body_of([("a.wav", song)]))
+    assert response.status_code == 507
+    assert "cannot be written: No space left on device" in response.json()["error"]
+    assert "set TMPDIR to another place" in response.json()["error"]
+    page.folder.rmdir()  # as what cleans /tmp does after some days
+    assert len(classify(page, [("a.wav", song)])["result"]["songs"]) == 1
     assert nothing_left(page)
 
 
@@ -422,6 +460,24 @@ def test_decoders_that_died_are_replaced(tmp_path, monkeypatch):
     assert len(started) == 2
 
 
+@pytest.mark.parametrize("representation", ["features_tonnetz", "mel_256x96"])
+def test_every_model_is_warm_before_the_first_song(monkeypatch, representation):
+    monkeypatch.setattr("tfds_fma.clips.windows._FEATURE_SECONDS", 2.0)  # for the time of this test
+    made = get_representation(representation)
+    meta = SimpleNamespace(**vars(Model.meta))
+    meta.stored_shape = made.shape
+    meta.config = Model.meta.config | {"data": {"representation": representation, "features": ""}}
+    monkeypatch.setattr(Model, "meta", meta)
+    monkeypatch.setattr(Model, "embed", lambda self, clips: np.zeros((len(clips), 2), np.float32))
+    monkeypatch.setattr(classifying, "start_pool", lambda _: concurrent.futures.ThreadPoolExecutor(1))
+    classifier = Classifier(Model(), workers=1)
+    classifier.warm_up()  # raises if a song failed
+    monkeypatch.setattr(classifying.soundfile, "write", lambda path, *_: path.write_bytes(b"no audio"))
+    with pytest.raises(UserError, match="cannot classify a song of noise: it cannot be decoded as audio"):
+        classifier.warm_up()
+    classifier.close()
+
+
 # ---- Parts
 
 
@@ -430,7 +486,7 @@ def test_a_picture_is_where_the_windows_are(monkeypatch):
     monkeypatch.setattr("mgc_jax.page.pictures.spectrogram_picture", drawn.append)
     pictures = Pictures(2.0, lambda clips: clips)
     clips = np.ones((2, 200, 3)) * np.array([5.0, 7.0])[:, None, None]
-    pictures.add(4, Windows(clips, np.array([0.0, 3.0]), 4.5))
+    pictures.add(4, Windows(clips, np.array([0.0, 3.0]), 4.5, 4.5))
     pictures.picture(4, 4.5)
     (picture,) = drawn
     assert picture.shape == (45, 3)
@@ -441,6 +497,35 @@ def test_a_picture_is_where_the_windows_are(monkeypatch):
     assert len(thinned(np.ones((3, 2)), 10)) == 3
 
 
+def test_what_is_kept_of_a_song_does_not_grow_with_its_length(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mgc_jax.page.pictures.spectrogram_picture", drawn.append)
+    pictures, hour = Pictures(30.0, lambda clips: clips), 3600
+    for start in range(0, 14 * hour, 20):  # they overlap
+        clips = np.full((1, 300, 4), 3.0 if start < 7 * hour else 8.0)
+        pictures.add(0, Windows(clips, np.array([float(start)]), 0.0, 0.0))
+        assert pictures._songs[0].columns.nbytes <= 2 * 1200 * 4 * 2
+    pictures.picture(0, 14 * hour)
+    (picture,) = drawn
+    assert 600 <= len(picture) <= 1200
+    np.testing.assert_array_equal(picture[: len(picture) // 2 - 1], 3)
+    np.testing.assert_array_equal(picture[len(picture) // 2 + 1 :], 8)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(290.0, 29), (3590.0, 359)])
+def test_a_window_far_behind_the_others_is_where_it_was(monkeypatch, start, expected):
+    drawn = []
+    monkeypatch.setattr("mgc_jax.page.pictures.spectrogram_picture", drawn.append)
+    pictures = Pictures(10.0, lambda clips: clips)
+    clips = np.ones((2, 100, 2)) * np.array([5.0, 7.0])[:, None, None]
+    pictures.add(0, Windows(clips, np.array([0.0, start]), start + 10, start + 10))
+    pictures.picture(0, start + 10)
+    (picture,) = drawn
+    bright = np.flatnonzero(picture[:, 0] > 5) / len(picture)
+    assert bright.min() == pytest.approx(expected / (expected + 1), abs=0.002)
+    assert bright.max() > 0.998
+
+
 def test_a_port_in_use_is_one_sentence():
     with command._listener(0) as taken:
         assert taken.getsockname()[0] == "127.0.0.1"
@@ -448,6 +533,16 @@ def test_a_port_in_use_is_one_sentence():
             command._listener(taken.getsockname()[1])
     with pytest.raises(UserError, match="from 0 to 65535"):
         command._listener(70_000)
+
+
+def test_browsers_leave_out_port_80():
+    assert command._hosts(8600) == ("127.0.0.1:8600", "localhost:8600")
+    assert set(command._hosts(80)) == {"127.0.0.1:80", "localhost:80", "127.0.0.1", "localhost"}
+    client = TestClient(make_app(Classifier(Model()), "a model", hosts=command._hosts(80), max_bytes=1))
+    assert client.get("/", headers={"host": "localhost"}).status_code == 200
+    names = {"host": "127.0.0.1", "origin": "http://127.0.0.1"}
+    assert client.post("/classify", content=b"", headers=names).status_code == 400
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
@@ -471,9 +566,8 @@ def export(tmp_path):
         subgenres=("Rock", "Folk", "Jazz"), subgenre_parents=(0, 1, 2), stored_shape=(256, 96), clip_shape=(256, 96),
         adjustment=(0.0, 0.0, 0.0), standardization={"mean": [-40.0] * 96, "std": [20.0] * 96},
     )  # fmt: skip
-    _, params, batch_stats = split_model(model_of(meta))
     folder = tmp_path / "export"
-    _write(folder, meta, {"params": params, "batch_stats": batch_stats})
+    write_export(folder, ExportedModel(model_of(meta), inputs_of(meta), meta))
     return folder
 
 

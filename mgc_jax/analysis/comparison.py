@@ -16,6 +16,8 @@ from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.runtime.files import write_json
 
+COMPARISON = "comparison.json"
+
 
 def sample_rows(clips: AnalysedClips, most: int) -> np.ndarray:
     """Draws clips for the comparison of layers, always the same ones: int [clip], ascending."""
@@ -79,7 +81,7 @@ def write_comparison(
     """Writes `cka.csv`, `changed.csv` and `comparison.json`; returns the text for the terminal.
 
     Args:
-        names: of the runs.
+        names: the folders of the runs.
         first: the clips of one run.
         second: those of the other, of the same corpus and splits.
         grams: of the layers of both.
@@ -106,7 +108,7 @@ def write_comparison(
         "mcnemar": mcnemar(right, other_right),
         "cka_clips": len(next(iter(grams[0].values()))),
     }
-    write_json(folder / "comparison.json", values)
+    write_json(folder / COMPARISON, values)
     return format_comparison(values, rows, columns, table)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from mgc_jax.analysis.tables import CLIPS, METADATA, one_line
+from mgc_jax.analysis.tables import CLIPS, METADATA
 from mgc_jax.errors import UserError
+from mgc_jax.songs.table import one_line
 
 _COLUMNS = ("track_id", "title", "artist", "artist_name", "album", "bag", "genre")
 

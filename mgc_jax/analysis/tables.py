@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import pyarrow.parquet
 from mgc_jax.analysis.clips import AnalysedClips
 from mgc_jax.analysis.opening import REMEDY, make_folder
 from mgc_jax.runtime.files import replacing, write_text
+from mgc_jax.songs.table import one_line
 
 CLIPS, BAGS = "clips.parquet", "bags.parquet"
+ARRAYS, PROJECTOR = ("embeddings.npz", "embeddings.csv"), "projector"
 METADATA = b"mgc_jax_analysis"
 _CHUNK = 4096  # rows that are turned into text or Arrow at once
 
@@ -98,7 +99,7 @@ def write_arrays(clips: AnalysedClips, folder: Path) -> tuple[Path, Path]:
     The .npz holds `embedding` float32 [clip, feature] and `track_id`; the table `track_id`, `split`, `genre_top`,
     `artist_id`, `album_id`, `title` and `artist_name`.
     """
-    arrays, table = folder / "embeddings.npz", folder / "embeddings.csv"
+    arrays, table = (folder / name for name in ARRAYS)
     with replacing(arrays, REMEDY) as temporary, temporary.open("wb") as file:
         np.savez(file, embedding=clips.embeddings, track_id=clips.predictions.track_id)
     described = _described(clips)
@@ -131,7 +132,7 @@ def write_projector(clips: AnalysedClips, folder: Path) -> Path:
     """Writes a folder that `tensorboard --logdir` shows under Projector; returns it.
 
     `tensors.tsv` has a row of numbers per clip, `metadata.tsv` a header and the same rows in words, and
-    `projector_config.pbtxt` names both (TensorBoard's `ProjectorConfig`). Tabs and line breaks in words become spaces.
+    `projector_config.pbtxt` names both (TensorBoard's `ProjectorConfig`). Tabs and line breaks in words are escaped.
     """
     folder = make_folder(folder)
     with replacing(folder / "tensors.tsv", REMEDY) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -149,12 +150,3 @@ def _lines(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
     yield "\t".join(columns)
     for row in zip(*(values.tolist() for values in columns.values()), strict=True):
         yield "\t".join(one_line(str(value)) for value in row)
-
-
-# What splits lines or cells for some reader: control characters, NEL, and Unicode's line and paragraph separators.
-_BREAKS = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
-
-
-def one_line(text: str) -> str:
-    """Returns text with tabs, line breaks and other control characters replaced by a space."""
-    return _BREAKS.sub(" ", text)

@@ -1,13 +1,20 @@
 """The command's work: analyse a run, find neighbours, compare two runs. Each returns what the terminal shows."""
 
+import hashlib
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mgc_jax.analysis import comparison, projection, tables
 from mgc_jax.analysis.clips import AnalysedClips, analyse_clips
-from mgc_jax.analysis.map_page import write_map
+from mgc_jax.analysis.map_page import MAP, write_map
 from mgc_jax.analysis.neighbours import about_table, format_neighbours, neighbours
 from mgc_jax.analysis.opening import FOLDER, about_best, make_folder, opened
+
+log = logging.getLogger(__name__)
+
+_OF_ALL_CLIPS = (MAP, *tables.ARRAYS, tables.PROJECTOR)  # beside the tables
 
 
 def analyse(run: Path, splits: Sequence[str] | None, method: str, overrides: Mapping[str, str]) -> str:
@@ -28,7 +35,7 @@ def analyse(run: Path, splits: Sequence[str] | None, method: str, overrides: Map
         clips = analyse_clips(opened_run, splits)
         folder = make_folder(run / FOLDER)
         files = [*_write_tables(clips, folder), *tables.write_arrays(clips, folder)]
-        files.append(tables.write_projector(clips, folder / "projector"))
+        files.append(tables.write_projector(clips, folder / tables.PROJECTOR))
         files.append(write_map(clips, projection.project(clips.embeddings, method), run.resolve().name, folder))
     return "\n".join(map(str, files))
 
@@ -66,11 +73,20 @@ def find_neighbours(
     if not current or (splits is not None and set(splits) != set(there["splits"])):
         with opened(run, overrides) as opened_run:
             _write_tables(analyse_clips(opened_run, splits), make_folder(folder))
+        earlier = [name for name in _OF_ALL_CLIPS if (folder / name).exists()]
+        if earlier and there and not current:
+            log.warning(
+                "the tables are of the best checkpoint now; of an earlier one are %s. To write them again: "
+                "mgc-jax analyse %s",
+                ", ".join(earlier),
+                run,
+            )
     return format_neighbours(neighbours(folder, track_id, k, other_artists=other_artists))
 
 
 def compare(run: Path, other: Path, splits: Sequence[str] | None, cka_clips: int, overrides: Mapping[str, str]) -> str:
-    """Compares two runs on the same corpus; writes to `analysis/compared/<OTHER>` of the first.
+    """Compares two runs on the same corpus; writes to `analysis/compared/<OTHER>` of the first (see
+    `comparison_folder`).
 
     Args:
         run: folder of one run.
@@ -89,6 +105,22 @@ def compare(run: Path, other: Path, splits: Sequence[str] | None, cka_clips: int
             comparison.layer_grams(first, clips, track_id),
             comparison.layer_grams(second, other_clips, track_id),
         )
-        folder = make_folder(run / FOLDER / "compared" / other.resolve().name)
-        text = comparison.write_comparison((str(run), str(other)), clips, other_clips, grams, folder)
+        folder = make_folder(comparison_folder(run, other))
+        text = comparison.write_comparison(
+            (str(run.resolve()), str(other.resolve())), clips, other_clips, grams, folder
+        )
     return f"{text}\n\n{folder}"
+
+
+def comparison_folder(run: Path, other: Path) -> Path:
+    """Returns where the comparison with a run is written: the name of its folder; behind it eight digits of the hash of
+    its path, if there is a comparison with another run of that name.
+    """
+    path = other.resolve()
+    folder = run / FOLDER / "compared" / path.name
+    try:
+        compared = Path(json.loads((folder / comparison.COMPARISON).read_text())["runs"][1]).resolve()
+    except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
+        return folder
+    digest = hashlib.sha256(bytes(path)).hexdigest()
+    return folder if compared == path else folder.with_name(f"{folder.name}-{digest[:8]}")

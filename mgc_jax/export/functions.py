@@ -54,7 +54,7 @@ def score_function(exported: ExportedModel, *, of_spectrograms: bool = False) ->
         config["model"]["frontend"] = ""
         plain = dataclasses.replace(plain, stored_shape=exported.inputs.frontend.clip_shape)
     _, *weights = split_model(exported.model)
-    params, batch_stats = jax.tree.map(jnp.asarray, weights)
+    params, batch_stats = jax.tree.map(jnp.asarray, jax.device_get(weights))  # bound to no device
     model, inputs = with_weights(model_of(plain), params, batch_stats), inputs_of(plain)
     adjustment = exported.adjustment
 

@@ -1,5 +1,6 @@
 """What an exported model must say of a few fixed clips: `probe.npz`, by which every format is checked anywhere."""
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -23,17 +24,39 @@ CLOSE, COARSE = 1e-5, 0.1
 _DECIBELS = 1e-3  # of spectrograms: the rounding of a float32 FFT (`LogMelFrontend`)
 
 
+def cpu() -> jax.Device | None:
+    """Returns the device that formats are compared on, also beside a GPU; None: JAX was told to use no CPU."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def on_cpu() -> contextlib.AbstractContextManager[object]:
+    """Inside it, `cpu` computes; where there is none the default device, as outside."""
+    device = cpu()
+    return contextlib.nullcontext() if device is None else jax.default_device(device)
+
+
 def reference(exported: ExportedModel) -> dict[str, np.ndarray]:
     """Scores the probe clips in the plain forms, with float32 products on every device.
 
     Returns:
         `clips` float32 [bag, slot, ...] and `present` bool [bag, slot], a bag of one and a bag of three; the fields of
-        `Scores`; and where the encoder sees a spectrogram that is known, `audio` float32 [1, sample] and its
-        `spectrogram` float32 [1, frame, mel].
+        `Scores`; and where the encoder sees a spectrogram that is known, `audio` float32 [2, sample] and its
+        `spectrogram` float32 [2, frame, mel]. Half of the audio is silence, and all of the last clip: there a
+        spectrogram is as far below its maximum as it may be, or at its floor.
     """
+    with on_cpu():
+        return _reference(exported)
+
+
+def _reference(exported: ExportedModel) -> dict[str, np.ndarray]:
+    frontend = audio_frontend(exported.meta)
     stored = probe_clips(exported.inputs, exported.meta.stored_shape)
     if exported.inputs.frontend is not None:
-        stored = (stored / 32767).astype(np.float32)
+        assert frontend is not None
+        stored = _with_silence((stored / 32767).astype(np.float32), exported.meta, frontend)
     bag = np.array(BAG_OF_CLIP)
     slot = np.arange(len(bag)) - np.searchsorted(bag, bag)
     clips = np.zeros((bag.max() + 1, slot.max() + 1, *exported.meta.stored_shape), np.float32)
@@ -42,13 +65,21 @@ def reference(exported: ExportedModel) -> dict[str, np.ndarray]:
     with jax.default_matmul_precision("highest"):
         scores = jax.device_get(jax.jit(score_function(exported))(clips, present))
     arrays = {"clips": clips, "present": present, **scores._asdict()}
-    frontend = audio_frontend(exported.meta)
     if frontend is not None:
         samples = audio_samples(exported.meta, frontend)
-        audio = AUDIO_LEVEL / 32767 * np.random.default_rng(1).normal(size=(1, samples)).astype(np.float32)
+        noise = np.random.default_rng(1).normal(size=(2, samples)).astype(np.float32)
+        audio = _with_silence(AUDIO_LEVEL / 32767 * noise, exported.meta, frontend)
         spectrogram = np.asarray(jax.jit(frontend.__call__)(audio))
         arrays |= {"audio": audio, "spectrogram": spectrogram[:, : spectrogram_frames(exported.meta, frontend)]}
     return arrays
+
+
+def _with_silence(audio: np.ndarray, meta: CheckpointMeta, frontend: LogMelFrontend) -> np.ndarray:
+    """Returns clips [clip, sample] of which the second half that the model takes is zeros, as all of the last is."""
+    middle = spectrogram_frames(meta, frontend) * frontend.representation.hop // 2
+    silent = audio.copy()
+    silent[:, middle:] = silent[-1] = 0
+    return silent
 
 
 def probe_bags(probe: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +168,7 @@ def require_equal_spectrogram(got: np.ndarray, probe: Mapping[str, np.ndarray], 
     """Compares spectrograms; returns the greatest difference, in their unit.
 
     Args:
-        got: float32 [1, frame, mel].
+        got: float32 [clip, frame, mel].
         probe: what it must be, as `spectrogram`.
         natural: in natural logarithms of the power, not in dB.
         what: names the file.
@@ -148,7 +179,7 @@ def require_equal_spectrogram(got: np.ndarray, probe: Mapping[str, np.ndarray], 
     expected = probe["spectrogram"]
     if got.shape != expected.shape:
         raise UserError(f"{what} is of another model: its spectrogram is {got.shape}, not {expected.shape}")
-    difference = np.abs(got - expected)
+    difference = np.abs(got - expected)  # NaN is refused, too
     if not (difference <= _DECIBELS * (np.log(10) / 10 if natural else 1)).all():
         raise UserError(f"{what} does not give the spectrogram of the model: {_difference(got, expected)}")
     return float(difference.max())

@@ -75,7 +75,7 @@ def _prepare(given: argparse.Namespace, stack: contextlib.ExitStack, ready: list
     app = make_app(
         classifier,
         given.model.absolute().name,
-        hosts=(f"{_HOST}:{port}", f"localhost:{port}"),
+        hosts=_hosts(port),
         max_bytes=round(given.max_mb * 1e6),
         folder=Path(folder),
         ending=lambda: server.should_exit,
@@ -89,6 +89,12 @@ def _prepare(given: argparse.Namespace, stack: contextlib.ExitStack, ready: list
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     ready += [server, listener]
     return 0
+
+
+def _hosts(port: int) -> tuple[str, ...]:
+    """Returns what browsers send as Host; they leave out port 80."""
+    names = (_HOST, "localhost")
+    return (*(f"{name}:{port}" for name in names), *(names if port == 80 else ()))
 
 
 def _listener(port: int) -> socket.socket:

@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mgc_jax.errors import UserError
 from mgc_jax.page.classifier import Classifier, StoppedError
-from mgc_jax.page.uploads import MOST_FILES, Drop, RefusedError, receive_files, too_large
+from mgc_jax.page.uploads import MOST_FILES, NO_ROOM, Drop, RefusedError, receive_files, too_large
 from mgc_jax.report.charts import COLOURS
+from mgc_jax.runtime.files import writing
 from tfds_fma.clips.decode import AUDIO_SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class _Classify:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._counted(), tempfile.TemporaryDirectory(prefix="mgc-jax-page-", dir=self._folder) as folder:
+            with self._counted(), self._empty_folder() as folder:
                 drop = await self._received(Request(scope, receive), Path(folder))
                 await self._answer(drop, receive, send)
         except ClientDisconnect:
@@ -149,6 +150,13 @@ class _Classify:
             yield
         finally:
             self._requests -= 1
+
+    def _empty_folder(self) -> tempfile.TemporaryDirectory[str]:
+        """Makes a folder for the files of a request, and the folder that it is in, if that was cleaned away."""
+        where = self._folder or Path(tempfile.gettempdir())
+        with writing(where, NO_ROOM):
+            where.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return tempfile.TemporaryDirectory(prefix="mgc-jax-page-", dir=where)
 
     async def _received(self, request: Request, folder: Path) -> Drop:
         length = request.headers.get("content-length", "")

@@ -16,13 +16,14 @@ from mgc_jax.page.answer import answer_of
 from mgc_jax.page.pictures import Pictures
 from mgc_jax.page.uploads import Drop, Upload
 from mgc_jax.scoring import chunk_size
+from mgc_jax.songs.audio import first_task, further_tasks
 from mgc_jax.songs.predict import SongPredictions, predict_songs
 from mgc_jax.songs.representation import song_representation
 from tfds_fma.clips.windows import Windows, window_seconds
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import start_pool
 
-_NOISE_RATE = 8000
+_NOISE_RATE = 22_050  # Hz; FMA's features need more than a low one
 
 
 class StoppedError(Exception):
@@ -69,7 +70,9 @@ class Classifier:
             for song in songs:
                 soundfile.write(song, noise, _NOISE_RATE)
             drop = Drop("folder", tuple(Upload(song.name, song) for song in songs))
-            self.classify(drop, report=lambda _: None, stop=threading.Event())
+            failed = self.classify(drop, report=lambda _: None, stop=threading.Event())["failed"]
+        if failed:
+            raise UserError(f"the model cannot classify a song of noise: {failed[0]['reason']}")
         most = self.model.meta.config["eval"]["batch_clips"]
         sizes = {chunk_size(number, most, self.model.mesh.size) for number in range(1, most + 1)}
         for size in sorted(sizes):
@@ -82,7 +85,7 @@ class Classifier:
 
         Args:
             drop: files that were sent together.
-            report: is told how far the work is: `song`, from 1, `of` how many, `windows` decoded so far.
+            report: is told how far the work is: how many songs are `done`, `of` how many, `windows` decoded so far.
             stop: when it is set, the work ends soon.
 
         Raises:
@@ -91,15 +94,18 @@ class Classifier:
         """
         paths = [file.path for file in drop.files if file.path is not None]
         pictures, windows_so_far = Pictures(self.window, self._spectrograms), 0
+        tasks: dict[int, int] = {}  # of each song, that are not done
 
         def on_windows(song: int, windows: Windows | ClipError) -> None:
             nonlocal windows_so_far
             if stop.is_set():
                 raise StoppedError
+            tasks[song] = tasks[song] - 1 if song in tasks else self._further_tasks(windows)
             if isinstance(windows, Windows):
                 pictures.add(song, windows)
                 windows_so_far += len(windows.clips)
-            report({"song": song + 1, "of": len(paths), "windows": windows_so_far})
+            done = sum(left == 0 for left in tasks.values())
+            report({"done": done, "of": len(paths), "windows": windows_so_far})
 
         if stop.is_set():
             raise StoppedError
@@ -107,6 +113,13 @@ class Classifier:
         place = {path: number for number, path in enumerate(paths)}
         drawn = {song.path: pictures.picture(place[song.path], song.seconds) for song in predictions.songs}
         return answer_of(drop, predictions, drawn)
+
+    def _further_tasks(self, windows: Windows | ClipError) -> int:
+        """Returns in how many tasks the rest of a song will come, after the first one."""
+        if isinstance(windows, ClipError):
+            return 0
+        hop = self._hop or self.window
+        return len(further_tasks(first_task(0, Path(), hop), windows, hop))
 
     def _predict(
         self, paths: list[Path], bags: str, on_windows: Callable[[int, Windows | ClipError], None]

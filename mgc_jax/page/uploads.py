@@ -18,6 +18,7 @@ from mgc_jax.songs.files import BAGS
 from tfds_fma.clips.decode import AUDIO_SUFFIXES
 
 MOST_FILES = 500
+NO_ROOM = "Make room there, or set TMPDIR to another place."
 _LIST_BYTES = 1 << 20
 _MOST_CHARACTERS = 4096  # of a name with its folders
 
@@ -85,7 +86,7 @@ async def receive_files(body: AsyncIterator[bytes], folder: Path, max_bytes: int
         if suffix in AUDIO_SUFFIXES:
             place = folders.setdefault(inside, folder / f"{len(folders):04}")
             path = place / f"{number:04}{suffix}"
-            with writing(folder, "Make room there, or set TMPDIR to another place."):
+            with writing(folder, NO_ROOM):
                 place.mkdir(exist_ok=True)
                 with path.open("wb") as file:
                     async for piece in reader.take(size):

@@ -159,7 +159,7 @@ def test_the_projector_has_a_line_per_clip(analysed):
     header, *rows = [line.split("\t") for line in lines]
     assert {len(row) for row in rows} == {len(header)}
     assert [row[header.index("track_id")] for row in rows] == columns["track_id"].astype(str).tolist()
-    assert "tab and line" in {row[header.index("title")] for row in rows}
+    assert r"tab\tand\nline" in {row[header.index("title")] for row in rows}
     np.testing.assert_allclose(np.loadtxt(folder / "tensors.tsv"), columns["embedding"], rtol=1e-5)
     text = (folder / "projector_config.pbtxt").read_text()
     assert re.findall(r"tensor_shape: (\d+)", text) == [str(len(rows)), "8"]
@@ -216,6 +216,19 @@ def test_neighbours_of_other_splits_write_the_tables_again(analysed, tmp_path):
     track = int(np.flatnonzero(make_corpus(clip_shape=(6,)).split == "test")[0]) + 1000
     work.find_neighbours(run, track, 3, ["test"], {}, other_artists=False)
     assert set(read(run)[0]["split"]) == {"test"}
+
+
+def test_files_of_earlier_weights_are_named(analysed, tmp_path, monkeypatch, caplog):
+    run = shutil.copytree(analysed[0], tmp_path / "run")
+    track = int(read(run)[0]["track_id"][0])
+    work.find_neighbours(run, track, 3, None, {}, other_artists=False)
+    work.find_neighbours(run, track, 3, ["train"], {}, other_artists=False)
+    assert "of an earlier one" not in caplog.text
+    about = work.about_best(run)
+    monkeypatch.setattr(work, "about_best", lambda run: about | {"step": about["step"] + 1})
+    work.find_neighbours(run, track, 3, ["train"], {}, other_artists=False)
+    assert "of an earlier one are map.html, embeddings.npz, embeddings.csv, projector" in caplog.text
+    assert f"mgc-jax analyse {run}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -294,7 +307,22 @@ def test_a_model_is_like_itself_and_changes_nothing(analysed, tmp_path):
     assert (values["changed"], values["mcnemar"], values["cka_clips"]) == (0, 1.0, 50)
     right = load_predictions(run / "predictions.parquet")
     assert values["both_right"] == np.sum(right.predicted("bag") == right.label)
+    assert values["runs"] == [str(run), str(twin)]
     assert "1.000" in text
+
+
+def test_comparisons_with_runs_of_one_name_stay_apart(tmp_path):
+    run, here, there = tmp_path / "run", tmp_path / "a" / "same", tmp_path / "b" / "same"
+    folder = run / "analysis" / "compared" / "same"
+    assert work.comparison_folder(run, here) == folder
+    folder.mkdir(parents=True)
+    (folder / "comparison.json").write_text("{}")
+    assert work.comparison_folder(run, there) == folder
+    (folder / "comparison.json").write_text(json.dumps({"runs": [str(run), str(here)]}))
+    assert work.comparison_folder(run, here) == folder
+    other = work.comparison_folder(run, there)
+    assert re.fullmatch("same-[0-9a-f]{8}", other.name)
+    assert other == work.comparison_folder(run, there) != work.comparison_folder(run, tmp_path / "c" / "same")
 
 
 def test_another_model_changes_the_genres_that_the_table_lists(analysed, tmp_path):

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from helpers import untrained
 
+from mgc_jax.data import frontend
 from mgc_jax.errors import UserError
-from mgc_jax.export import files, formats
+from mgc_jax.export import files, formats, reference
 from mgc_jax.export.__main__ import _run
 from mgc_jax.export.folder import write_export
-from mgc_jax.export.reference import read_probe
+from mgc_jax.export.reference import CLOSE, COARSE, read_probe
 from mgc_jax.export.stablehlo import from_stablehlo
 from mgc_jax.inference import load_export
 from mgc_jax.models.encoders.mlp import Mlp
+from tfds_fma.representations.log_mel import LogMelBelowPeak
 from tfds_fma.representations.registry import get_representation
+from tfds_fma.representations.spectrogram import mel_power
 
 CRNN_TF = {"name": "crnn_tf", "filters": (4, 4), "pools": ((2, 4), (2, 4)), "gru_units": 4, "features": 8}
 MLP = {"name": "mlp", "hidden": (4,)}
@@ -69,20 +72,84 @@ def test_stablehlo_holds_no_kernel_of_a_platform(exported):
     assert called <= {"shape_assertion"}
 
 
+def with_front_end(made):
+    statistics = {"mean": [-40.0] * made.n_mels, "std": [20.0] * made.n_mels}
+    options = {"stored_shape": (made.samples,), "model": {"frontend": made.name}, "standardization": statistics}
+    return untrained(MLP, "mean", made.shape, **options)
+
+
 @pytest.mark.parametrize("name", ["mel_120x128", "mel_256x96"])
 def test_a_front_end_is_inside(tmp_path, name):
     made = get_representation(name)
-    model = untrained(MLP, "mean", made.shape, stored_shape=(made.samples,), model={"frontend": name})
+    model = with_front_end(made)
     write_export(tmp_path / "export", model)
     (compared,) = formats.write_stablehlo(tmp_path / "export", model)
     assert compared.difference < 1e-5
     probe = read_probe(tmp_path / "export", model.meta)
     assert probe["clips"].shape == (2, 3, made.samples)
-    assert probe["spectrogram"].shape == (1, *made.shape)
+    assert probe["spectrogram"].shape == (2, *made.shape)
     # The model takes int16, too, as it is stored: the file takes float32 of full scale 1.
     stored = np.rint(probe["clips"][probe["present"]] * 32767).astype(np.int16)
     scores, _ = model(stored, np.nonzero(probe["present"])[0])
     np.testing.assert_allclose(scores, probe["log_scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("forgotten", ["DYNAMIC_RANGE_DB", "POWER_FLOOR"])
+def test_a_front_end_without_its_clamp_or_floor_is_found(tmp_path, monkeypatch, forgotten):
+    made = get_representation("mel_120x128")
+    model = with_front_end(made)
+    write_export(tmp_path / "export", model)
+    monkeypatch.setattr(frontend, forgotten, {"DYNAMIC_RANGE_DB": 300.0, "POWER_FLOOR": 0.0}[forgotten])
+    with pytest.raises(UserError, match=r"model\.stablehlo does not give log_scores of the model"):
+        formats.write_stablehlo(tmp_path / "export", model)
+
+
+@pytest.mark.parametrize("name", ["mel_120x128", "mel_256x96"])
+def test_a_spectrogram_without_its_clamp_or_floor_is_found(monkeypatch, name):
+    made = get_representation(name)
+    made_of_audio = {"data": {"representation": name}, "corpus": "fma_small", "resampler": "soxr HQ"}
+    model = untrained(MLP, "mean", made.shape, **made_of_audio)
+    probe = reference.reference(model)
+    unit = 1 if (below := isinstance(made, LogMelBelowPeak)) else 10 / np.log(10)
+
+    def converted(decibels, floor):
+        def run(audio):
+            power = np.maximum(mel_power(audio[0], made.sample_rate, made.n_fft, made.hop, made.n_mels), floor)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                logarithm = unit * np.log(power / power.max() if below else power)
+                lowest = logarithm.max() - decibels / 10 * np.log(10) * unit
+                return [np.maximum(logarithm, lowest)[None, : made.shape[0]].astype(np.float32)]
+
+        monkeypatch.setattr(formats.onnx, "session", lambda content, what: run)
+        return formats._compare_spectrogram(b"", model, probe, "spectrogram.onnx")
+
+    assert converted(80, 1e-10) < 1e-3
+    for forgotten in ((300, 1e-10), (80, 0)):
+        with pytest.raises(UserError, match=r"spectrogram\.onnx does not give the spectrogram of the model"):
+            converted(*forgotten)
+
+
+def test_beside_a_gpu_the_cpu_is_compared_with_the_close_tolerance(exported, monkeypatch):
+    model, folder = exported
+    probe, content = read_probe(folder, model.meta), (folder / files.STABLEHLO).read_bytes()
+    seen = []
+
+    def compare(got, probe, tolerance, what):
+        seen.append((got["log_scores"].device, tolerance))
+        return 0.0
+
+    first, *others = jax.devices("cpu")
+    monkeypatch.setattr(formats, "require_equal", compare)
+    monkeypatch.setattr(formats.platform, "on_cpu", lambda: False)
+    with jax.default_device(others[-1] if others else first):  # as a GPU would be
+        formats._compare_stablehlo(content, model, probe, "it")
+
+        def no_cpu(kind):
+            raise RuntimeError
+
+        monkeypatch.setattr(reference.jax, "devices", no_cpu)
+        formats._compare_stablehlo(content, model, probe, "it")
+    assert seen == [(first, CLOSE), (others[-1] if others else first, COARSE)]
 
 
 def test_all_files_are_compared(exported):
@@ -196,6 +263,25 @@ def test_onnx_without_jax2onnx_names_the_script(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match=r"launch/onnx_export\.sh EXPORT"):
         formats.write_onnx(exported[1], exported[0])
+
+
+def test_what_the_script_for_onnx_does_not_install_is_not_needed(exported):
+    """launch/onnx_export.sh installs what it names, and what that needs."""
+    program = f"""
+import pathlib, sys
+for name in ("array_record", "grain", "jax2onnx", "jinja2", "joblib", "librosa", "markupsafe", "matplotlib", "pyarrow",
+             "sklearn", "soundfile", "soxr", "tensorboardX", "tensorflow_datasets", "threadpoolctl",
+             "tinytag", "tqdm"):
+    sys.modules[name] = None
+import mgc_jax.__main__
+from mgc_jax.export.__main__ import _run
+try:
+    _run(pathlib.Path({str(exported[1])!r}), ["onnx"], False)
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("ONNX needs jax2onnx"), done.stdout + done.stderr
 
 
 def blocks_of(page, word):

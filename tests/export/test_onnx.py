@@ -62,6 +62,7 @@ def test_from_audio(tmp_path, name, frontend):
     """The spectrogram's file feeds the model's."""
     made, folder = get_representation(name), tmp_path / "export"
     options = {"data": {"representation": name}, "corpus": "fma_small", "resampler": "soxr HQ"}
+    options["standardization"] = {"mean": [-40.0] * made.n_mels, "std": [20.0] * made.n_mels}
     if frontend:
         options |= {"model": {"frontend": name}, "stored_shape": (made.samples,)}
     model = untrained({"name": "mlp", "hidden": (4,)}, "matt", made.shape, **options)

@@ -115,7 +115,7 @@ async function lines(response, each) {
 
 function told(line) {
   if (!line.of) progress("Decoding ...");
-  else progress(`Song ${line.song} of ${line.of}, ${line.windows} windows so far`, (line.song - 1) / line.of);
+  else progress(`${line.done} of ${line.of} songs, ${line.windows} windows so far`, line.done / line.of);
 }
 
 function progress(text, share) {
