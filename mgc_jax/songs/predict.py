@@ -23,8 +23,9 @@ from mgc_jax.songs.audio import (
     representation_of,
     warn_of_other_resampler,
 )
-from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
+from mgc_jax.songs.files import bag_numbers
 from tfds_fma.clips.windows import Windows, window_seconds
+from tfds_fma.collection.songs import Tags, find_songs, read_tags
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import check_workers, start_pool
 from tfds_fma.progress import progress_bar
