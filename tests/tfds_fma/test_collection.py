@@ -15,13 +15,14 @@ from tfds_fma.clips.windows import cut_windows, window_seconds
 from tfds_fma.collection.duplicates import Fingerprint, find_duplicates, fingerprint
 from tfds_fma.collection.labels import one_spelling, read_songs
 from tfds_fma.collection.songs import find_songs
-from tfds_fma.collection.source import Collection, SongTrack, make_song
+from tfds_fma.collection.source import Collection, SongTrack, collection_source, make_song
 from tfds_fma.collection.splits import artists_of_genres, split_by_artist
 from tfds_fma.errors import UserError
 from tfds_fma.preparation import prepare_collection
 from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, read_dataset
 from tfds_fma.representations.registry import get_representation
+from tfds_fma.validate import main as validate_main
 
 RATE = 12_000
 SHORT = get_representation("mel_256x96")  # 5.44 s
@@ -235,6 +236,16 @@ class TestSplits:
     def test_too_few_artists_leave_everything_in_training(self, artists):
         assert set(split_by_artist(list("aabb"), list(artists), 0)) == {"train"}
 
+    def test_an_unknown_artist_is_one_of_each_album(self, tmp_path):
+        for number in range(6):
+            touch(tmp_path / f"{number}.wav")
+        rows = "".join(f"{n}.wav,{'ab'[n % 2]},,{n // 2}\n" for n in range(6))
+        table = tabulate(tmp_path / "t.csv", f"path,genre,artist,album\n{rows}")
+        tracks = collection_source(Collection(tmp_path, table), "mel_256x96", workers=1, progress=False).tracks
+        assert [track.split for track in tracks[::2]] == [track.split for track in tracks[1::2]]
+        assert {track.split for track in tracks} == {"train", "validation", "test"}
+        assert [track.artist_id for track in tracks] == [-1] * 6
+
     def test_artists_are_counted(self):
         assert artists_of_genres(list("aab"), list("uvu")) == {"a": 2, "b": 1}
 
@@ -336,8 +347,9 @@ class TestPrepared:
         (folder / "Rock" / "gone.wav").symlink_to("nowhere.wav")
         twin = folder / "jazz" / "artist 9" / "twin.flac"
         write(twin, soundfile.read(music / "Rock" / "artist 0" / "song 0.wav", dtype="int16")[0])
-        _, columns, rejects, lines = prepared(folder, tmp_path / "d")
+        path, columns, rejects, lines = prepared(folder, tmp_path / "d")
         assert len(columns["title"]) == 6
+        assert validate_main(["--path", str(path)]) == 0
         reasons = {Path(row["path"]).name: row["reason"] for row in rejects}
         assert reasons == {
             "noise.mp3": "undecodable", "empty.wav": "empty", "too\nshort.wav": "short", "none.wav": "no-genre",
@@ -402,3 +414,26 @@ class TestCommand:
     def test_flags_that_do_not_fit(self, tmp_path, capsys, flags, problem):
         assert main([*flags, "--data_dir", str(tmp_path)]) == 1
         assert problem in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_on_a_collection(music, tmp_path):
+    import mgc_jax
+
+    prepared(music, tmp_path / "data")
+    (tmp_path / "small.py").write_text(
+        "from mgc_jax.config.keys import default\n"
+        "def get_config():\n"
+        "    config = default()\n"
+        "    config.data.corpus, config.data.representation = 'own_mine', 'mel_256x96'\n"
+        f"    config.data.data_dir = {str(tmp_path / 'data')!r}\n"
+        "    config.model.encoder.update(\n"
+        "        name='crnn_tf', filters=(2, 2), pools=((4, 8), (4, 4)), gru_units=2, features=4)\n"
+        "    config.train.epochs = 1\n"
+        "    return config\n"
+    )
+    results = mgc_jax.train(mgc_jax.load_config(tmp_path / "small.py"), tmp_path / "run")
+    assert set(results["splits"]) == {"train", "validation"}
+
+    with pytest.raises(mgc_jax.UserError, match="--audio FOLDER --name other"):
+        mgc_jax.open_corpus(mgc_jax.load_config(tmp_path / "small.py", {"data.corpus": "own_other"}).data)

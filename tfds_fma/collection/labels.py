@@ -209,5 +209,8 @@ def _tell_oddities(genres: Iterable[str], values: dict[str, list[str]], log: Cal
             f"{missing} of {counted(len(values['genre']), 'song')} without a genre: rejected (--genre_from takes it "
             f"from elsewhere: {', '.join(ORIGINS)})"
         )
+    if len(set(values["genre"]) - {""}) == 1:
+        log(f"warning: all songs are of one genre, {max(values['genre'])!r}: a model needs at least two to tell apart")
     if missing := values["artist"].count(""):
-        log(f"{missing} of {counted(len(values['artist']), 'song')} without an artist: each counts as one of its own")
+        songs = counted(len(values["artist"]), "song")
+        log(f"{missing} of {songs} without an artist: each counts as one of its album, or alone")

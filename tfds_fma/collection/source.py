@@ -80,7 +80,7 @@ def collection_source(
 
     All songs are decoded once to find those that are there twice. The first of them in order of the paths is used,
     the others are rejected, as are songs without a genre. Where the table gives no splits, artists are dealt into
-    them: see `tfds_fma.collection.splits`. A song of unknown artist counts as an artist of its own.
+    them: see `tfds_fma.collection.splits`. An unknown artist is one of each album, or of the song alone.
 
     Args:
       collection: what to open.
@@ -100,7 +100,9 @@ def collection_source(
             "--from_arrays' --features."
         )
     folder = local_path(collection.audio)
-    songs = read_songs(folder, collection.table, collection.genre_from, log)
+    songs = read_songs(
+        folder, str(local_path(collection.table)) if collection.table else "", collection.genre_from, log
+    )
     marks = _fingerprints(songs, workers, progress)
     duplicates = find_duplicates(marks)
     if duplicates:
@@ -116,7 +118,11 @@ def collection_source(
     used = np.flatnonzero([not reason for reason, _ in rejects])
     if not len(used):
         raise UserError(f"No song in {folder} can be used: none that has a genre is there only once.")
-    artists = [artist or f"\n{path}" for artist, path in zip(songs.artist, songs.path, strict=True)]
+    # No name holds a newline, so that these are nobody's.
+    artists = [
+        artist or f"\n{album or path}"
+        for artist, album, path in zip(songs.artist, songs.album, songs.path, strict=True)
+    ]
     if any(songs.split):
         split = np.array(songs.split)
         rule = f"splits from {collection.table}"
@@ -251,7 +257,7 @@ def _tracks(
         artist = [name or f"\n{path}" for name, path in zip(artist, songs.path, strict=True)]
         album = [name or f"\n{path}" for name, path in zip(album, songs.path, strict=True)]
     artist_id, album_id = _numbers(artist), _numbers(album)
-    number = 0
+    number = 1  # FMA's ids are positive
     for row, path in enumerate(songs.path):
         windows = range(_window_count(seconds[row], representation)) if clips == "every" else (_MIDDLE,)
         for window in windows[:1] if rejects[row][0] else windows:
