@@ -409,6 +409,7 @@ class TestCommand:
             (["--clips", "every"], "name its folder with --audio"),
             (["--source", "x"], "Say which subset"),
             (["--audio", "gone"], "is no folder"),
+            (["--audio", "gone", "--split_seed", "-1"], "from 0 to"),
         ],
     )
     def test_flags_that_do_not_fit(self, tmp_path, capsys, flags, problem):
