@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfds_fma.errors import UserError
-from tfds_fma.labels import SUBSETS
+from tfds_fma.labels import SUBSETS, own_name
 from tfds_fma.paths import local_path
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
@@ -19,11 +19,19 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """Adds ``--data_dir``, ``--subset`` and ``--representation``, and ``--path`` instead of the three."""
     flags = parser.add_argument_group("the dataset", "either where it was prepared and what, or its folder")
     flags.add_argument("--data_dir", metavar="DIR", help="where TFDS keeps datasets, as given to tfds_fma.prepare")
-    flags.add_argument("--subset", choices=SUBSETS)
+    flags.add_argument(
+        "--subset", type=_subset, metavar="NAME", help=f"{', '.join(SUBSETS)}; or own_NAME, a music collection"
+    )
     flags.add_argument("--representation", metavar="NAME", help=f"default: {DEFAULT_REPRESENTATION}")
     flags.add_argument(
         "--path", metavar="VERSION_DIR", help="the folder that holds dataset_info.json, instead of the three above"
     )
+
+
+def _subset(text: str) -> str:
+    if text not in SUBSETS and not own_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SUBSETS)} and no collection, own_NAME")
+    return text
 
 
 def dataset_path(args: argparse.Namespace) -> Path:

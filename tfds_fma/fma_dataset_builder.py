@@ -25,12 +25,12 @@ from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.sources import ClipSource, fma_source
 from tfds_fma.errors import UserError
-from tfds_fma.labels import SUBSETS, genres_of
+from tfds_fma.labels import SUBSETS, genres_of, own_name
 from tfds_fma.parallel import ordered_map
 from tfds_fma.progress import Progress, progress_bar
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
-from tfds_fma.source.tracks import SPLITS
+from tfds_fma.source.tracks import SPLITS, Track
 from tfds_fma.storage import layout
 from tfds_fma.storage.columns import Unfit, load_columns, write_columns
 from tfds_fma.storage.shards import (
@@ -53,7 +53,7 @@ class FmaConfig(tfds.core.BuilderConfig):
     """A subset of FMA in one representation.
 
     Attributes:
-      subset: see `tfds_fma.labels.SUBSETS`.
+      subset: see `tfds_fma.labels.SUBSETS`; or the name of a music collection, see `tfds_fma.labels.own_subset`.
       representation: name of a representation, see `tfds_fma.representations`.
     """
 
@@ -65,7 +65,7 @@ def make_config(subset: str, representation: str, description: str) -> FmaConfig
     """Returns a config under the name that `tfds_fma.storage.layout` gives it."""
     return FmaConfig(
         name=layout.config_name(subset, representation),
-        description=f"FMA-{subset}, {description}",
+        description=f"{subset if own_name(subset) else f'FMA-{subset}'}, {description}",
         subset=subset,
         representation=representation,
     )
@@ -132,7 +132,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=features_of(representation, given.genres if given else genres_of(config.subset)),
             supervised_keys=("clip", "genre"),
-            homepage="https://github.com/mdeff/fma",
+            homepage="" if own_name(config.subset) else "https://github.com/mdeff/fma",
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
                 {layout.RESAMPLER: given.resampler if given else _resampler_of(representation)}
@@ -290,7 +290,8 @@ def count_reasons(rejects: Iterable[Reject]) -> str:
 def _nothing_usable(rejects: list[Reject]) -> str:
     """The message for a source of which no clip can be used."""
     first = rejects[0]
-    hint = " FMA's clips lie in numbered folders, as in the official zip files." if first.reason == "missing" else ""
+    numbered = first.reason == "missing" and type(first.track) is Track  # of a collection: where its table says
+    hint = " FMA's clips lie in numbered folders, as in the official zip files." if numbered else ""
     return (
         f"None of the {len(rejects)} clips of the table could be used ({count_reasons(rejects)}). The first is "
         f"{first.path}: {first.detail}.{hint}"

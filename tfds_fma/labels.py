@@ -1,5 +1,7 @@
 """The genres of the Free Music Archive and their class ids."""
 
+import re
+
 from tfds_fma.errors import UserError
 
 # Class ids are positions in this tuple. The order is that of MATT's published label map, in which the eight
@@ -34,6 +36,9 @@ SUBSETS: tuple[str, ...] = ("small", "medium", "large", "full")
 
 _SMALL_GENRES = 8
 
+# A music collection of one's own takes the place of a subset, under a name that begins so.
+_OWN = "own_"
+
 
 def genres_of(subset: str) -> tuple[str, ...]:
     """Returns the genre names of a subset; class ids are positions in the tuple.
@@ -47,3 +52,19 @@ def genres_of(subset: str) -> tuple[str, ...]:
     if subset not in SUBSETS:
         raise UserError(f"Unknown subset {subset!r}. Choose one of: {', '.join(SUBSETS)}.")
     return GENRES[:_SMALL_GENRES] if subset == "small" else GENRES
+
+
+def own_subset(name: str) -> str:
+    """Returns what a music collection of one's own is called in the place of a subset, such as ``own_music``.
+
+    Raises:
+      UserError: if it cannot be called that, as TFDS makes a folder's name of it.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise UserError(f"{name!r} cannot be the name of a collection: use lower-case letters, digits and _ only.")
+    return f"{_OWN}{name}"
+
+
+def own_name(subset: str) -> str:
+    """Returns the name of a music collection of one's own; "" if `subset` is none."""
+    return subset.removeprefix(_OWN) if re.fullmatch(rf"{_OWN}[a-z0-9_]+", subset) else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfds_fma.errors import UserError
-from tfds_fma.labels import genres_of
+from tfds_fma.labels import genres_of, own_subset
 from tfds_fma.locks import only_one
 from tfds_fma.parallel import check_workers
 from tfds_fma.paths import local_path
@@ -22,6 +22,7 @@ from tfds_fma.storage.columns import COLUMNS_FILE
 
 if TYPE_CHECKING:
     from tfds_fma.clips.sources import ClipSource
+    from tfds_fma.collection.source import Collection
     from tfds_fma.source.arrays import ArrayFiles
 
 
@@ -134,6 +135,56 @@ def prepare_arrays(
 
     return prepare_clips(
         open_source, subset, representation, data_dir, progress=progress, overwrite=overwrite, log=log
+    )
+
+
+def prepare_collection(
+    collection: "Collection",
+    name: str,
+    representation: str,
+    data_dir: str | Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+    beam_options: list[str] | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Prepares a music collection of one's own, whose corpus is then called ``own_NAME``; otherwise as `prepare`.
+
+    Args:
+      collection: the folder of audio, and how it is to become a dataset.
+      name: of the collection: lower-case letters, digits and underscores.
+      representation: see `tfds_fma.representations.registry.get_representation`; one that is computed from audio.
+      data_dir: where TFDS keeps datasets.
+      workers: processes that decode.
+      progress: whether to show a progress bar.
+      overwrite: whether to prepare again what is there.
+      beam_options: make the clips with Apache Beam, given these options.
+      log: takes the lines for people.
+
+    Returns:
+      The folder of the prepared dataset.
+
+    Raises:
+      UserError: if something is wrong with the arguments or the collection.
+    """
+
+    def open_source() -> "ClipSource":
+        from tfds_fma.collection.source import collection_source
+
+        return collection_source(collection, representation, log, workers=workers, progress=progress)
+
+    return prepare_clips(
+        open_source,
+        own_subset(name),
+        representation,
+        data_dir,
+        workers=workers,
+        progress=progress,
+        overwrite=overwrite,
+        beam_options=beam_options,
+        log=log,
     )
 
 

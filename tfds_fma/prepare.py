@@ -1,6 +1,7 @@
-"""Prepares FMA: gets the clips, computes a representation, writes a TFDS dataset.
+"""Prepares FMA, music or arrays of your own: gets the clips, computes a representation, writes a TFDS dataset.
 
 python -m tfds_fma.prepare --source ~/fma --subset small --representation mel_1360x96 --data_dir ~/data
+python -m tfds_fma.prepare --audio ~/music --name mine --representation mel_1360x96 --data_dir ~/data
 python -m tfds_fma.prepare --from_arrays mels.npz --table tracks.csv --subset small --representation mel_100x250 \
     --data_dir ~/data
 
@@ -10,13 +11,14 @@ Without a source, a dataset that is there already gets the columns file that it 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
-from tfds_fma.labels import SUBSETS
+from tfds_fma.labels import SUBSETS, own_subset
 from tfds_fma.parallel import usable_cores
-from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays
+from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays, prepare_collection
 from tfds_fma.representations.registry import REPRESENTATIONS
 
 if TYPE_CHECKING:
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
 _ARRAY_FLAGS = ("from_arrays", "table", "axes", "clips_key", "ids", "ids_key", "features", "genres", "columns")
 
 
-_TREE_FLAGS = ("source", "workers", "download", "unverified", "beam")
+_TREE_FLAGS = ("source", "download", "unverified")
+
+# Those of all clips that are computed from audio.
+_WORK_FLAGS = ("workers", "beam")
+
+# And those of a music collection, beside --table.
+_COLLECTION_FLAGS = ("audio", "name", "clips", "genre_from", "split_seed")
+
+_DEFAULT_NAME = "music"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,12 +53,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder with fma_metadata and fma_small, fma_medium, ..., extracted or zipped",
     )
-    parser.add_argument("--subset", required=True, choices=SUBSETS)
+    parser.add_argument("--subset", choices=SUBSETS, help="of FMA; for arrays, the first part of the dataset's name")
     parser.add_argument(
         "--representation",
         metavar="NAME",
         help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default, with "
-        f"--source: {DEFAULT_REPRESENTATION}",
+        f"--source or --audio: {DEFAULT_REPRESENTATION}",
     )
     parser.add_argument(
         "--data_dir",
@@ -77,8 +87,35 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="make the clips with Apache Beam; e.g. --beam='--runner=FlinkRunner --parallelism=64'. Every worker must "
         "see the folders under the same paths",
     )
+    _add_collection_flags(parser)
     _add_array_flags(parser)
     return parser.parse_args(argv)
+
+
+def _add_collection_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `_COLLECTION_FLAGS`, absent from the namespace if not given: `Collection` has the defaults."""
+    flags = parser.add_argument_group(
+        "your own music",
+        "instead of --source and --subset: any audio files, whose genre, artist and album a --table tells (columns "
+        "path, genre, artist, album, title, split), or their tags, or folders FOLDER/genre/artist/album/song",
+        argument_default=argparse.SUPPRESS,
+    )
+    flags.add_argument("--audio", metavar="FOLDER", help="folder of audio files, at any depth")
+    flags.add_argument(
+        "--name",
+        help=f"name of the collection; default: {_DEFAULT_NAME}. To train on it: --config.data.corpus=own_NAME",
+    )
+    flags.add_argument(
+        "--clips",
+        choices=("middle", "every"),
+        help="30 s from the middle of each song, as FMA's (default), or consecutive windows of all of it",
+    )
+    flags.add_argument(
+        "--genre_from",
+        choices=("table", "tags", "folders"),
+        help="default: the table if it has a column genre, else the tags if half of the songs have it, else folders",
+    )
+    flags.add_argument("--split_seed", type=int, metavar="N", help="of the draw of artists into splits; default: 0")
 
 
 def _add_array_flags(parser: argparse.ArgumentParser) -> None:
@@ -123,25 +160,40 @@ def _add_array_flags(parser: argparse.ArgumentParser) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Raises UserError unless the clips come from one place, and all flags are that place's."""
+
+    def given(names: Sequence[str]) -> list[str]:
+        return [f"--{name}" for name in names if getattr(args, name, None) not in (None, False)]
+
+    if "audio" in args:
+        wrong = given([name for name in (*_ARRAY_FLAGS, *_TREE_FLAGS, "subset") if name != "table"])
+        if wrong:
+            raise UserError(f"{wrong[0]} is not for --audio, your own music: leave out the one or the other.")
+        return
+    if of_collection := given(_COLLECTION_FLAGS):
+        raise UserError(f"{of_collection[0]} is for your own music: name its folder with --audio FOLDER.")
     of_arrays = [f"--{name}" for name in _ARRAY_FLAGS if name in args]
-    of_tree = [f"--{name}" for name in _TREE_FLAGS if getattr(args, name) not in (None, False)]
+    of_tree = given((*_TREE_FLAGS, *_WORK_FLAGS))
     if of_arrays and of_tree:
         raise UserError(
             f"{of_tree[0]} is for an FMA tree, {of_arrays[0]} for precomputed arrays: leave out the one or the other."
         )
     if not of_arrays and args.source is None:
         raise UserError(
-            "Say what to prepare: --source DIR for an FMA tree, or --from_arrays FILE --table FILE for precomputed "
-            "arrays."
+            "Say what to prepare: --source DIR for an FMA tree, --audio FOLDER for your own music, or --from_arrays "
+            "FILE --table FILE for precomputed arrays."
         )
+    if args.subset is None:
+        raise UserError(f"Say which subset: --subset {', '.join(SUBSETS[:-1])} or {SUBSETS[-1]}.")
     if of_arrays and args.representation is None:
         raise UserError("Give what the arrays hold a name of its own: --representation NAME, such as mel_100x250.")
 
 
-def _completes(args: argparse.Namespace) -> bool:
-    """Whether no source is named, and nothing to be made of it: enough for a dataset that is there."""
-    named = args.source is not None or any(name in args for name in _ARRAY_FLAGS)
-    return not (named or args.overwrite or args.representation is None)
+def _named(args: argparse.Namespace) -> str:
+    """The subset to complete, or what a collection is called in its place; "" if a source or too little is named."""
+    of_source = args.source is not None or any(name in args for name in (*_ARRAY_FLAGS, "audio"))
+    if of_source or args.overwrite or args.representation is None:
+        return ""
+    return own_subset(args.name) if "name" in args else args.subset or ""
 
 
 def _array_files(args: argparse.Namespace) -> "ArrayFiles":
@@ -160,20 +212,37 @@ def _array_files(args: argparse.Namespace) -> "ArrayFiles":
 
 def _run(args: argparse.Namespace) -> None:
     """Prepares what the flags name; downloads it first if asked to."""
-    if _completes(args) and complete_prepared(args.subset, args.representation, args.data_dir, print):
+    if (subset := _named(args)) and complete_prepared(subset, args.representation, args.data_dir, print):
         return
     _check_flags(args)
-    if args.source is None:
+    representation = args.representation or DEFAULT_REPRESENTATION
+    if args.source is None and "audio" not in args:
         prepare_arrays(_array_files(args), args.subset, args.representation, args.data_dir, overwrite=args.overwrite)
         return
     try:
         beam_options = None if args.beam is None else shlex.split(args.beam)
     except ValueError as error:
         raise UserError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
+    if "audio" in args:
+        from tfds_fma.collection.source import Collection
+
+        flags = {name: getattr(args, name) for name in (*_COLLECTION_FLAGS, "table") if name in args}
+        name = flags.pop("name", _DEFAULT_NAME)
+        prepare_collection(
+            Collection(**flags),
+            name,
+            representation,
+            args.data_dir,
+            workers=args.workers,
+            overwrite=args.overwrite,
+            beam_options=beam_options,
+        )
+        print(f"to train on it: --config.data.corpus={own_subset(name)} --config.data.representation={representation}")
+        return
     prepare(
         args.source,
         args.subset,
-        args.representation or DEFAULT_REPRESENTATION,
+        representation,
         args.data_dir,
         workers=args.workers,
         overwrite=args.overwrite,

@@ -21,6 +21,7 @@ from mgc_jax.config.keys import (
 )
 from mgc_jax.config.options import CHOICES
 from mgc_jax.errors import UserError
+from tfds_fma.labels import own_name
 from tfds_fma.representations.feature_names import groups_of
 from tfds_fma.representations.registry import REPRESENTATIONS, is_name
 
@@ -59,7 +60,8 @@ def validate(config: ConfigDict) -> None:
         _require(value >= least, key, value, f"it must be at least {least}")
 
     at_least("seed", config.seed, 0)
-    one_of("data.corpus", data.corpus, CORPORA)
+    _require(data.corpus in CORPORA or own_name(data.corpus) != "", "data.corpus", data.corpus,
+             f"choose one of {', '.join(CORPORA)}, or own_NAME for music of your own")  # fmt: skip
     one_of("data.auto_first", data.auto_first, tuple(name for name in CORPORA if name.startswith("fma_")))
     # Arrays can be prepared under any name: opening the corpus checks whether this one is.
     _require(is_name(data.representation), "data.representation", data.representation,

@@ -38,7 +38,8 @@ def default() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.corpus = "auto"  # auto (prepared FMA, else demo), demo, fma_small, _medium, _large or _full, arrays
+    # auto (prepared FMA, else demo), demo, fma_small, _medium, _large or _full, own_NAME (a music collection), arrays
+    config.data.corpus = "auto"
     config.data.auto_first = "fma_medium"  # what auto takes first: the paper's; then fma_medium, then fma_small
     config.data.data_dir = "data"  # where tfds_fma.prepare wrote, and where the demo is made
     config.data.representation = (

@@ -21,7 +21,7 @@ class Corpus:
     """Clips and their track table; row i of every array is clip i.
 
     Attributes:
-        name: what the user calls it: demo, fma_small, fma_medium, fma_large, fma_full, arrays.
+        name: what the user calls it: demo, fma_small, fma_medium, fma_large, fma_full, own_NAME, arrays.
         genres: label names; `label` indexes them.
         clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
             In memory, or on the disk: then indexing reads them.

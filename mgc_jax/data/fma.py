@@ -1,4 +1,4 @@
-"""FMA as prepared by `tfds_fma`, and the demo corpus, which is made where it is missing."""
+"""FMA, or a music collection, as prepared by `tfds_fma`, and the demo corpus, which is made where it is missing."""
 
 import logging
 from pathlib import Path
@@ -11,6 +11,7 @@ from mgc_jax.data.on_disk import LazyClips, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
 from tfds_fma.identity import labelled_table
+from tfds_fma.labels import own_name
 from tfds_fma.paths import local_path
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.storage import layout
@@ -54,8 +55,10 @@ def not_prepared(data: Any, subset: str) -> str:
     folder = local_path(data.data_dir)
     prepared = folder.glob(f"{layout.DATASET_NAME}/*/{layout.VERSION}/dataset_info.json")
     there = ", ".join(sorted(path.parent.parent.name for path in prepared))
-    options = f"--subset {subset} --representation {data.representation} --data_dir {data.data_dir}"
-    if is_computed(data.representation):
+    options = f"{layout.subset_flag(subset)} --representation {data.representation} --data_dir {data.data_dir}"
+    if own_name(subset):
+        remedy = f"Prepare your music: python -m tfds_fma.prepare --audio FOLDER {options}"
+    elif is_computed(data.representation):
         remedy = (
             f"Get fma_metadata.zip and fma_{subset}.zip (the FMA data set's page on GitHub, mdeff/fma, has the "
             f"addresses), then run: python -m tfds_fma.prepare --source DIR {options}"

@@ -16,9 +16,10 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.metrics import mean_log_scores
 from mgc_jax.scoring import BagScores
 from mgc_jax.songs.audio import Task, decoded, first_task, further_tasks, warn_of_other_resampler
-from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
+from mgc_jax.songs.files import bag_numbers
 from mgc_jax.songs.representation import song_representation
 from tfds_fma.clips.windows import Windows, window_seconds
+from tfds_fma.collection.songs import Tags, find_songs, read_tags
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import check_workers, start_pool
 from tfds_fma.progress import progress_bar

@@ -338,6 +338,17 @@ def test_auto_without_fma_is_the_demo(tmp_path):
     assert "SYNTHETIC" in why
 
 
+def test_music_of_ones_own_that_is_not_prepared_tells_how_to_prepare_it(tmp_path):
+    config = default()
+    config.data.corpus, config.data.data_dir = "own_mine", str(tmp_path)
+    checks.validate(config)
+    with pytest.raises(UserError, match=r"own_mine .* --audio FOLDER --name mine --representation mel_1360x96"):
+        open_corpus(config.data)
+    config.data.corpus = "mine"
+    with pytest.raises(UserError, match="or own_NAME"):
+        checks.validate(config)
+
+
 def test_a_representation_that_is_not_prepared_is_named_with_what_is(tmp_path, corpus):
     save_arrays(corpus, tmp_path)
     files = ArrayFiles(str(tmp_path / "tracks.csv"), str(tmp_path / "clips.npz"))

@@ -18,12 +18,13 @@ from mgc_jax.errors import UserError
 from mgc_jax.predict import check_place
 from mgc_jax.scoring import BagScores
 from mgc_jax.songs.audio import decoded, first_task, further_tasks, warn_of_other_resampler
-from mgc_jax.songs.files import Tags, bag_numbers, find_songs, read_tags
+from mgc_jax.songs.files import bag_numbers
 from mgc_jax.songs.plot import write_curves
 from mgc_jax.songs.predict import EmbeddedSong, Failure, embed_songs, predict_songs
 from mgc_jax.songs.representation import song_representation
 from mgc_jax.songs.table import rows, terminal_table, write_predictions
 from tfds_fma.clips.windows import Windows, cut_windows
+from tfds_fma.collection.songs import Tags, find_songs, read_tags
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import WorkerDied
 from tfds_fma.representations.registry import get_representation

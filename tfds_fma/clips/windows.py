@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -102,7 +102,7 @@ def cut_windows(
       ClipError: there is no such file; or it is empty, no audio, damaged beyond use, or shorter than half a window.
     """
     take_printed()
-    with _opened(path) as file, decoder_errors_as_clip_errors():
+    with open_audio(path) as file, decoder_errors_as_clip_errors():
         with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
             if not audio.samplerate <= _MOST_RATE:
                 raise ClipError("undecodable", f"its header tells a sample rate of {audio.samplerate:,} Hz")
@@ -231,7 +231,7 @@ def _stored(
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def open_audio(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that has bytes, unbuffered; raises ClipError if it is none."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block

@@ -183,8 +183,7 @@ def read_columns(
     Raises:
       UserError: if the file cannot be read, lacks a column, or has no rows.
     """
-    optional = (columns.artist, columns.album, columns.title, columns.artist_name, columns.subset)
-    wanted = [columns.track_id, columns.genre, columns.split, *features, *filter(None, optional)]
+    wanted = [*filter(None, dataclasses.astuple(columns)), *features]
     try:
         with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file, long_fields():
             positions, reader = _after_header(csv.reader(file))

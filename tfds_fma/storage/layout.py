@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tfds_fma.labels import own_name
 from tfds_fma.paths import local_path
 
 DATASET_NAME = "fma"
@@ -60,10 +61,16 @@ def remedy(path: Path) -> str:
 def prepare_command(path: Path) -> str:
     """The command line that prepares the dataset in a version folder."""
     subset, _, representation = path.parent.name.rpartition("-")
+    source = "--audio FOLDER" if own_name(subset) else "--source DIR"
     return (
-        f"python -m tfds_fma.prepare --source DIR --subset {subset} --representation {representation} "
+        f"python -m tfds_fma.prepare {source} {subset_flag(subset)} --representation {representation} "
         f"--data_dir {data_dir_of(path)}"
     )
+
+
+def subset_flag(subset: str) -> str:
+    """The flag of ``tfds_fma.prepare`` that names a subset, or a music collection of one's own."""
+    return f"--name {own_name(subset)}" if own_name(subset) else f"--subset {subset}"
 
 
 def columns_remedy(path: Path) -> str:
@@ -73,7 +80,7 @@ def columns_remedy(path: Path) -> str:
     subset, _, representation = path.absolute().parent.name.partition("-")
     return (
         "To open it without, run once: python -m tfds_fma.prepare "
-        f"--subset {subset} --representation {representation} --data_dir {data_dir_of(path)}"
+        f"{subset_flag(subset)} --representation {representation} --data_dir {data_dir_of(path)}"
     )
 
 

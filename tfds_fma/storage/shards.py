@@ -6,6 +6,7 @@ folder of their own (`Staging`), each with a note of what is in it, until all ar
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ class Staging:
 
 def _example(track: Track, clip: Clip) -> dict[str, Any]:
     """The example of a track, as TFDS takes it."""
-    fields = asdict(track)
+    fields = {field.name: getattr(track, field.name) for field in dataclasses.fields(Track)}  # not those of SongTrack
     del fields["split"]
     return fields | {"clip": clip.array, "genre": track.genre or -1}
 
