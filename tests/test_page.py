@@ -50,7 +50,7 @@ class Model:
     mesh = SimpleNamespace(size=1)
     inputs = SimpleNamespace(frontend=None)
     meta = SimpleNamespace(
-        corpus="demo", stored_shape=(256, 96), resampler="",
+        corpus="demo", stored_shape=(256, 96), resampler="soxr HQ, version unknown",
         config={
             "data": {"representation": "mel_256x96", "features": []},
             "model": {"frontend": "", "pooling": {"name": "matt"}},
