@@ -113,8 +113,8 @@ def compare(run: Path, other: Path, splits: Sequence[str] | None, cka_clips: int
 
 
 def comparison_folder(run: Path, other: Path) -> Path:
-    """Returns where the comparison with a run is written: the name of its folder; behind it eight digits of the hash of
-    its path, if there is a comparison with another run of that name.
+    """Returns where the comparison with a run is written: by the name of its folder, and eight digits of the hash of
+    its path if there is a comparison with another run of that name.
     """
     path = other.resolve()
     folder = run / FOLDER / "compared" / path.name
