@@ -19,13 +19,13 @@ from mgc_jax.export.reference import (
     PROBE,
     audio_frontend,
     audio_samples,
-    cpu,
-    on_cpu,
+    cpu_device,
     probe_bags,
     read_probe,
     require_equal,
     require_equal_spectrogram,
     spectrogram_frames,
+    using_cpu,
 )
 from mgc_jax.inference import WEIGHTS, CheckpointMeta, ExportedModel, load_export
 from mgc_jax.runtime import platform
@@ -126,11 +126,11 @@ def _compare_weights(exported: ExportedModel, probe: Probe, what: str) -> float:
 def _compare_stablehlo(content: bytes, exported: ExportedModel, probe: Probe, what: str) -> float:
     function = stablehlo.from_stablehlo(content, what)
     try:
-        with on_cpu():
+        with using_cpu():
             scores = function(jnp.asarray(probe["clips"]), jnp.asarray(probe["present"]))
     except (ValueError, TypeError) as error:  # shapes or names of another function
         raise UserError(f"{what} is of another model: {str(error).splitlines()[0]}") from error
-    exact = _in_float32(exported.meta) and cpu() is not None
+    exact = _in_float32(exported.meta) and cpu_device() is not None
     return require_equal(scores._asdict(), probe, CLOSE if exact else COARSE, what)
 
 
@@ -138,7 +138,7 @@ def _compare_onnx(content: bytes, exported: ExportedModel, probe: Probe, what: s
     clips = probe["clips"]
     if (frontend := exported.inputs.frontend) is not None:
         flat = clips.reshape(-1, clips.shape[2])
-        with on_cpu():
+        with using_cpu():
             clips = np.asarray(jax.jit(frontend.__call__)(flat)).reshape(*clips.shape[:2], *frontend.clip_shape)
     values = onnx.session(content, what)(clips=clips, present=probe["present"])
     tolerance = CLOSE if _in_float32(exported.meta) else COARSE

@@ -24,17 +24,17 @@ CLOSE, COARSE = 1e-5, 0.1
 _DECIBELS = 1e-3  # of spectrograms: the rounding of a float32 FFT (`LogMelFrontend`)
 
 
-def cpu() -> jax.Device | None:
+def cpu_device() -> jax.Device | None:
     """Returns the device that formats are compared on, also beside a GPU; None: JAX was told to use no CPU."""
     try:
-        return jax.devices("cpu")[0]
+        return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
 
 
-def on_cpu() -> contextlib.AbstractContextManager[object]:
-    """Inside it, `cpu` computes; where there is none the default device, as outside."""
-    device = cpu()
+def using_cpu() -> contextlib.AbstractContextManager[object]:
+    """Inside it, `cpu_device` computes; where there is none the default device, as outside."""
+    device = cpu_device()
     return contextlib.nullcontext() if device is None else jax.default_device(device)
 
 
@@ -47,7 +47,7 @@ def reference(exported: ExportedModel) -> dict[str, np.ndarray]:
         `spectrogram` float32 [2, frame, mel]. Half of the audio is silence, and all of the last clip: there a
         spectrogram is as far below its maximum as it may be, or at its floor.
     """
-    with on_cpu():
+    with using_cpu():
         return _reference(exported)
 
 

@@ -144,10 +144,10 @@ def test_beside_a_gpu_the_cpu_is_compared_with_the_close_tolerance(exported, mon
     with jax.default_device(others[-1] if others else first):  # as a GPU would be
         formats._compare_stablehlo(content, model, probe, "it")
 
-        def no_cpu(kind):
+        def no_cpu(**_):
             raise RuntimeError
 
-        monkeypatch.setattr(reference.jax, "devices", no_cpu)
+        monkeypatch.setattr(reference.jax, "local_devices", no_cpu)
         formats._compare_stablehlo(content, model, probe, "it")
     assert seen == [(first, CLOSE), (others[-1] if others else first, COARSE)]
 
