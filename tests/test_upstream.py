@@ -122,3 +122,9 @@ def test_orbax_keeps_metrics_where_damage_is_looked_for(tmp_path):
     file = tmp_path / "c" / "3" / "metrics" / "metrics"
     assert file.is_file(), "mgc_jax/training/checkpoint.py reads the metrics in <step>/metrics/metrics"
     assert file.read_text() == '{"a": 1.0}'
+
+
+def test_jax2onnx_stamps_the_shape_of_a_value():
+    shapes = pytest.importorskip("jax2onnx.plugins._ir_shapes")
+    parameters = list(inspect.signature(shapes._stamp_type_and_shape).parameters)
+    assert len(parameters) >= 2, "mgc_jax/export/onnx.py gives it a value and a shape"

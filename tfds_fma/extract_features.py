@@ -34,7 +34,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from tfds_fma.clips.decode import AUDIO_SUFFIXES
 from tfds_fma.clips.feature_extraction import BLOCK_SAMPLES, extract
 from tfds_fma.command_line import exit_status
 from tfds_fma.errors import ClipError, UserError, in_words
@@ -44,7 +43,7 @@ from tfds_fma.parallel import check_workers, ordered_map, usable_cores
 from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.feature_names import COLUMNS
-from tfds_fma.source.audio_files import Container, find_containers
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES, Container, find_containers
 from tfds_fma.source.feature_table import format_row, write_rows
 from tfds_fma.source.tracks import read_tracks
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mgc_jax.page.uploads import Drop
 from mgc_jax.songs.predict import Song, SongPredictions
-from tfds_fma.clips.decode import AUDIO_SUFFIXES
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES
 
 _SENTENCES = {
     "empty": "it is empty",

@@ -25,7 +25,7 @@ from mgc_jax.page.classifier import Classifier, StoppedError
 from mgc_jax.page.uploads import MOST_FILES, NO_ROOM, Drop, RefusedError, receive_files, too_large
 from mgc_jax.report.charts import COLOURS
 from mgc_jax.runtime.files import writing
-from tfds_fma.clips.decode import AUDIO_SUFFIXES
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -131,15 +131,16 @@ class Classifier:
                 self.model, paths, bags=bags, hop=self._hop, workers=self._workers, pool=self._pool,
                 on_windows=on_windows,
             )  # fmt: skip
-        except UserError as error:
-            if not isinstance(error.__cause__, BrokenProcessPool):
-                raise
+        finally:
+            self._replace_dead_decoders()
+
+    def _replace_dead_decoders(self) -> None:
+        """Starts other worker processes if a file has killed one, after which a pool takes no work."""
+        try:
+            self._pool.submit(int).result()
+        except BrokenProcessPool:
             self.close()
             self._pool = start_pool(self._workers)
-            raise UserError(
-                "the process that decodes the files died: a file crashed the decoder, or memory ran out; leave out "
-                "the files that other players cannot play either"
-            ) from error
 
     def _spectrograms(self, clips: np.ndarray) -> np.ndarray | None:
         """Returns what the model takes of stored clips as spectrograms [clip, frame, mel]; None: it takes none."""

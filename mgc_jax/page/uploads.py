@@ -15,7 +15,7 @@ from typing import Any
 
 from mgc_jax.runtime.files import writing
 from mgc_jax.songs.files import BAGS
-from tfds_fma.clips.decode import AUDIO_SUFFIXES
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES
 
 MOST_FILES = 500
 NO_ROOM = "Make room there, or set TMPDIR to another place."

@@ -566,7 +566,7 @@ def test_comparison_shows_what_differs(tmp_path):
             lambda run: (run / "results.json").write_text('{"splits": {"test": {"clips": 1, "bags": 1, "clip": {}}}}'),
             "'test' is no result",
         ),
-        (lambda run: (run / "report.tmp").mkdir(), "cannot be written"),
+        (lambda run: (run / "report.html.tmp").mkdir(), "cannot be written"),
         (lambda run: (run / "predictions.parquet").write_bytes(b"PAR1 cut"), "cannot be read as Parquet"),
         (lambda run: (run / "config.json").write_text("[]"), "not a JSON object"),
     ],

@@ -16,10 +16,6 @@ from tfds_fma.errors import ClipError
 from tfds_fma.parallel import take_printed
 from tfds_fma.representations.base import SOXR
 
-# The usual endings of what libsndfile reads.
-AUDIO_SUFFIXES = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav")
-
-
 # A clip with less than this share of the wanted length is rejected; a longer one is padded with zeros, as
 # MATT did.
 MIN_SHARE = 0.5

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_fma.clips.decode import AUDIO_SUFFIXES
 from tfds_fma.errors import UserError
 from tfds_fma.paths import local_path
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES
 
 # A tag may hold megabytes.
 _MOST_CHARACTERS = 500
@@ -33,7 +33,7 @@ class Tags:
 def find_songs(paths: Iterable[str | Path]) -> list[Path]:
     """Returns the audio files among files and below folders, each once; those of a folder in order of their names.
 
-    In folders, files with other endings than `tfds_fma.clips.decode.AUDIO_SUFFIXES` and hidden ones are left out, and
+    In folders, files with other endings than `AUDIO_SUFFIXES` and hidden ones are left out, and
     links to folders are not followed. A path that is not there is returned: what reads it says so.
 
     Raises:

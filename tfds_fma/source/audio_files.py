@@ -12,6 +12,9 @@ from typing import BinaryIO
 from tfds_fma.errors import UNREADABLE, ClipError, UserError, in_words
 from tfds_fma.source.archives import check_zip, readable_size, size_limit
 
+# The usual endings of what libsndfile reads.
+AUDIO_SUFFIXES = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav")
+
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
 # looked into first. fma_full holds whole tracks; cutting the clips out of them again would give other bits.
 _ARCHIVES = {
