@@ -573,6 +573,7 @@ def export(tmp_path):
         config=to_json(config), corpus="fma_small", fingerprint="", genres=("Rock", "Folk", "Jazz"),
         subgenres=("Rock", "Folk", "Jazz"), subgenre_parents=(0, 1, 2), stored_shape=(256, 96), clip_shape=(256, 96),
         adjustment=(0.0, 0.0, 0.0), standardization={"mean": [-40.0] * 96, "std": [20.0] * 96},
+        resampler="soxr HQ, version unknown",
     )  # fmt: skip
     folder = tmp_path / "export"
     write_export(folder, ExportedModel(model_of(meta), inputs_of(meta), meta))
