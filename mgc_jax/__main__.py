@@ -32,11 +32,9 @@ def main() -> None:
         sys.exit(importlib.import_module(COMMANDS[word]).main())
     if not word.startswith("-"):
         sys.exit(f"error: unknown command {word!r}; choose one of {', '.join(COMMANDS)}, or give --config FILE")
-    if word in ("-h", "--help"):
-        print(__doc__)
     from mgc_jax.main import command
 
-    command()
+    command(f"{__doc__}\n")
 
 
 if __name__ == "__main__":

@@ -69,10 +69,14 @@ _TIMEOUT = flags.DEFINE_float(
 log = logging.getLogger("mgc_jax")
 
 
-def command() -> None:
-    """Runs the command `mgc-jax`, also `python -m mgc_jax.main`, and exits with its status."""
+def command(about: str = "") -> None:
+    """Runs the command `mgc-jax`, also `python -m mgc_jax.main`, and exits with its status.
+
+    Args:
+        about: what `--help` prints first.
+    """
     prepare_process(cpu_devices=None)  # --cpu_devices says how many
-    app.run(main, flags_parser=lambda argv: parse_flags(argv, __doc__ or ""))
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, f"{about}{__doc__}"))
 
 
 def main(argv: list[str]) -> int:

@@ -254,7 +254,8 @@ def test_the_installed_command_is_the_module(folder):
     result = run(folder, "mgc-jax", "--config", "small.py", "--config.seed=-1")
     assert_clear_error(result, "config.seed=-1")
     shown = run(folder, "mgc-jax", "--help")
-    assert shown.stdout.endswith(main(folder, "--help").stdout)
+    assert shown.stdout.count("mgc-jax predict MODEL") == 1
+    assert shown.stdout.endswith(main(folder, "--help").stdout.lstrip())
     program = "import sys; sys.argv = ['/bin/mgc-jax', '--mode', 'eval']\n"
     program += "from mgc_jax.runtime.environment import command; print(command())"
     assert run(folder, "-c", program).stdout == "mgc-jax --mode eval\n"
