@@ -76,7 +76,7 @@ class Classifier:
         most = self.model.meta.config["eval"]["batch_clips"]
         sizes = {chunk_size(number, most, self.model.mesh.size) for number in range(1, most + 1)}
         for size in sorted(sizes):
-            self.model.embed(np.zeros((size, *self._representation.shape), self._representation.dtype))
+            self.model.embed(np.zeros((size, *self.model.meta.stored_shape), self._representation.dtype))
 
     def classify(
         self, drop: Drop, *, report: Callable[[dict[str, int]], None], stop: threading.Event
