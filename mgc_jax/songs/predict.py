@@ -23,6 +23,8 @@ from tfds_fma.collection.songs import Tags, find_songs, read_tags
 from tfds_fma.errors import ClipError
 from tfds_fma.parallel import check_workers, start_pool
 from tfds_fma.progress import progress_bar
+from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.feature_vector import FeatureVector
 
 
 class ClipModel(Protocol):
@@ -167,7 +169,7 @@ def predict_songs(
         UserError: the model cannot take audio, an option makes no sense, or there is no audio file.
     """
     bag_numbers((), (), bags)
-    window, hop = _window_and_hop(model, hop)
+    window, hop = _window_and_hop(song_representation(model.meta), hop)
     parts = embed_songs(
         model, paths, hop=hop, workers=workers, progress=progress, pool=pool, on_windows=on_windows
     )  # fmt: skip
@@ -193,7 +195,7 @@ def embed_songs(
     """
     check_workers(workers)
     representation = song_representation(model.meta)
-    _, hop = _window_and_hop(model, hop)
+    _, hop = _window_and_hop(representation, hop)
     warn_of_other_resampler(model.meta, representation)
     files, frames = find_songs(paths), model.meta.config["data"].get("frames", 0)
     begun: dict[int, list[_Part]] = {}
@@ -228,9 +230,9 @@ def embed_songs(
             bar.update()
 
 
-def _window_and_hop(model: ClipModel, hop: float | None) -> tuple[float, float]:
+def _window_and_hop(representation: AudioRepresentation | FeatureVector, hop: float | None) -> tuple[float, float]:
     """Returns the length of a window and the distance of windows, in s."""
-    window = window_seconds(song_representation(model.meta))
+    window = window_seconds(representation)
     if hop is not None and not 0.1 <= hop <= 3600:
         raise UserError(f"hop={hop}: give the distance of windows in seconds, from 0.1 to 3600")
     return window, window if hop is None else hop

@@ -3,7 +3,9 @@
 Apart from the builder so that workers need not import TFDS, which takes seconds.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -62,16 +64,37 @@ def make_clip(containers: tuple[Container, ...], representation: AudioRepresenta
 
 def _make_clip_from(container: Container, representation: AudioRepresentation, track: Track) -> Clip:
     """Makes the clip of one track from the copy in one container."""
+    excerpt_of = track.duration if container.whole_tracks else None
+    place = container.location(track.track_id)
+    return clip_from(container.open(track.track_id), representation, excerpt_of, place)
+
+
+def clip_from(
+    opened: AbstractContextManager[BinaryIO],
+    representation: AudioRepresentation,
+    excerpt_of: float | None,
+    place: str,
+) -> Clip:
+    """Decodes and represents one clip.
+
+    Args:
+      opened: its file.
+      representation: what to make of it.
+      excerpt_of: see `decode`.
+      place: names the file for people.
+
+    Raises:
+      ClipError: it cannot be used.
+    """
     take_printed()
-    with container.open(track.track_id) as file:
+    with opened as file:
         audio = decode(
             file,
             representation.sample_rate,
             representation.samples,
             at_most=representation.at_most,
-            excerpt_of=track.duration if container.whole_tracks else None,
+            excerpt_of=excerpt_of,
             resampler=representation.resampler,
         )
     damage = damage_in_words(take_printed())
-    path = container.location(track.track_id) if damage else ""
-    return Clip(representation.compute(audio.samples), audio.padded, damage, path)
+    return Clip(representation.compute(audio.samples), audio.padded, damage, place if damage else "")

@@ -7,6 +7,7 @@ window is treated as `tfds_fma.clips.decode` treats a clip of FMA.
 import contextlib
 import io
 import itertools
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -73,6 +74,20 @@ def window_seconds(representation: AudioRepresentation | FeatureVector) -> float
     if isinstance(representation, FeatureVector):
         return _FEATURE_SECONDS
     return representation.at_most / representation.sample_rate
+
+
+def window_count(seconds: float, representation: AudioRepresentation | FeatureVector) -> int:
+    """Returns how many windows `cut_windows` makes of a file of that length, one after the other.
+
+    Args:
+      seconds: length; NaN: unknown, which counts as one window.
+      representation: what to make of each window.
+    """
+    length = window_seconds(representation)
+    if math.isnan(seconds):
+        return 1
+    whole = int(seconds / length)
+    return max(1, whole + (seconds - whole * length >= MIN_SHARE * length))
 
 
 def cut_windows(

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_fma.clips.decode import MIN_SHARE, damage_in_words, decode
-from tfds_fma.clips.make import Clip, Reject
+from tfds_fma.clips.make import Clip, Reject, clip_from
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.sources import ClipSource
-from tfds_fma.clips.windows import cut_windows, open_audio, window_seconds
+from tfds_fma.clips.windows import cut_windows, open_audio, window_count, window_seconds
 from tfds_fma.collection.duplicates import Fingerprint, find_duplicates, fingerprint
 from tfds_fma.collection.labels import Songs, counted, read_songs
 from tfds_fma.collection.splits import artists_of_genres, split_by_artist
 from tfds_fma.errors import ClipError, UserError
-from tfds_fma.parallel import ordered_map, take_printed
+from tfds_fma.parallel import ordered_map
 from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.base import AudioRepresentation
@@ -164,18 +163,8 @@ def make_song(representation: AudioRepresentation, song: SongTrack) -> Clip | Re
 
 
 def _middle(representation: AudioRepresentation, song: SongTrack) -> Clip:
-    take_printed()
-    with open_audio(Path(song.path)) as file:
-        audio = decode(
-            file,
-            representation.sample_rate,
-            representation.samples,
-            at_most=representation.at_most,
-            excerpt_of=None if math.isnan(song.duration) else song.duration,
-            resampler=representation.resampler,
-        )
-    damage = damage_in_words(take_printed())
-    return Clip(representation.compute(audio.samples), audio.padded, damage, _text(song.path) if damage else "")
+    excerpt_of = None if math.isnan(song.duration) else song.duration
+    return clip_from(open_audio(Path(song.path)), representation, excerpt_of, _text(song.path))
 
 
 def _window(representation: AudioRepresentation, song: SongTrack) -> Clip:
@@ -261,7 +250,7 @@ def _tracks(
     artist_id, album_id = _numbers(artist), _numbers(album)
     number = 1  # FMA's ids are positive
     for row, path in enumerate(songs.path):
-        windows = range(_window_count(seconds[row], representation)) if clips == "every" else (_MIDDLE,)
+        windows = range(window_count(seconds[row], representation)) if clips == "every" else (_MIDDLE,)
         for window in windows[:1] if rejects[row][0] else windows:
             yield SongTrack(
                 track_id=number,
@@ -283,15 +272,6 @@ def _numbers(names: Sequence[str]) -> list[int]:
     """Numbers names in sorted order from 0; unknown ones are -1."""
     number = {name: n for n, name in enumerate(sorted(set(names) - {""}))}
     return [number.get(name, UNKNOWN_ID) for name in names]
-
-
-def _window_count(seconds: float, representation: AudioRepresentation) -> int:
-    """How many windows `cut_windows` makes of a file of that length; one of a file that cannot be opened."""
-    length = window_seconds(representation)
-    if math.isnan(seconds):
-        return 1
-    whole = int(seconds / length)
-    return max(1, whole + (seconds - whole * length >= MIN_SHARE * length))
 
 
 def _state(track: Track) -> str:
