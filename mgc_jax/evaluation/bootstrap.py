@@ -19,6 +19,9 @@ from mgc_jax.evaluation.metrics import METRICS, confidence_bins, one_against_res
 # they are 85 %, with 3 they are 75 %; a single artist, or two who are alike, give an interval without any width.
 FEWEST_ARTISTS = 10
 
+# Resamples that are computed at a time: their curves are held at once.
+_BLOCK = 8
+
 
 class ArtistBootstrap:
     """Draws artists with replacement, all their clips with them, and computes statistics of each resample.
@@ -94,9 +97,9 @@ class ArtistBootstrap:
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]; `label`: int [clip] or bool [clip, genre]."""
         result = np.full(len(self.draws), np.nan)
-        for i, (found, above) in enumerate(self._curves(label, log_scores)):
-            if found.any():
-                result[i] = np.diff(found, prepend=0) @ (found / np.maximum(above, 1)) / found[-1]
+        for block, found, above in self._curves(label, log_scores):
+            gained = np.diff(found, axis=0, prepend=0)
+            result[block] = np.einsum("tr,tr->r", gained, found / np.maximum(above, 1)) / _not_zero(found[-1])
         return result
 
     def curve_metrics(
@@ -115,33 +118,46 @@ class ArtistBootstrap:
         """
         at_best = np.full((3, len(self.draws)), np.nan)
         at_recalls = np.full((len(self.draws), len(recalls)), np.nan)
-        for i, (found, above) in enumerate(self._curves(label, log_scores)):
-            if found.any():
-                precision, recall = found / np.maximum(above, 1), found / found[-1]
-                f1 = 2 * found / (above + found[-1])
-                best = f1.argmax()
-                at_best[:, i] = f1[best], precision[best], recall[best]
+        for block, found, above in self._curves(label, log_scores):
+            every = _not_zero(found[-1])
+            precision, recall, f1 = found / np.maximum(above, 1), found / every, 2 * found / (above + every)
+            best = f1.argmax(axis=0), np.arange(f1.shape[1])
+            at_best[:, block] = f1[best], precision[best], recall[best]
+            for column, wanted in enumerate(recalls):
                 # A hair below, as in `mgc_jax.evaluation.metrics.precision_at`.
-                at_recalls[i] = precision[np.searchsorted(recall, np.asarray(recalls) - 1e-12)]
+                reached = np.argmax(recall >= wanted - 1e-12, axis=0), best[1]
+                at_recalls[block, column] = np.where(np.isnan(every), np.nan, precision[reached])
         names = ("max_f1", "precision_at_max_f1", "recall_at_max_f1")
         return dict(zip(names, at_best, strict=True)) | {"precision_at": at_recalls}
 
-    def _curves(self, label: np.ndarray, log_scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each resample, of one ranking of all scores: (true genres found, scores) at or above each threshold.
+    def _curves(self, label: np.ndarray, log_scores: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """For blocks of resamples, of one ranking of all scores: what is at or above each threshold.
 
-        The thresholds fall, float64 [threshold] each, and are those at which a true genre is found; elsewhere neither
-        recall nor F1 nor average precision can grow.
+        The thresholds fall, and are those at which a true genre is found; elsewhere neither recall nor F1 nor average
+        precision can grow. Between two of them, an artist has few scores: sparse sums of these by threshold and
+        artist, times the draws, are exact, and much less than a pass over all scores for each resample.
+
+        Yields:
+            The resamples; true genres found, and scores: float64 [threshold, resample] each, of whole numbers.
         """
         positive, score = one_against_rest(label, log_scores)
+        if not positive.any():
+            return
         order = np.argsort(-score, kind="stable")
-        artist = np.repeat(self._artist, log_scores.shape[1])[order]
+        positive, artist = positive[order], np.repeat(self._artist, log_scores.shape[1])[order]
         # Where the score is about to fall: tied scores share one threshold. Only those with true genres count.
         last = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]
-        threshold = np.searchsorted(last, np.flatnonzero(positive[order]))
-        last, threshold = last[np.unique(threshold)], np.unique(threshold, return_inverse=True)[1]
-        positive_artist = artist[positive[order]]
-        for draw in self.draws:
-            yield np.cumsum(np.bincount(threshold, draw[positive_artist], len(last))), np.cumsum(draw[artist])[last]
+        last = last[np.unique(np.searchsorted(last, np.flatnonzero(positive)))]
+        threshold = np.searchsorted(last, np.arange(last[-1] + 1))
+        positive, artist = positive[: len(threshold)], artist[: len(threshold)]
+        found, above = (
+            scipy.sparse.coo_array((np.ones(len(row)), (row, column)), (len(last), len(self.artists))).tocsr()
+            for row, column in ((threshold[positive], artist[positive]), (threshold, artist))
+        )
+        for start in range(0, len(self.draws), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(self.draws)))
+            drawn = np.ascontiguousarray(self.draws[block].T)
+            yield block, np.cumsum(found @ drawn, axis=0), np.cumsum(above @ drawn, axis=0)
 
     def expected_calibration_error(self, label: np.ndarray, log_scores: np.ndarray, bins: int = 15) -> np.ndarray:
         """Expected calibration error of each resample: float64 [resample].
