@@ -83,9 +83,13 @@ class _Statistic:
 
 
 @functools.lru_cache(maxsize=8)
-def _bootstrap(artists: tuple[str, ...], resamples: int) -> ArtistBootstrap:
+def _drawn(artists: bytes, dtype: np.dtype, resamples: int) -> ArtistBootstrap:
+    return ArtistBootstrap(np.frombuffer(artists, dtype), resamples)
+
+
+def _bootstrap(artists: np.ndarray, resamples: int) -> ArtistBootstrap:
     """Draws once for all metrics of the same clips."""
-    return ArtistBootstrap(np.array(artists), resamples)
+    return _drawn(artists.tobytes(), artists.dtype, resamples)
 
 
 def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _Statistic:
@@ -93,7 +97,7 @@ def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _St
     scores, label = run.levels[level], run.label
 
     def bootstrap() -> ArtistBootstrap:
-        return _bootstrap(tuple(run.artists.tolist()), resamples)
+        return _bootstrap(run.artists, resamples)
 
     def artists(counted: np.ndarray | slice = slice(None)) -> int:
         return len(np.unique(run.artists[counted]))
@@ -113,21 +117,20 @@ def _statistic(metric: str, run: Predictions, level: str, resamples: int) -> _St
             metrics.micro_ap(genres, scores[first]),
             len(run),
             artists(first),
-            lambda: _bootstrap(tuple(run.artists[first].tolist()), resamples).micro_ap(genres, scores[first]),
+            lambda: _bootstrap(run.artists[first], resamples).micro_ap(genres, scores[first]),
         )
     if kind == "support":
         clips = len(run) if of in AVERAGES else int(np.sum(label == run.genres.index(of)))
         return _Statistic(float(clips), clips or len(run))
     if kind in ("precision", "recall", "f1"):
-        return _of_genres(kind, of, run, level, bootstrap)
-    value = float(_of_curve(metric, label, scores))
+        return _of_genres(kind, of, run, level, resamples)
+    value = float(_of_curve(metric, *_curve(_ById(run), level)))
     return _Statistic(value, len(run), artists(), lambda: _curves(_ById(run), level, resamples)[metric])
 
 
-def _of_curve(metric: str, label: np.ndarray, scores: np.ndarray) -> float:
+def _of_curve(metric: str, precision: np.ndarray, recall: np.ndarray) -> float:
     """One number of a precision-recall curve."""
     kind, _, of = metric.partition(" ")
-    precision, recall = metrics.precision_recall(label, scores)
     if kind == "precision_at":
         return metrics.precision_at(precision, recall, [float(of)])[0]
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
@@ -148,11 +151,24 @@ class _ById:
         return isinstance(other, _ById) and other.run is self.run
 
 
+@functools.lru_cache(maxsize=4)
+def _curve(key: _ById, level: str) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at every threshold."""
+    return metrics.precision_recall(key.run.label, key.run.levels[level])
+
+
+@functools.lru_cache(maxsize=4)
+def _confusions(key: _ById, level: str, resamples: int) -> np.ndarray:
+    """The confusion matrix of each resample."""
+    run = key.run
+    return _bootstrap(run.artists, resamples).confusion(run.label, run.predicted(level), len(run.genres))
+
+
 @functools.lru_cache(maxsize=32)
 def _curves(key: _ById, level: str, resamples: int) -> dict[str, np.ndarray]:
     """All numbers of the curves of the resamples, by metric: one sort serves them all."""
     run = key.run
-    found = _bootstrap(tuple(run.artists.tolist()), resamples).curve_metrics(run.label, run.levels[level], RECALLS)
+    found = _bootstrap(run.artists, resamples).curve_metrics(run.label, run.levels[level], RECALLS)
     at = {f"precision_at {recall}": found["precision_at"][:, i] for i, recall in enumerate(RECALLS)}
     return {name: values for name, values in found.items() if name != "precision_at"} | at
 
@@ -192,9 +208,7 @@ def rare_genres(run: Predictions, name: str) -> tuple[int, ...]:
     return metrics.paper_rare_genres(run.train_clips, run.train_clips_outside_small, int(limit), int(smallest))
 
 
-def _of_genres(
-    kind: str, of: str, run: Predictions, level: str, bootstrap: Callable[[], ArtistBootstrap]
-) -> _Statistic:
+def _of_genres(kind: str, of: str, run: Predictions, level: str, resamples: int) -> _Statistic:
     """Precision, recall or F1 of a genre, or their mean over the genres that occur, alike or by their clips."""
     predicted, genres = run.predicted(level), run.genres
 
@@ -215,5 +229,5 @@ def _of_genres(
         value,
         int(counted.sum()),
         len(np.unique(run.artists[counted])),
-        lambda: rates(bootstrap().confusion(run.label, predicted, len(genres)), np.nan),
+        lambda: rates(_confusions(_ById(run), level, resamples), np.nan),
     )
