@@ -24,7 +24,7 @@ from mgc_jax.models.pooling import POOLINGS
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-OTHER_PROGRAMS = ("git", "ls", "source", "pre-commit", "ruff", "mypy", "lint-imports", "mkdocs", "tensorboard")
+OTHER_PROGRAMS = ("git", "ls", "source", "pre-commit", "ruff", "mypy", "lint-imports", "mkdocs", "tensorboard", "dask")
 
 
 class Wrong(Exception):
@@ -69,7 +69,7 @@ def check_python(arguments: list[str]) -> None:
         if not path.is_file():
             raise Wrong(f"{arguments[0]} does not exist")
         module, rest = arguments[0].removesuffix(".py").replace("/", "."), arguments[1:]
-    if module in ("venv", "pip"):
+    if module in ("venv", "pip") or module.startswith("apache_beam."):
         return
     if module == "pytest":
         options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]

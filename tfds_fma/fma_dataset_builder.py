@@ -13,6 +13,7 @@ Three things differ from a builder as TFDS's guide has it:
 import collections
 import contextlib
 import csv
+import dataclasses
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from tfds_fma.progress import Progress, progress_bar
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
 from tfds_fma.source.tracks import SPLITS, Track
-from tfds_fma.storage import layout
+from tfds_fma.storage import beam, layout
 from tfds_fma.storage.columns import Unfit, load_columns, write_columns
 from tfds_fma.storage.shards import (
     Shard,
@@ -39,7 +40,6 @@ from tfds_fma.storage.shards import (
     ShardResult,
     Staging,
     features_of,
-    make_shards_with_beam,
     plan_shards,
 )
 
@@ -141,7 +141,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @property
     def _staging_dir(self) -> Path:
-        return self._given_staging_dir or Path(self.data_dir).parent / layout.STAGING
+        # Absolute: a worker of Beam may run in another working folder.
+        return (self._given_staging_dir or Path(self.data_dir).parent / layout.STAGING).absolute()
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Prepares the dataset; see TFDS for the arguments. The finished shards wait until all is in its place.
@@ -185,8 +186,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if download_config.beam_options is not None or download_config.beam_runner is not None:
             if not source.parallel:
                 raise UserError(f"There is nothing for Beam to do: {config.representation} takes seconds without it.")
-            jobs = [ShardJob(staging, shard, source.make) for shard in pending]
-            make_shards_with_beam(jobs, download_config.beam_options, download_config.beam_runner)
+            staging.folder.mkdir(parents=True, exist_ok=True)  # workers must not: it may be a folder of theirs alone
+            jobs = [ShardJob(staging, shard, dataclasses.replace(source, tracks=())) for shard in pending]
+            beam.make_shards(jobs, download_config.beam_options, download_config.beam_runner)
         else:
             self._make_shards(source, staging, pending)
         return self._collect(staging, shards)

@@ -227,14 +227,16 @@ def prepare_clips(
             return target
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists but holds no complete dataset. Remove it, or use --overwrite.")
+        from tfds_fma.storage.beam import pipeline_options
         from tfds_fma.storage.shards import write_errors_explained
 
+        options = None if beam_options is None else pipeline_options(beam_options)  # before what may take hours
         source = open_source()
         _tell_space(source, target, log)
         root = target.parent / layout.REPLACEMENT if target.exists() else Path(data_dir)
         _remove_leftovers(target)
         with write_errors_explained(target.parent):
-            summary = _build(source, target, root, workers, progress, beam_options, log)
+            summary = _build(source, target, root, workers, progress, options, log)
             _replace(target, layout.version_dir(root, subset, representation))
         log(summary)
         log(f"{name}: in {target}")
@@ -303,7 +305,7 @@ def _build(
     data_dir: Path,
     workers: int | None,
     progress: bool,
-    beam_options: list[str] | None,
+    pipeline_options: Any,
     log: Callable[[str], None],
 ) -> str:
     """Runs the TFDS builder for `target`, in `data_dir`; returns the line that sums the run up."""
@@ -325,7 +327,7 @@ def _build(
             progress=progress,
             log=_past_redirection(log),
         )
-    config = tfds.download.DownloadConfig(beam_options=_pipeline_options(beam_options))
+    config = tfds.download.DownloadConfig(beam_options=pipeline_options)
     # Nothing is downloaded: silence TFDS's announcement, and let its download folder be a temporary one.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
         builder.download_and_prepare(download_dir=downloads, download_config=config)
@@ -360,17 +362,6 @@ def _quiet_tfds() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _pipeline_options(flags: list[str] | None) -> Any:
-    """Parses Beam's command-line options; None without Beam."""
-    if flags is None:
-        return None
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise UserError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
-    return PipelineOptions(flags)
 
 
 def _replace(target: Path, made: Path) -> None:

@@ -606,28 +606,6 @@ def test_the_names_that_tfds_knows(damaged, tmp_path):
     assert set(tfds.core.registered.list_imported_builders()) >= {"fma"}
 
 
-@pytest.mark.slow
-def test_beam_makes_the_same_bytes(many_clips, tmp_path, monkeypatch):
-    pytest.importorskip("apache_beam", reason="Apache Beam is not installed (extra: beam)")
-    monkeypatch.setattr("tfds_fma.storage.shards._SHARD_BYTES", 30 * 256 * 96 * 2)
-    write_table(tmp_path, [{"track_id": 2}])
-    write_features(tmp_path / "fma_metadata" / "features.csv", np.array([2]), np.zeros((1, 518), np.float32))
-    with pytest.raises(UserError, match="There is nothing for Beam to do"):
-        prepare(tmp_path, "small", "features_518", tmp_path, beam_options=[])
-    local, lines = prepared(many_clips, tmp_path / "local")
-    for options in (["--runner=DirectRunner"], ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]):
-        beam, beam_lines = prepared(many_clips, tmp_path / "beam", beam_options=options, overwrite=True)
-        assert contents(beam) == contents(local)
-        assert beam_lines[-2] == lines[-2]
-
-
-def test_beam_that_is_not_installed_is_an_error(damaged, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    with pytest.raises(UserError, match=r"pip install 'mgc-jax\[beam\]'"):
-        prepared(damaged, tmp_path, beam_options=[])
-
-
 def test_overwrite_with_a_wrong_source_deletes_nothing(damaged_prepared, tmp_path):
     path = layout.version_dir(tmp_path, "small", MEL)
     shutil.copytree(damaged_prepared, path)

@@ -21,7 +21,7 @@ from tfds_fma.representations.feature_vector import FeatureVector, Precomputed
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import check_zip
 from tfds_fma.source.arrays import ArrayFiles, Arrays, check_splits, doubtful_axes, read_arrays
-from tfds_fma.source.audio_files import find_containers
+from tfds_fma.source.audio_files import Container, find_containers
 from tfds_fma.source.feature_table import read_features
 from tfds_fma.source.track_table import TrackTable, number_names
 from tfds_fma.source.tracks import Track, read_tracks
@@ -35,8 +35,9 @@ class ClipSource:
       tracks: all tracks, of all splits, in the order in which they are to be written.
       genres: genre names; class ids are positions in the tuple.
       representation: what `make` returns.
-      make: track -> its clip, or why there is none. It can be pickled if `parallel` is true.
-      parallel: whether making a clip takes long enough for worker processes.
+      make: track -> its clip, or why there is none.
+      parallel: whether making a clip takes long enough for worker processes. Then `make` and `state` can be pickled,
+        and hold absolute paths: a worker may run in another working folder.
       identity: text that differs if `make` may return something else for the same track.
       state: track -> text that differs if `make` may return something else for this track.
       resampler: what resamples the audio, with its version; "" if the clips are not made of audio.
@@ -74,7 +75,7 @@ def fma_source(
     Raises:
       UserError: if the tables or the audio are not there or make no sense.
     """
-    source = local_path(source)
+    source = local_path(source).absolute()
     chosen = get_representation(representation)
     metadata = source / "fma_metadata.zip"
     if metadata.is_file() and not (source / "fma_metadata").is_dir():
@@ -114,9 +115,13 @@ def _audio_source(
         functools.partial(make_clip, tuple(containers), representation),
         parallel=True,
         identity=" ".join(container.identity for container in containers),
-        state=lambda track: " ".join(container.state(track.track_id) for container in containers),
+        state=functools.partial(_states, tuple(containers)),
         resampler=implementation(representation.resampler),
     )
+
+
+def _states(containers: tuple[Container, ...], track: Track) -> str:
+    return " ".join(container.state(track.track_id) for container in containers)
 
 
 def _features_source(

@@ -100,7 +100,7 @@ def collection_source(
         )
     if not 0 <= collection.split_seed < 2**32:
         raise UserError(f"--split_seed {collection.split_seed}: give a whole number from 0 to {2**32 - 1}.")
-    folder = local_path(collection.audio)
+    folder = local_path(collection.audio).absolute()
     songs = read_songs(
         folder, str(local_path(collection.table)) if collection.table else "", collection.genre_from, log
     )

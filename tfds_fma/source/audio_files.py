@@ -42,18 +42,13 @@ class Container:
 
     @property
     def identity(self) -> str:
-        """Tells this container from another, or from what it was before a change of the zip file."""
-        if self.path.suffix != ".zip":
-            return str(self.path.absolute())
-        status = self.path.stat()
-        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+        """Tells this container from another."""
+        return str(self.path.absolute())
 
     def state(self, track_id: int) -> str:
-        """Text that differs if the file of a clip is another than before; "" if there is none, or in a zip file."""
-        if self.path.suffix == ".zip":
-            return ""  # `identity` has the state of the whole
+        """Text that differs if the file of a clip, or the zip file, is another than before; "" if there is none."""
         try:
-            status = (self.path / _relative_path(track_id)).stat()
+            status = (self.path if self.path.suffix == ".zip" else self.path / _relative_path(track_id)).stat()
         except OSError:
             return ""
         return f"{status.st_size} {status.st_mtime_ns}"

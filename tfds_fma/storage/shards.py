@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import soxr
 
 from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource
-from tfds_fma.errors import UserError, in_words
+from tfds_fma.errors import UserError
 from tfds_fma.representations.base import Representation
 from tfds_fma.source.tracks import SPLITS, Track
 from tfds_fma.storage import layout
@@ -244,39 +245,32 @@ def _writer_errors_as_os_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that a worker on another machine needs to make a shard."""
+    """All that a worker on another machine needs to make a shard; `source` needs no tracks."""
 
     staging: Staging
     shard: Shard
-    make: Callable[[Track], Clip | Reject]
+    source: ClipSource
 
 
 def make_shard(job: ShardJob) -> None:
-    """Makes one shard, clip after clip (runs in a Beam worker)."""
-    job.staging.write(job.shard, map(job.make, job.shard.tracks))
+    """Makes one shard, clip after clip (runs in a Beam worker).
 
-
-def make_shards_with_beam(jobs: list[ShardJob], options: Any, runner: Any) -> None:
-    """Makes shards with Apache Beam.
-
-    Args:
-      jobs: the shards; every worker must see the source and the staging folder under the same paths.
-      options: Beam's `PipelineOptions`, or None for its defaults.
-      runner: a Beam runner or its name, or None for the one that `options` name.
+    Raises:
+      UserError: this machine does not see the folders, or would make other bytes of them.
     """
-    try:
-        import apache_beam as beam
-    except ImportError as error:
-        raise UserError("Apache Beam is not installed. Install it with: pip install 'mgc-jax[beam]'") from error
-
-    try:
-        with beam.Pipeline(runner=runner, options=options) as pipeline:
-            _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(make_shard)
-    except Exception as error:  # of any worker or runner; Beam wraps them in types of its own
-        reason = f"{type(error).__name__}: {in_words(error).splitlines()[0]}"
+    here = socket.gethostname()
+    if not job.staging.folder.is_dir():
         raise UserError(
-            f"Apache Beam failed ({reason}). Shards that are finished are kept: run the same command again."
-        ) from error
+            f"The worker on {here} does not see {job.staging.folder}: the data folder must be one that all workers "
+            "share, under the same path"
+        )
+    # Otherwise clips that this machine does not see would be rejected as missing.
+    if _stamp(job.source, job.shard.tracks) != job.shard.stamp:
+        raise UserError(
+            f"The worker on {here} does not see the audio as the main process does, or has another NumPy, SciPy, "
+            "libsndfile or soxr: mount the same folders under the same paths, and install the same versions"
+        )
+    job.staging.write(job.shard, map(job.source.make, job.shard.tracks))
 
 
 def free_bytes(folder: Path) -> int:
