@@ -11,10 +11,14 @@ import pytest
 import soundfile
 
 from tfds_fma.collection.gtzan import Excerpt, audio_folder, excerpts, read_gtzan
+from tfds_fma.demo import make_gtzan
 from tfds_fma.errors import UserError
 from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, read_dataset
 from tfds_fma.representations.registry import get_representation
+from tfds_fma.representations.spectrogram import mel_power
+from tfds_fma.synthesis.gtzan import render_excerpt
+from tfds_fma.synthesis.music import SAMPLE_RATE
 from tfds_fma.validate import main as validate_main
 
 RATE = 22_050
@@ -184,3 +188,36 @@ def test_the_spectrogram_of_feng_is_librosas():
     assert ours.shape == chosen.shape == (128, 513)
     assert 0 <= chosen.at_most / chosen.hop - 128 < 1  # the frames reach to the end of the 5 s
     np.testing.assert_allclose(ours.astype(float), librosa.power_to_db(spectrum).T[:128], atol=1 / 16)
+
+
+class TestSynthetic:
+    def test_a_segment_tells_its_excerpt_and_an_excerpt_hardly_its_genre(self):
+        """The nearest of the other segments by the mean spectrum is of the same excerpt, if of any."""
+        made = [(genre, song) for genre in ("jazz", "rock") for song in range(4)]
+        spectra, song, genre = [], [], []
+        for number, (name, _) in enumerate(made):
+            audio = render_excerpt(name, artist=number, number=number)
+            assert audio.shape == (30 * SAMPLE_RATE,)
+            assert 0.85 < np.abs(audio).max() < 0.95
+            for segment in audio.reshape(6, -1):
+                spectra.append(np.log(mel_power(segment, SAMPLE_RATE, 1024, 1024, 40) + 1e-6).mean(axis=0))
+                song.append(number)
+                genre.append(name)
+        spectra, song, genre = np.array(spectra), np.array(song), np.array(genre)
+        distance = np.square(spectra[:, None] - spectra).sum(axis=-1)
+        np.fill_diagonal(distance, np.inf)
+        assert np.mean(song[distance.argmin(axis=1)] == song) > 0.6  # by chance 0.11
+        distance[song[:, None] == song] = np.inf
+        assert np.mean(genre[distance.argmin(axis=1)] == genre) < 0.75  # by chance 0.43
+
+    def test_its_files_have_the_names_of_gtzan(self, tmp_path):
+        folder = make_gtzan(tmp_path / "genres", 1, workers=1, progress=False)
+        lines: list[str] = []
+        songs = read_gtzan(folder, lines.append)
+        assert songs.title == tuple(f"{genre}.00000" for genre in GENRES)
+        assert {"train", "validation", "test"} == set(songs.split)
+        assert soundfile.info(songs.path[0]).duration == 30
+        with pytest.raises(UserError, match="genres exists"):
+            make_gtzan(folder, 1)
+        with pytest.raises(UserError, match="give a number from 1 to 100, not 101"):
+            make_gtzan(tmp_path / "more", 101)
