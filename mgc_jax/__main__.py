@@ -6,6 +6,7 @@
   mgc-jax analyse RUN               embeddings, attention, a map and neighbours of a run's clips
   mgc-jax page MODEL                a local web page that takes songs and albums
   mgc-jax report RUN...             a run's page again, or runs compared
+  mgc-jax protocols CONFIG          a configuration under several splits: what training and test share
   mgc-jax --config FILE             train, evaluate or measure a configuration: see mgc_jax.main
 
 Each has --help.
@@ -21,6 +22,7 @@ COMMANDS = {  # first word: the module whose `main` does the work
     "analyse": "mgc_jax.analysis.__main__",
     "export": "mgc_jax.export.__main__",
     "report": "mgc_jax.report.__main__",
+    "protocols": "mgc_jax.tables.protocols",
 }
 
 

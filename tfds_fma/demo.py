@@ -2,6 +2,7 @@
 
     python -m tfds_fma.demo --out DIR            # about a thousand clips of 6 s
     python -m tfds_fma.demo --out DIR --dummy    # six clips of 30 s: the folder dummy_data
+    python -m tfds_fma.demo --out DIR --gtzan 20 # GTZAN's folders and names with 20 excerpts of each genre
 
 It is laid out as the real thing (`tracks.csv` with three header rows, `genres.csv`, numbered folders of MP3
 files) and meant to go through the same code. Its genres have FMA-medium's long tail, its splits keep artists
@@ -169,6 +170,68 @@ def make_dummy_data(directory: str | Path) -> Path:
     return directory
 
 
+def make_gtzan(
+    directory: str | Path, songs: int = 100, *, seed: int = 0, workers: int | None = None, progress: bool = True
+) -> Path:
+    """Writes synthetic excerpts in the folders and with the names of GTZAN, so that its splits and artists apply.
+
+    They are made so that a leak shows: see `tfds_fma.synthesis.gtzan`.
+
+    Args:
+      directory: where to put ``GENRE/GENRE.NNNNN.au``.
+      songs: how many of each genre, at equal distances in GTZAN's numbers, so that all splits have some.
+      seed: of all randomness.
+      workers: processes; by default one per usable core.
+      progress: whether to show a progress bar.
+
+    Returns:
+      `directory`.
+
+    Raises:
+      UserError: there is something of that name, or GTZAN has fewer songs.
+    """
+    from tfds_fma.collection.gtzan import excerpts
+    from tfds_fma.synthesis.gtzan import STYLES
+
+    directory = local_path(directory).absolute()
+    if directory.exists():
+        raise UserError(f"{directory} exists. Remove it, or choose another folder.")
+    known = excerpts()
+    of_genre = len(known) // len(STYLES)
+    if not 1 <= songs <= of_genre:
+        raise UserError(f"GTZAN has {of_genre} songs of each genre: give a number from 1 to {of_genre}, not {songs}.")
+    wanted = {of_genre * number // songs for number in range(songs)}
+    names = [name for name in known if int(name.partition(".")[2]) in wanted]
+    artists = sorted({excerpt.artist for excerpt in known.values()} - {""})
+    partial = directory.parent / f".incomplete-{directory.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    for genre in STYLES:
+        (partial / genre).mkdir(parents=True)
+    numbers = {name: number for number, name in enumerate(known)}
+    jobs = [
+        (name, artists.index(by) if (by := known[name].artist) else len(artists) + numbers[name], numbers[name])
+        for name in names
+    ]
+    with progress_bar("synthetic GTZAN", len(jobs), "excerpts", show=progress) as bar:
+        for _ in ordered_map(functools.partial(_write_excerpt, partial, seed), jobs, workers):
+            bar.update()
+    partial.rename(directory)
+    return directory
+
+
+def _write_excerpt(folder: Path, seed: int, job: tuple[str, int, int]) -> None:
+    """Renders one excerpt and writes it (runs in a worker process)."""
+    import soundfile
+
+    from tfds_fma.synthesis.gtzan import render_excerpt
+    from tfds_fma.synthesis.music import SAMPLE_RATE
+
+    name, artist, number = job
+    genre = name.partition(".")[0]
+    audio = render_excerpt(genre, artist, number, seed)
+    soundfile.write(folder / genre / f"{name}.au", audio, SAMPLE_RATE, format="AU", subtype="PCM_16")
+
+
 def _write_dummy_clip(path: Path, track: DemoTrack) -> None:
     """Writes 30 s at 12 kHz: the demo's clip, over and over."""
     import numpy as np
@@ -206,11 +269,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tree")
     parser.add_argument("--dummy", action="store_true", help="six clips of 30 s, for tests of the builder")
+    parser.add_argument(
+        "--gtzan", type=int, metavar="N", help="GTZAN's folders and names with N synthetic excerpts of each genre"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per usable core")
     args = parser.parse_args(argv)
     if args.dummy:
         return exit_status(lambda: print(make_dummy_data(args.out)))
+    if args.gtzan is not None:
+        return exit_status(lambda: print(make_gtzan(args.out, args.gtzan, seed=args.seed, workers=args.workers)))
     log = functools.partial(print, file=sys.stderr)  # standard output has the folder alone
     return exit_status(lambda: print(make_demo_tree(args.out, seed=args.seed, workers=args.workers, log=log)))
 

@@ -15,7 +15,7 @@ from tfds_fma.errors import UNREADABLE, UserError, in_words
 from tfds_fma.paths import local_path
 from tfds_fma.progress import progress_bar
 from tfds_fma.source import counts
-from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID, UNUSED
 from tfds_fma.storage import layout
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _read_columns(
     columns = {}
     total = sum(len(source) for source in sources.values())
     with progress_bar("reading", total, "clips", show=progress) as bar:
-        for split in SPLITS.values():
+        for split in (*SPLITS.values(), *({UNUSED} & sources.keys())):
             source = sources.get(split, ())
             table = np.empty((len(_COLUMNS), len(source)), np.int64)
             for start in range(0, len(source), _BATCH):
@@ -307,7 +307,10 @@ def _find_mismatches(
 def _count_shared_artists(columns: Mapping[str, tuple["np.ndarray", ...]]) -> int:
     """Counts the known artists with clips in more than one split."""
     splits = collections.Counter(
-        artist for _, artists, _ in columns.values() for artist in set(artists.tolist()) - {UNKNOWN_ID}
+        artist
+        for split, (_, artists, _) in columns.items()
+        if split != UNUSED
+        for artist in set(artists.tolist()) - {UNKNOWN_ID}
     )
     return sum(number > 1 for number in splits.values())
 

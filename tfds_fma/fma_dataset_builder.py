@@ -31,7 +31,7 @@ from tfds_fma.parallel import ordered_map
 from tfds_fma.progress import Progress, progress_bar
 from tfds_fma.representations.base import AudioRepresentation, Representation
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
-from tfds_fma.source.tracks import SPLITS, Track
+from tfds_fma.source.tracks import STORED_SPLITS, Track
 from tfds_fma.storage import beam, layout
 from tfds_fma.storage.columns import Unfit, load_columns, write_columns
 from tfds_fma.storage.shards import (
@@ -227,7 +227,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if not any(result.records for result in results.values()):
             raise UserError(_nothing_usable(self.rejects))
         infos = []
-        for split in SPLITS.values():
+        for split in STORED_SPLITS:
             full = {shard: result for shard, result in results.items() if shard.split == split and result.records}
             if full:
                 infos.append(self._collect_split(split, staging, full))

@@ -1,7 +1,8 @@
-"""Prepares FMA, music or arrays of your own: gets the clips, computes a representation, writes a TFDS dataset.
+"""Prepares FMA, GTZAN, music or arrays of your own: gets the clips, computes a representation, writes a TFDS dataset.
 
 python -m tfds_fma.prepare --source ~/fma --subset small --representation mel_1360x96 --data_dir ~/data
 python -m tfds_fma.prepare --audio ~/music --name mine --representation mel_1360x96 --data_dir ~/data
+python -m tfds_fma.prepare --gtzan genres.tar.gz --representation stft_128x513 --data_dir ~/data
 python -m tfds_fma.prepare --from_arrays mels.npz --table tracks.csv --subset small --representation mel_100x250 \
     --data_dir ~/data
 
@@ -18,7 +19,7 @@ from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS, own_subset
 from tfds_fma.parallel import usable_cores
-from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays, prepare_collection
+from tfds_fma.preparation import complete_prepared, prepare, prepare_arrays, prepare_clips, prepare_collection
 from tfds_fma.representations.registry import REPRESENTATIONS
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _WORK_FLAGS = ("workers", "beam")
 _COLLECTION_FLAGS = ("audio", "name", "clips", "genre_from", "split_seed")
 
 _DEFAULT_NAME = "music"
+
+_GTZAN = "gtzan"  # name of its collection
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +61,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--representation",
         metavar="NAME",
         help=f"one of {', '.join(REPRESENTATIONS)}; or audio_RATE; or any name for precomputed arrays. Default, with "
-        f"--source or --audio: {DEFAULT_REPRESENTATION}",
+        f"--source, --gtzan or --audio: {DEFAULT_REPRESENTATION}",
     )
     parser.add_argument(
         "--data_dir",
@@ -86,6 +89,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="OPTIONS",
         help="make the clips with Apache Beam; e.g. --beam='--runner=FlinkRunner --parallelism=64'. Every worker must "
         "see the folders under the same paths",
+    )
+    parser.add_argument(
+        "--gtzan",
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help="instead of --source and --subset: GTZAN, as genres.tar.gz, the folder of genres in it, or Kaggle's "
+        "Data/genres_original. To train on it: --config.data.corpus=own_gtzan",
     )
     _add_collection_flags(parser)
     _add_array_flags(parser)
@@ -164,6 +174,10 @@ def _check_flags(args: argparse.Namespace) -> None:
     def given(names: Sequence[str]) -> list[str]:
         return [f"--{name}" for name in names if getattr(args, name, None) not in (None, False)]
 
+    if "gtzan" in args:
+        if wrong := given((*_ARRAY_FLAGS, *_TREE_FLAGS, *_COLLECTION_FLAGS, "subset")):
+            raise UserError(f"{wrong[0]} is not for --gtzan, which has its own table: leave out the one or the other.")
+        return
     if "audio" in args:
         wrong = given([name for name in (*_ARRAY_FLAGS, *_TREE_FLAGS, "subset") if name != "table"])
         if wrong:
@@ -179,8 +193,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
     if not of_arrays and args.source is None:
         raise UserError(
-            "Say what to prepare: --source DIR for an FMA tree, --audio FOLDER for your own music, or --from_arrays "
-            "FILE --table FILE for precomputed arrays."
+            "Say what to prepare: --source DIR for an FMA tree, --audio FOLDER for your own music, --gtzan PATH for "
+            "GTZAN, or --from_arrays FILE --table FILE for precomputed arrays."
         )
     if args.subset is None:
         raise UserError(f"Say which subset: --subset {', '.join(SUBSETS[:-1])} or {SUBSETS[-1]}.")
@@ -190,7 +204,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _named(args: argparse.Namespace) -> str:
     """The subset to complete, or what a collection is called in its place; "" if a source or too little is named."""
-    of_source = args.source is not None or any(name in args for name in (*_ARRAY_FLAGS, "audio"))
+    of_source = args.source is not None or any(name in args for name in (*_ARRAY_FLAGS, "audio", "gtzan"))
     if of_source or args.overwrite or args.representation is None:
         return ""
     return own_subset(args.name) if "name" in args else args.subset or ""
@@ -216,13 +230,26 @@ def _run(args: argparse.Namespace) -> None:
         return
     _check_flags(args)
     representation = args.representation or DEFAULT_REPRESENTATION
-    if args.source is None and "audio" not in args:
+    if args.source is None and "audio" not in args and "gtzan" not in args:
         prepare_arrays(_array_files(args), args.subset, args.representation, args.data_dir, overwrite=args.overwrite)
         return
     try:
         beam_options = None if args.beam is None else shlex.split(args.beam)
     except ValueError as error:
         raise UserError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
+    if "gtzan" in args:
+        from tfds_fma.collection.source import gtzan_source
+
+        prepare_clips(
+            lambda: gtzan_source(args.gtzan, representation, args.data_dir, print),
+            own_subset(_GTZAN),
+            representation,
+            args.data_dir,
+            workers=args.workers,
+            overwrite=args.overwrite,
+            beam_options=beam_options,
+        )
+        return
     if "audio" in args:
         from tfds_fma.collection.source import Collection
 

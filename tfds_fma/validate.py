@@ -18,10 +18,10 @@ from tfds_fma.description import NO_GENRE_ID, read_rejects
 from tfds_fma.errors import UserError, in_words
 from tfds_fma.progress import progress_bar
 from tfds_fma.representations.base import Representation
-from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
+from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak, LogStft
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.source.archives import readable_size
-from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID
+from tfds_fma.source.tracks import SPLITS, STORED_SPLITS, UNKNOWN_ID, UNUSED
 from tfds_fma.storage import layout
 from tfds_fma.storage.columns import COLUMNS_FILE, Unfit, load_columns
 
@@ -119,7 +119,9 @@ def validate(path: str | Path, *, progress: bool = True) -> Validation:
     begin = 0  # of a shard, among all records
     total = sum(split.num_examples for split in info.splits.values())
     with progress_bar(validation.name, total, "records", show=progress) as bar:
-        for split in SPLITS.values():
+        for split in STORED_SPLITS:
+            if split == UNUSED and split not in info.splits:
+                continue
             validation.records[split] = 0
             if split not in info.splits:
                 validation.notes.add(f"{split}: there is no such split, for want of a usable clip")
@@ -245,7 +247,7 @@ class _RecordCheck:
         if genre not in self._genre_ids:
             self._found.errors.add(f"{where}: genre {genre} is not from {self._genre_ids[0]} to {self._genre_ids[-1]}")
         self._check_track(split, where, track)
-        if artist != UNKNOWN_ID:
+        if artist != UNKNOWN_ID and split != UNUSED:
             self._splits_of_artist.setdefault(artist, set()).add(split)
         self._check_clip(where, example["clip"])
         self._check_stored(where, example, row)
@@ -347,7 +349,7 @@ def range_problem(low: float, high: float, representation: Representation | None
 
     if not (np.isfinite(low) and np.isfinite(high)):
         return "the clip has values that are not finite"
-    if isinstance(representation, LogMel) and high - low > _MOST_DB:
+    if isinstance(representation, LogMel | LogStft) and high - low > _MOST_DB:
         return f"the clip's values span {high - low:.1f} dB, more than the 80 dB that are kept"
     if isinstance(representation, LogMelBelowPeak) and not _LEAST_LN <= low <= high <= _MOST_LN:
         return f"the clip's values go from {low:.3f} to {high:.3f}, beyond -18.42 (80 dB below the maximum) to 0"

@@ -1,11 +1,11 @@
 """Shows what a trained model makes of the corpus of its run: `mgc-jax analyse RUN`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgc_jax.config.overrides import take_overrides
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import run_command, say
@@ -50,13 +50,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
         "--cka_clips", type=_at_least_one, default=1000, metavar="CLIPS",
         help="with OTHER: layers are compared on so many clips, drawn at random (default 1000)",
     )  # fmt: skip
-    overrides, rest = {}, []
-    for argument in arguments:
-        found = re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL)
-        if found:
-            overrides[found[1]] = found[2]
-        else:
-            rest.append(argument)
+    overrides, rest = take_overrides(arguments)
     given = parser.parse_args(rest)
     if given.other is not None and given.neighbours is not None:
         parser.error("--neighbours goes with one run")

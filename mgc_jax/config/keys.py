@@ -51,13 +51,16 @@ def default() -> ConfigDict:
     # counts, of one genre in validation too, which flatters its scores
     config.data.bag_key = "paper"
     config.data.pseudo_album_gap = 20  # unknown album: same artist, track ids at most this far apart; 0: by artist
-    config.data.split = "fma"  # rule: fma (the corpus's own), folds (by artist), 8-1-1: mgc_jax/data/splits.py
+    # rule: fma (the corpus's own), folds (by artist), 8-1-1 (of clips), 8-1-1-albums: mgc_jax/data/splits.py
+    config.data.split = "fma"
     config.data.folds = 0  # number of folds for cross-validation; above 0, data.split is folds
     config.data.fold = 0  # the fold that is the validation split, from 0
     # what selects a fold's checkpoint: inner (a part of the training clips, by artists of its own), scored (the fold
     # itself, which flatters its scores)
     config.data.fold_selection = "inner"
-    config.data.split_seed = 0  # of the random draws of folds and 8-1-1; the same for every seed of training
+    config.data.split_seed = (
+        0  # of the random draws of folds, 8-1-1, 8-1-1-albums; the same for every seed of training
+    )
     # zero mean, unit variance per feature, from all training clips, or per mel band, from at most 4096 of them (512
     # with a frontend). MATT's networks take spectrograms and features as they are, as far as its code is published
     config.data.standardize = True

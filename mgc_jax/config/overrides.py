@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import inspect
 import numbers
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,18 @@ from mgc_jax.errors import UserError
 
 _NAMES = {choice.key: choice for choice in CHOICES}
 _ABSENT = object()
+
+
+def take_overrides(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Separates `--config.KEY=VALUE` from the other arguments of a command line: dotted key -> text, and the rest."""
+    overrides, rest = {}, []
+    for argument in arguments:
+        found = re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL)
+        if found:
+            overrides[found[1]] = found[2]
+        else:
+            rest.append(argument)
+    return overrides, rest
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

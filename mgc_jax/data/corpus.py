@@ -27,7 +27,8 @@ class Corpus:
             In memory, or on the disk: then indexing reads them.
         track_id: int64 [clip].
         label: int32 [clip].
-        split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation.
+        split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation; of a clip that the corpus's
+            own split leaves out, another word.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
         subgenres: names; the first are `genres` themselves, for clips that have no sub-genre. Only hierarchical
@@ -116,7 +117,7 @@ class Corpus:
     def summary(self) -> str:
         """Returns one line for the log."""
         what = "SYNTHETIC music, " if self.name == "demo" else ""
-        splits = dict.fromkeys(("train", self.selects_on, "validation", "test"))
+        splits = dict.fromkeys(("train", self.selects_on, "validation", "test", *np.unique(self.split).tolist()))
         counts = ", ".join(f"{len(self.indices(split)):,} {split}" for split in splits)
         return (
             f"corpus {self.name}: {what}{len(self):,} clips of {self._clip_shape()} "

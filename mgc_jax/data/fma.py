@@ -56,7 +56,10 @@ def not_prepared(data: Any, subset: str) -> str:
     prepared = folder.glob(f"{layout.DATASET_NAME}/*/{layout.VERSION}/dataset_info.json")
     there = ", ".join(sorted(path.parent.parent.name for path in prepared))
     options = f"{layout.subset_flag(subset)} --representation {data.representation} --data_dir {data.data_dir}"
-    if own_name(subset):
+    if own_name(subset) == "gtzan":
+        options = options.replace("--name gtzan ", "")
+        remedy = f"Prepare GTZAN: python -m tfds_fma.prepare --gtzan genres.tar.gz {options}"
+    elif own_name(subset):
         remedy = f"Prepare your music: python -m tfds_fma.prepare --audio FOLDER {options}"
     elif is_computed(data.representation):
         remedy = (

@@ -37,23 +37,44 @@ def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
     Artists are not kept together, so validation and test scores are optimistic; the log says how many artists are in
     several splits.
     """
-    split = stratified_split(corpus.label, data.split_seed)
+    return _at_random(corpus, "8-1-1", "clips", stratified_split(corpus.label, data.split_seed))
+
+
+def eight_one_one_albums(corpus: Corpus, data: Any) -> Corpus:
+    """Splits all albums at random, 8-1-1 in every genre; a clip of unknown album is one of its own.
+
+    The segments of a song, whose album is the song, stay together. Artists are not kept together, as in 8-1-1.
+    """
+    alone = np.char.add("track ", corpus.track_id.astype(str))
+    _, first, album = np.unique(
+        np.where(corpus.album == "", alone, corpus.album), return_index=True, return_inverse=True
+    )
+    return _at_random(corpus, "8-1-1-albums", "albums", stratified_split(corpus.label[first], data.split_seed)[album])
+
+
+def _at_random(corpus: Corpus, rule: str, what: str, split: np.ndarray) -> Corpus:
+    """Gives the corpus a random split, and says what it shares."""
     if missing := sorted(set(SPLIT_NAMES) - set(split)):
         raise UserError(
-            f"config.data.split=8-1-1 leaves no clip for {' and '.join(missing)}: the corpus has only {len(corpus)} "
-            "clips. It needs at least 10; leave config.data.split at fma"
+            f"config.data.split={rule} leaves no clip for {' and '.join(missing)}: the corpus has only {len(corpus)} "
+            f"clips. It needs at least 10 {what}; leave config.data.split at fma"
         )
     corpus = dataclasses.replace(corpus, split=split)
     shared, known = artists_in_several_splits(corpus), np.unique(corpus.artist[corpus.artist != ""])
     log.warning(
-        "config.data.split=8-1-1 ignores artists: %d of %d known artists have clips in more than one split, so "
+        "config.data.split=%s ignores artists: %d of %d known artists have clips in more than one split, so "
         "validation and test scores are optimistic. Do not compare them with scores on an artist-filtered split",
-        len(shared), len(known),
+        rule, len(shared), len(known),
     )  # fmt: skip
     return corpus
 
 
-SPLITS: dict[str, Rule] = {"fma": fma, "folds": folds, "8-1-1": eight_one_one}
+SPLITS: dict[str, Rule] = {
+    "fma": fma,
+    "folds": folds,
+    "8-1-1": eight_one_one,
+    "8-1-1-albums": eight_one_one_albums,
+}
 """Name in `config.data.split` -> rule: `mgc_jax.SPLITS["8-1-1"](corpus, config.data)` resplits a corpus."""
 
 
@@ -81,7 +102,7 @@ def stratified_split(label: np.ndarray, seed: int) -> np.ndarray:
     """Draws a stratified random split of 8-1-1.
 
     The clips are sorted by genre, at random within each, and dealt in turn: 8 of 10 to training, one to validation,
-    one to test. So the number of a genre's clips in a split differs by less than one from its share.
+    one to test. So the number of a genre's clips in a split differs by less than two from its share.
 
     Args:
         label: int [clip].
@@ -103,7 +124,7 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
     artists, and the first of these selects the checkpoint (`INNER`): the fold that is scored selects nothing; with
     two or three folds as many parts would leave little to train on. No artist is in two folds or parts
     (a clip of unknown artist counts as an artist of its own), and the genres are spread over them as evenly as that
-    allows (scikit-learn's `StratifiedGroupKFold`). The test split stays as it is.
+    allows (scikit-learn's `StratifiedGroupKFold`). The test split, and what is in none, stay as they are.
 
     Args:
         corpus: the corpus.
@@ -116,7 +137,7 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
         UserError: there are too few artists to fill every fold, or to select a checkpoint in one of them, whatever
             `fold` is.
     """
-    rows = np.flatnonzero(corpus.split != "test")
+    rows = np.flatnonzero(np.isin(corpus.split, ("train", "validation")))
     alone = np.char.add("track ", corpus.track_id[rows].astype(str))
     label, artist = corpus.label[rows], np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
     artists = len(np.unique(artist))

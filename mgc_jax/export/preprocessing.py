@@ -8,7 +8,7 @@ from mgc_jax.songs.representation import recorded_representation
 from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.feature_names import COLUMNS, columns_of
 from tfds_fma.representations.feature_vector import FeatureVector
-from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
+from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak, LogStft
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.representations.spectrogram import DYNAMIC_RANGE_DB, POWER_FLOOR
 
@@ -19,9 +19,9 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     """Says how the clips of a model are made, as JSON holds it.
 
     Returns:
-        `kind`: log_mel, audio (which the model turns into log-mels), features or unknown; `clip`: shape, axes and type
-        of what the exported files take; `standardization` and `crop`, which are inside of them; and by kind `audio`,
-        `spectrogram`, `features` or `why`.
+        `kind`: log_mel, log_stft, audio (which the model turns into log-mels), features or unknown; `clip`: shape,
+        axes and type of what the exported files take; `standardization` and `crop`, which are inside of them; and by
+        kind `audio`, `spectrogram`, `features` or `why`.
     """
     frontend = meta.config["model"]["frontend"]
     mean, std = meta.standardization["mean"], meta.standardization["std"]
@@ -46,6 +46,8 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
         return {"kind": "audio", **common, "audio": _audio(spectrogram, resampler), **_spectrogram(spectrogram)}
     if isinstance(made, LogMel | LogMelBelowPeak):
         return {"kind": "log_mel", **common, "audio": _audio(made, meta.resampler), **_spectrogram(made)}
+    if isinstance(made, LogStft):
+        return {"kind": "log_stft", **common, "audio": _audio(made, meta.resampler), **_spectrogram(made)}
     if isinstance(made, FeatureVector):
         return {"kind": "features", **common, "features": _features(made, meta.config["data"].get("features", ""))}
     columns = meta.config["data"].get("arrays", {}).get("features") if meta.corpus == "arrays" else None
@@ -72,10 +74,11 @@ def spectrogram_of(meta: CheckpointMeta) -> LogMel | LogMelBelowPeak | None:
 def _axes(meta: CheckpointMeta) -> str:
     if meta.config["model"]["frontend"]:
         return "sample"
-    return "frame, mel band (lowest first)" if len(meta.stored_shape) == 2 else "feature"
+    band = "frequency bin" if isinstance(recorded_representation(meta), LogStft) else "mel band"
+    return f"frame, {band} (lowest first)" if len(meta.stored_shape) == 2 else "feature"
 
 
-def _audio(made: LogMel | LogMelBelowPeak | Audio, resampler: str) -> dict[str, Any]:
+def _audio(made: LogMel | LogMelBelowPeak | LogStft | Audio, resampler: str) -> dict[str, Any]:
     return {
         "sample_rate": made.sample_rate,
         "channels": "mono, the mean of the channels",
@@ -86,8 +89,15 @@ def _audio(made: LogMel | LogMelBelowPeak | Audio, resampler: str) -> dict[str, 
     }
 
 
-def _spectrogram(made: LogMel | LogMelBelowPeak) -> Mapping[str, Any]:
-    relative = isinstance(made, LogMelBelowPeak)
+def _spectrogram(made: LogMel | LogMelBelowPeak | LogStft) -> Mapping[str, Any]:
+    relative, seconds = isinstance(made, LogMelBelowPeak), made.at_most / made.sample_rate
+    bands = {
+        "n_mels": made.shape[1],
+        "mel_scale": "Slaney",
+        "mel_norm": "Slaney (unit area)",
+        "lowest_hz": 0.0,
+        "highest_hz": made.sample_rate / 2,
+    }
     values = {
         "name": made.name,
         "window": "periodic Hann",
@@ -95,14 +105,10 @@ def _spectrogram(made: LogMel | LogMelBelowPeak) -> Mapping[str, Any]:
         "hop": made.hop,
         "padding": "centred frames, reflect",
         "spectrum": "power",
-        "n_mels": made.n_mels,
-        "mel_scale": "Slaney",
-        "mel_norm": "Slaney (unit area)",
-        "lowest_hz": 0.0,
-        "highest_hz": made.sample_rate / 2,
+        **({"bins": made.shape[1]} if isinstance(made, LogStft) else bands),
         "power_floor": POWER_FLOOR,
         "logarithm": "natural logarithm of the power" if relative else "dB: 10 log10 of the power",
-        "reference": "the greatest mel power of the clip, up to 30 s" if relative else 1.0,
+        "reference": f"the greatest mel power of the clip, up to {seconds:g} s" if relative else 1.0,
         "range_below_maximum_db": DYNAMIC_RANGE_DB,
         "frames": made.shape[0],
         "stored_as": made.dtype,

@@ -11,7 +11,7 @@ from tfds_fma import reading
 @pytest.mark.parametrize("prepared", [("medium", "small"), ("medium",), ("small",)])
 def test_auto_is_the_corpus_of_the_paper_where_it_is_prepared(monkeypatch, prepared):
     monkeypatch.setattr(reading, "find_prepared", lambda folder, subset, name: subset if subset in prepared else None)
-    for system in SYSTEMS:
+    for system in (system for system in SYSTEMS if system.paper.corpus.startswith("fma_")):
         corpus = system.paper.corpus
         expected = corpus if corpus.removeprefix("fma_") in prepared else f"fma_{prepared[0]}"
         assert resolve_auto(system.config().data)[0] == expected

@@ -58,6 +58,40 @@ def test_the_fold_that_is_scored_does_not_select(folds):
         np.testing.assert_allclose(*shares, atol=0.15)
 
 
+def test_8_1_1_albums_keeps_albums_together_and_spreads_genres(caplog):
+    corpus = make_corpus(num_clips=900)
+    unknown = np.arange(len(corpus)) % 10 == 0
+    unused = dataclasses.replace(
+        corpus,
+        album=np.where(unknown, "", corpus.album),
+        split=np.where(corpus.split == "validation", "unused", corpus.split),
+    )
+    data = keys.default().data
+    with caplog.at_level(logging.WARNING):
+        dealt = SPLITS["8-1-1-albums"](unused, data)
+    assert "8-1-1-albums ignores artists" in caplog.text
+    assert set(dealt.split) == {"train", "validation", "test"}  # also what the corpus's own split leaves out
+    for album in set(dealt.album) - {""}:
+        assert len(set(dealt.split[dealt.album == album])) == 1
+    assert len(set(dealt.split[dealt.album == ""])) == 3
+    first = np.unique(np.where(unknown, dealt.track_id.astype(str), dealt.album), return_index=True)[1]
+    for genre in range(3):
+        split = dealt.split[first][dealt.label[first] == genre]
+        for name, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+            assert abs(np.sum(split == name) - share * len(split)) < 2
+    data.split_seed = 1
+    assert (SPLITS["8-1-1-albums"](unused, data).split != dealt.split).any()
+
+
+def test_folds_leave_out_what_the_corpus_leaves_out():
+    corpus = make_corpus(num_clips=400)
+    unused = corpus.album.astype(int) % 7 == 0
+    corpus = dataclasses.replace(corpus, split=np.where(unused, "unused", corpus.split))
+    for fold in range(3):
+        np.testing.assert_array_equal(cross_validation(corpus, 3, fold).split == "unused", unused)
+    assert f"{unused.sum()} unused" in corpus.summary()
+
+
 def test_clips_of_unknown_artist_are_dealt_one_by_one():
     corpus = make_corpus()
     corpus = dataclasses.replace(corpus, artist=np.full(len(corpus), ""))

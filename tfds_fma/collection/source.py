@@ -1,19 +1,21 @@
-"""A music collection as a source of clips: which tracks the dataset has, and how the clip of each is made."""
+"""A music collection, or GTZAN, as a source of clips: which tracks there are, and how the clip of each is made."""
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from tfds_fma.clips.make import Clip, Reject, clip_from
 from tfds_fma.clips.resampling import implementation
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.clips.windows import cut_windows, open_audio, window_count, window_seconds
 from tfds_fma.collection.duplicates import Fingerprint, find_duplicates, fingerprint
+from tfds_fma.collection.gtzan import audio_folder, read_gtzan
 from tfds_fma.collection.labels import Songs, counted, read_songs
 from tfds_fma.collection.splits import artists_of_genres, split_by_artist
 from tfds_fma.errors import ClipError, UserError
@@ -91,13 +93,7 @@ def collection_source(
     Raises:
       UserError: if the folder or the table make no sense, or the representation is not computed from audio.
     """
-    chosen = get_representation(representation)
-    if not isinstance(chosen, AudioRepresentation):
-        raise UserError(
-            f"{representation} is read from FMA's table; --audio is for log-mel spectrograms and audio. Features of "
-            "your own music: python -m tfds_fma.extract_features --audio FOLDER --out features.csv, and then "
-            "--from_arrays' --features."
-        )
+    chosen = _of_audio(representation)
     if not 0 <= collection.split_seed < 2**32:
         raise UserError(f"--split_seed {collection.split_seed}: give a whole number from 0 to {2**32 - 1}.")
     folder = local_path(collection.audio).absolute()
@@ -133,21 +129,68 @@ def collection_source(
         split[used] = split_by_artist(genre, artist, collection.split_seed)
         rule = f"splits by artist (seed {collection.split_seed})"
     _tell_splits(songs, artists, split, used, rule, log)
-    tracks = tuple(
-        _tracks(
-            songs, [mark.seconds if mark else math.nan for mark in marks], split, rejects, chosen, collection.clips
+    seconds = [mark.seconds if mark else math.nan for mark in marks]
+    genres = {songs.genre[number] for number in used}
+    return _clip_source(_tracks(songs, seconds, split, rejects, chosen, collection.clips), genres, chosen)
+
+
+def gtzan_source(
+    place: str | Path, representation: str, data_dir: str | Path, log: Callable[[str], None] = lambda line: None
+) -> ClipSource:
+    """Opens GTZAN: all windows of each excerpt, six of 5 s; an excerpt is an album.
+
+    The splits are the fault-filtered ones, and what they leave out is in ``unused``. Exact repetitions stay, as
+    published results have them. An excerpt of unknown artist has one of its own.
+
+    Args:
+      place: see `tfds_fma.collection.gtzan.audio_folder`.
+      representation: name of one that is computed from audio.
+      data_dir: where an archive is unpacked.
+      log: takes lines for people.
+
+    Raises:
+      UserError: there is no GTZAN, or the representation is not computed from audio.
+    """
+    chosen = _of_audio(representation)
+    songs = read_gtzan(audio_folder(place, data_dir, log), log)
+    seconds = [_header_seconds(path) for path in songs.path]
+    tracks = _tracks(songs, seconds, songs.split, [("", "")] * len(songs.split), chosen, "every")
+    return _clip_source(tracks, set(songs.genre), chosen)
+
+
+def _of_audio(representation: str) -> AudioRepresentation:
+    """Looks a representation up; raises UserError unless it is computed from audio."""
+    chosen = get_representation(representation)
+    if not isinstance(chosen, AudioRepresentation):
+        raise UserError(
+            f"{representation} is read from FMA's table; --audio and --gtzan are for spectrograms and audio. Features "
+            "of your own music: python -m tfds_fma.extract_features --audio FOLDER --out features.csv, and then "
+            "--from_arrays' --features."
         )
-    )
+    return chosen
+
+
+def _clip_source(
+    tracks: Iterable[SongTrack], genres: Iterable[str], representation: AudioRepresentation
+) -> ClipSource:
     return ClipSource(
-        tracks,
-        tuple(sorted({songs.genre[number] for number in used}, key=str.casefold)),
-        chosen,
-        functools.partial(make_song, chosen),
+        tuple(tracks),
+        tuple(sorted(genres, key=str.casefold)),
+        representation,
+        functools.partial(make_song, representation),
         parallel=True,
         identity="collection",
         state=_state,
-        resampler=implementation(chosen.resampler),
+        resampler=implementation(representation.resampler),
     )
+
+
+def _header_seconds(path: Path) -> float:
+    """The length that the header of a file tells; NaN if it cannot be read, which decoding will explain."""
+    try:
+        return soundfile.info(str(path)).duration
+    except soundfile.LibsndfileError:
+        return math.nan
 
 
 def make_song(representation: AudioRepresentation, song: SongTrack) -> Clip | Reject:
@@ -233,7 +276,7 @@ def _tell_splits(
 def _tracks(
     songs: Songs,
     seconds: Sequence[float],
-    split: np.ndarray,
+    split: Sequence[str] | np.ndarray,
     rejects: Sequence[tuple[str, str]],
     representation: AudioRepresentation,
     clips: str,

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, as MATT and PRCNN have them."""
+"""Log-mel spectrograms, as MATT and PRCNN have them, and the plain ones of Feng et al."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,7 +88,8 @@ class LogMelBelowPeak:
       n_fft: window length in samples.
       hop: distance between frames in samples.
       n_mels: number of mel bands.
-      frames: number of frames kept. The maximum is that of all frames of the clip, up to 30 s.
+      frames: number of frames kept. The maximum is that of all frames of the clip.
+      seconds: length of the clip; what follows is not looked at.
     """
 
     name: str
@@ -100,6 +101,7 @@ class LogMelBelowPeak:
     dtype: str = "float32"
     scale: str = "ln"
     resampler: str = SOXR
+    seconds: int = _CLIP_SECONDS
 
     @property
     def samples(self) -> int:
@@ -109,7 +111,7 @@ class LogMelBelowPeak:
     @property
     def at_most(self) -> int:
         """The whole clip."""
-        return _CLIP_SECONDS * self.sample_rate
+        return self.seconds * self.sample_rate
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -130,3 +132,60 @@ class LogMelBelowPeak:
         from tfds_fma.representations.spectrogram import log_mel_below_peak
 
         return log_mel_below_peak(audio, self.sample_rate, self.n_fft, self.hop, self.n_mels)[: self.frames]
+
+
+@dataclass(frozen=True)
+class LogStft:
+    """Power spectrogram in decibels without mel bands, of the PRCNN of Feng et al. (2017); float16 [frame, bin].
+
+    They have short-time Fourier spectra of 128 frames and 513 bins, so of windows of 1,024 samples. Neither the hop
+    nor the scale is known to us: here the frames cover the segment of 5 s evenly, and the scale, the window, the
+    padding and the limits are those of `LogMel`.
+
+    Attributes:
+      name: see `Representation`.
+      sample_rate: Hz.
+      n_fft: window length in samples.
+      hop: distance between frames in samples.
+      frames: number of frames kept.
+      seconds: length of the clip; what follows is not looked at.
+    """
+
+    name: str
+    sample_rate: int
+    n_fft: int
+    hop: int
+    frames: int
+    seconds: int
+    dtype: str = "float16"
+    scale: str = "dB"
+    resampler: str = SOXR
+
+    @property
+    def samples(self) -> int:
+        """What the centres of the kept frames span."""
+        return (self.frames - 1) * self.hop
+
+    @property
+    def at_most(self) -> int:
+        """The whole clip."""
+        return self.seconds * self.sample_rate
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, frequency bins)."""
+        return self.frames, 1 + self.n_fft // 2
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return (
+            f"power spectrogram in dB, [{self.shape[0]} frames, {self.shape[1]} bins], {self.seconds} s at "
+            f"{self.sample_rate} Hz, window {self.n_fft}, hop {self.hop}"
+        )
+
+    def compute(self, audio: "np.ndarray") -> "np.ndarray":
+        """Computes the spectrogram of float32 audio [samples] -> float16 [frame, bin]."""
+        from tfds_fma.representations.spectrogram import log_power
+
+        return log_power(audio, self.n_fft, self.hop)[: self.frames].astype(self.dtype)

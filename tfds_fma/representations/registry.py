@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 from tfds_fma.representations.audio import Audio
 from tfds_fma.representations.base import KAISER_BEST, Representation
 from tfds_fma.representations.feature_vector import FeatureVector
-from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak
+from tfds_fma.representations.log_mel import LogMel, LogMelBelowPeak, LogStft
 
 
 def is_name(name: str) -> bool:
@@ -46,6 +46,9 @@ _ALL: tuple[Representation, ...] = (
     # PRCNN: nearly the whole clip, as the code has it; with the text's hop length, its first half.
     LogMelBelowPeak("mel_640x128", hop=1024, frames=640, **_UBC),
     LogMelBelowPeak("mel_640x128_hop512", hop=512, frames=640, **_UBC),
+    # Segments of 5 s, six of each excerpt of GTZAN: of Feng et al., and as the PRCNN report's.
+    LogStft("stft_128x513", sample_rate=22_050, n_fft=1024, hop=861, frames=128, seconds=5),
+    LogMelBelowPeak("mel_107x128", hop=1024, frames=107, seconds=5, **_UBC),
     *(Audio(rate) for rate in _AUDIO_RATES),
     FeatureVector("features_518", tuple(GROUPS)),
     # Single sets, for tables that hold no others. `feature_names.columns_of` picks sets out of the 518.

@@ -1,6 +1,7 @@
-"""Log-mel spectrograms, equal to librosa's to 1e-3 dB and faster on one core (benchmarks/prepare.py)."""
+"""Log-mel and plain spectrograms, equal to librosa's to 1e-3 dB and faster on one core (benchmarks/prepare.py)."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
@@ -31,8 +32,7 @@ def log_mel(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: i
     Returns:
       float32 [1 + samples // hop, n_mels], decibels.
     """
-    decibels = 10.0 * np.log10(np.maximum(mel_power(audio, sample_rate, n_fft, hop, n_mels), np.float32(POWER_FLOOR)))
-    return np.maximum(decibels, decibels.max() - np.float32(DYNAMIC_RANGE_DB))
+    return _decibels(mel_power(audio, sample_rate, n_fft, hop, n_mels))
 
 
 def log_mel_below_peak(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
@@ -67,17 +67,40 @@ def mel_power(audio: np.ndarray, sample_rate: int, n_fft: int, hop: int, n_mels:
     Returns:
       float32 [1 + samples // hop, n_mels].
     """
+    filters = _sparse_mel_filters(sample_rate, n_fft, n_mels)
+    return np.concatenate([(filters @ block.T).T for block in _power_blocks(audio, n_fft, hop)])
+
+
+def log_power(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
+    """Computes the power spectrogram in decibels relative to 1, without mel bands.
+
+    Equals ``power_to_db(abs(stft(y, n_fft, hop_length, pad_mode="reflect"))**2).T`` of librosa.
+
+    Args:
+      audio: see `log_mel`, as for the other arguments.
+      n_fft: window length in samples.
+      hop: distance between frames in samples.
+
+    Returns:
+      float32 [1 + samples // hop, 1 + n_fft // 2], decibels.
+    """
+    return _decibels(np.concatenate(list(_power_blocks(audio, n_fft, hop))))
+
+
+def _power_blocks(audio: np.ndarray, n_fft: int, hop: int) -> Iterator[np.ndarray]:
+    """Yields the power spectra of frames, block after block: float32 [frame, 1 + n_fft // 2]."""
     padded = np.pad(audio.astype(np.float32, copy=False), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     window = _hann(n_fft)
-    filters = _sparse_mel_filters(sample_rate, n_fft, n_mels)
-    mel = np.empty((len(frames), n_mels), np.float32)
     for start in range(0, len(frames), _BLOCK_FRAMES):
-        block = slice(start, start + _BLOCK_FRAMES)
-        spectrum = scipy.fft.rfft(frames[block] * window, axis=-1)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        mel[block] = (filters @ power.T).T
-    return mel
+        spectrum = scipy.fft.rfft(frames[start : start + _BLOCK_FRAMES] * window, axis=-1)
+        yield np.square(spectrum.real) + np.square(spectrum.imag)
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    """10 log10 of powers, at most 80 dB below the greatest."""
+    decibels = 10.0 * np.log10(np.maximum(power, np.float32(POWER_FLOOR)))
+    return np.maximum(decibels, decibels.max() - np.float32(DYNAMIC_RANGE_DB))
 
 
 @functools.cache

@@ -22,6 +22,12 @@ from tfds_fma.source.audio_files import check_source_folder
 # Names of the splits in tracks.csv -> names that TFDS users expect.
 SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
+# Of clips that a dataset has and its split leaves out, such as the known faults of GTZAN.
+UNUSED = "unused"
+
+
+STORED_SPLITS = (*SPLITS.values(), UNUSED)
+
 
 UNKNOWN_ID = -1
 
@@ -69,7 +75,7 @@ class Track:
 
     Attributes:
       track_id: FMA's id; names the MP3 file.
-      split: ``train``, ``validation`` or ``test`` (FMA's artist-filtered ``set.split``).
+      split: ``train``, ``validation`` or ``test`` (FMA's artist-filtered ``set.split``), or `UNUSED`.
       genre: top genre, or "" if the table has none.
       artist_id: FMA's id of the artist, -1 if unknown.
       album_id: FMA's id of the album, -1 if unknown.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfds_fma.errors import in_words
 from tfds_fma.identity import labelled_table, sample_step, table_digest
-from tfds_fma.source.tracks import SPLITS
+from tfds_fma.source.tracks import STORED_SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class StoredColumns:
 
 def splits_of(info: Any) -> list[Any]:
     """Returns TFDS's descriptions of the splits that are there, train first."""
-    return [info.splits[split] for split in SPLITS.values() if split in info.splits]
+    return [info.splits[split] for split in STORED_SPLITS if split in info.splits]
 
 
 def clips_of(info: Any) -> "ClipRecords":

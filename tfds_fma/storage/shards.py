@@ -28,7 +28,7 @@ from tfds_fma.clips.make import Clip, Reject
 from tfds_fma.clips.sources import ClipSource
 from tfds_fma.errors import UserError
 from tfds_fma.representations.base import Representation
-from tfds_fma.source.tracks import SPLITS, Track
+from tfds_fma.source.tracks import STORED_SPLITS, Track
 from tfds_fma.storage import layout
 
 # 500 of MATT's spectrograms. Small enough that an interrupted run loses half a minute of one core's work.
@@ -40,7 +40,7 @@ class Shard:
     """A range of the track table.
 
     Attributes:
-      split: ``train``, ``validation`` or ``test``.
+      split: one of `STORED_SPLITS`.
       number: position among the shards of the split.
       tracks: the tracks whose clips belong into it.
       stamp: a hash of all that its bytes depend on.
@@ -75,7 +75,7 @@ def plan_shards(source: ClipSource) -> list[Shard]:
     """Divides the tracks into shards, split by split, in the order of the table."""
     size = max(1, _SHARD_BYTES // clip_bytes(source.representation))
     shards = []
-    for split in SPLITS.values():
+    for split in STORED_SPLITS:
         tracks = tuple(track for track in source.tracks if track.split == split)
         parts = [tracks[start : start + size] for start in range(0, len(tracks), size)]
         shards += [Shard(split, number, part, _stamp(source, part)) for number, part in enumerate(parts)]
