@@ -45,6 +45,7 @@ from tfds_fma.storage.shards import (
 
 REJECTS_FILE = "rejects.csv"
 DAMAGED_FILE = "damaged.csv"  # used, though the decoder found errors in the audio; with the columns of the rejects
+SONGS_FILE = "songs.csv"  # of a collection: track_id -> path, and the number of the window
 REJECTS_COLUMNS = ("track_id", "path", "split", "genre", "reason", "detail")
 
 
@@ -191,7 +192,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             beam.make_shards(jobs, download_config.beam_options, download_config.beam_runner)
         else:
             self._make_shards(source, staging, pending)
-        return self._collect(staging, shards)
+        infos = self._collect(staging, shards)
+        if source.place is not None:
+            self._write_songs(source.tracks, source.place)
+        return infos
 
     def _make_shards(self, source: ClipSource, staging: Staging, shards: list[Shard]) -> None:
         """Makes shards on this machine, one after the other; workers make the clips, across the ends of shards."""
@@ -235,6 +239,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self.damaged:
             _write_rejects(Path(self.data_dir) / DAMAGED_FILE, self.damaged)
         return infos
+
+    def _write_songs(self, tracks: Iterable[Track], place: Callable[[Track], tuple[str, str]]) -> None:
+        """Writes which file, and which window of it, each clip is from."""
+        rejected = {reject.track.track_id for reject in self.rejects}
+        with (Path(self.data_dir) / SONGS_FILE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("track_id", "path", "window"))
+            for track in tracks:
+                if track.track_id not in rejected:
+                    writer.writerow((track.track_id, *place(track)))
 
     def _collect_split(self, split: str, staging: Staging, results: dict[Shard, ShardResult]) -> tfds.core.SplitInfo:
         """Gives the shards of one split their final names, and leaves them where they wait, too."""
@@ -296,5 +310,5 @@ def _nothing_usable(rejects: list[Reject]) -> str:
     hint = " FMA's clips lie in numbered folders, as in the official zip files." if numbered else ""
     return (
         f"None of the {len(rejects)} clips of the table could be used ({count_reasons(rejects)}). The first is "
-        f"{first.path}: {first.detail}.{hint}"
+        f"{first.path}: {first.detail.removesuffix('.')}.{hint}"
     )

@@ -41,6 +41,7 @@ class ClipSource:
       identity: text that differs if `make` may return something else for the same track.
       state: track -> text that differs if `make` may return something else for this track.
       resampler: what resamples the audio, with its version; "" if the clips are not made of audio.
+      place: track -> its file, and the number of its window or ""; None: the ids say where a track is from.
     """
 
     tracks: tuple[Track, ...]
@@ -51,6 +52,7 @@ class ClipSource:
     identity: str
     state: Callable[[Track], str] = lambda track: ""
     resampler: str = ""
+    place: Callable[[Track], tuple[str, str]] | None = None
 
 
 def fma_source(

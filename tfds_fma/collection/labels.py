@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_fma.collection.songs import find_songs, read_tags
+from tfds_fma.collection.songs import find_songs, read_tags, unread_files
 from tfds_fma.errors import UserError
-from tfds_fma.source.track_table import SPLIT_WORDS, Columns, column_names, read_columns, without_unknown
+from tfds_fma.source.track_table import SPLIT_WORDS, Columns, check_header, column_names, read_columns, without_unknown
 from tfds_fma.source.tracks import SPLITS
 
 # Where genre, artist and album come from, the first that tells it.
@@ -65,6 +65,8 @@ def read_songs(folder: Path, table: str, genre_from: str, log: Callable[[str], N
     if genre_from == "table" and "genre" not in given:
         raise UserError("--genre_from table needs a --table with a column 'genre'.")
     paths = _paths(folder, table, given, log)
+    if not given and (unread := unread_files([folder])):
+        log(unread)
     tags = [read_tags(path) for path in paths]
     places = [_folders(folder, path) for path in paths]
     known = {
@@ -150,6 +152,7 @@ def _table(path: str, log: Callable[[str], None]) -> dict[str, list[str]]:
     """Reads the columns of a table that are used: name -> value of every row."""
     there = column_names(path)
     if there and "path" not in there:
+        check_header(path, there)
         raise UserError(
             f"{path} has no column 'path'; it has {', '.join(there)}. Give it one, with the files relative to the "
             "--audio folder; genre, artist, album, title and split are read, too."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfds_fma.errors import UserError
 from tfds_fma.paths import local_path
-from tfds_fma.source.audio_files import AUDIO_SUFFIXES
+from tfds_fma.source.audio_files import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 
 # A tag may hold megabytes.
 _MOST_CHARACTERS = 500
@@ -43,15 +43,29 @@ def find_songs(paths: Iterable[str | Path]) -> list[Path]:
     songs = list(dict.fromkeys(song for path in given for song in (_below(path) if path.is_dir() else [path])))
     if not songs:
         where = ", ".join(map(str, given)) or "nothing"
-        raise UserError(f"no audio in {where}: looked for files that end in {', '.join(AUDIO_SUFFIXES)}")
+        unread = unread_files(path for path in given if path.is_dir())
+        raise UserError(
+            f"no audio in {where}: looked for files that end in {', '.join(AUDIO_SUFFIXES)}"
+            + (f". {unread}" if unread else "")
+        )
     return songs
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def unread_files(folders: Iterable[Path]) -> str:
+    """Says how many files below folders are music in formats that are not read; "" if there are none."""
+    found = [path for folder in folders for path in _below(folder, UNREAD_SUFFIXES)]
+    if not found:
+        return ""
+    endings = ", ".join(sorted({path.suffix.lower() for path in found}))
+    files = "1 file is" if len(found) == 1 else f"{len(found)} files are"
+    return f"{files} in formats that are not read ({endings}): convert them, for example to FLAC with ffmpeg"
+
+
+def _below(folder: Path, endings: tuple[str, ...] = AUDIO_SUFFIXES) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(endings) and not name.startswith("."):
                 yield Path(parent, name)
 
 

@@ -104,6 +104,8 @@ def collection_source(
     duplicates = find_duplicates(marks)
     if duplicates:
         log(f"{counted(len(duplicates), 'duplicate')}: of the same audio one song is used, the others are rejected")
+        if others := sum(songs.genre[one] != songs.genre[other] for one, other in duplicates.items()):
+            log(f"warning: {others} of the duplicates under another genre than the song that is used")
     rejects = [
         ("no-genre", "nothing says what genre it is of")
         if not genre
@@ -113,6 +115,8 @@ def collection_source(
         for number, genre in enumerate(songs.genre)
     ]
     used = np.flatnonzero([not reason for reason, _ in rejects])
+    # What cannot be decoded is in no split's place; where that is all of them, making their clips says why.
+    used = used[[marks[number] is not None for number in used]] if any(marks) else used
     if not len(used):
         raise UserError(f"No song in {folder} can be used: none that has a genre is there only once.")
     # No name holds a newline, so that these are nobody's.
@@ -181,6 +185,7 @@ def _clip_source(
         parallel=True,
         identity="collection",
         state=_state,
+        place=_place,
         resampler=implementation(representation.resampler),
     )
 
@@ -247,6 +252,8 @@ def _tell_splits(
         for name, mask in of_split.items()
     ]
     log(f"{rule}: {', '.join(sizes)}")
+    if not of_split["train"].any():
+        log("warning: no song to train on: give some of them the split 'train', or remove the table's column split")
     counts = artists_of_genres(genre.tolist(), artist.tolist())
     lacking = {
         name: [part for part, mask in of_split.items() if name not in set(genre[mask])] for name in sorted(counts)
@@ -325,6 +332,12 @@ def _state(track: Track) -> str:
     except (OSError, ValueError):
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _place(track: Track) -> tuple[str, str]:
+    """The file of a song, and which of its windows."""
+    assert isinstance(track, SongTrack)
+    return _text(track.path), "" if track.window == _MIDDLE else str(track.window)
 
 
 def _text(path: str | Path) -> str:

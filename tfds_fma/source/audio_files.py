@@ -15,6 +15,9 @@ from tfds_fma.source.archives import check_zip, readable_size, size_limit
 # The usual endings of what libsndfile reads.
 AUDIO_SUFFIXES = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav")
 
+# Those of music that it does not read.
+UNREAD_SUFFIXES = (".aac", ".ape", ".dsf", ".m4a", ".mp4", ".mpc", ".tta", ".wma", ".wv")
+
 # Each larger audio archive holds the clips of the smaller ones too, byte for byte. A subset's own archive is
 # looked into first. fma_full holds whole tracks; cutting the clips out of them again would give other bits.
 _ARCHIVES = {

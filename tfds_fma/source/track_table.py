@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_fma.errors import UserError
+from tfds_fma.errors import UserError, in_words
 from tfds_fma.source.tracks import SPLITS, UNKNOWN_ID, long_fields
 
 # Words for the splits in other people's tables -> names that TFDS users expect.
@@ -32,6 +32,9 @@ _UNKNOWN = (
     "-1.#qnan", "nat", str(UNKNOWN_ID), f"{UNKNOWN_ID}.0",
 )  # fmt: skip
 
+
+# Stands for bytes that are not UTF-8.
+_NOT_UTF8 = "\ufffd"
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0+)?")
 
@@ -189,6 +192,7 @@ def read_columns(
             positions, reader = _after_header(csv.reader(file))
             for name in wanted:
                 if name not in positions:
+                    check_header(path, positions)
                     raise UserError(
                         f"{path} has no column {name!r}; it has {', '.join(positions)}. Name the right one with "
                         f"{flags['columns']} (artist and album may be empty: unknown)."
@@ -198,10 +202,29 @@ def read_columns(
     except FileNotFoundError:
         raise UserError(f"track table {path} does not exist; set {flags['table']}") from None
     except (OSError, csv.Error) as error:
-        raise UserError(f"track table {path} cannot be read as CSV: {error}") from error
+        raise UserError(f"track table {path} cannot be read as CSV: {in_words(error)}") from error
     if not rows:
         raise UserError(f"track table {path} has no rows")
+    for at, name in enumerate(wanted):
+        # Different names would become one. Titles and the like are only shown.
+        strange = next((row[at] for row in rows if _NOT_UTF8 in row[at]), None)
+        if strange is not None and name not in (columns.title, columns.artist_name):
+            raise UserError(f"track table {path}, column {name!r}: {strange!r} is not UTF-8. Save the table as UTF-8.")
     return {name: np.array(column) for name, column in zip(wanted, zip(*rows, strict=True), strict=True)}
+
+
+def check_header(path: str, names: Iterable[str]) -> None:
+    """Raises UserError if the names of a table's columns show that it is no CSV file in UTF-8 with commas."""
+    names = list(names)
+    first = "".join(names)
+    if not first:
+        raise UserError(f"track table {path} is empty: its first row must name the columns.")
+    is_text = first.replace("\t", "").isprintable() and _NOT_UTF8 not in first
+    separators = [mark for mark in (";", "\t", "|") if mark in first]
+    if len(names) == 1 and separators and is_text:
+        raise UserError(f"track table {path} separates its columns by {separators[0]!r}. Save it as CSV with commas.")
+    if not is_text:
+        raise UserError(f"track table {path} is no text in UTF-8. Save it as CSV in UTF-8.")
 
 
 def column_names(path: str) -> tuple[str, ...]:
