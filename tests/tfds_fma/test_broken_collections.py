@@ -76,6 +76,7 @@ TABLES = {
     "no file that is there": (b"path,genre\na.wav,Rock\nb.wav,Jazz\n", "None of the 2 files of .* is there"),
     "a row twice": (b"path,genre\na.wav,Rock\na.wav,Jazz\n", "'a.wav' occurs more than once"),
     "an empty path": (b"path,genre\na.wav,Rock\n,Jazz\n", "a row has no path"),
+    "another split": (b"path,genre,split\na.wav,Rock,often\n", "'often' is none of train, validation, test"),
     "an empty split": (b"path,genre,split\na.wav,Rock,train\nb.wav,Jazz,\n", "'' is none of train, validation, test"),
 }
 
