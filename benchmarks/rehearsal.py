@@ -67,7 +67,8 @@ def stages(folder: Path, tracks: int) -> list[Stage]:
         return ["-m", "mgc_jax.main", "--config", f"configs/{name}.py", "--workdir", str(workdir), *config, *flags]
 
     crnn_flags = (f"--config.data.representation={_MEL}", "--config.data.placement=stream")
-    crnn_flags += (f"--config.train.checkpoint_every_steps={TRAIN_STEPS}",)
+    # No evaluation comes before the last step.
+    crnn_flags += (f"--config.train.checkpoint_every_steps={TRAIN_STEPS}", "--config.train.eval_every_epochs=60")
     return [
         Stage("write the tree", tracks, None),
         Stage(f"prepare {_MEL}", tracks, ["-m", "tfds_fma.prepare", *source, "--representation", _MEL, *data]),
