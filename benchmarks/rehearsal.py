@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -144,8 +145,8 @@ def write_tree(folder: Path, tracks: int, mp3: list[Path]) -> None:
     write_features(folder / "fma_metadata" / "features.csv", np.array([track.track_id for track in demo]), values)
 
 
-def synthesized(folder: Path) -> list[Path]:
-    """Eight MP3 files of 30 s as FMA's: 44.1 kHz, stereo."""
+def synthesized(folder: Path, count: int = 8) -> list[Path]:
+    """MP3 files of 30 s as FMA's: 44.1 kHz, stereo."""
     import soundfile
     import soxr
 
@@ -154,7 +155,7 @@ def synthesized(folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, genre in enumerate(GENRES[:8]):
+    for number, genre in enumerate(GENRES[:count]):
         rendered = soxr.resample(render(Identity(0, genre, number, number, number, 0)), SAMPLE_RATE, 44_100)
         mono = np.resize(rendered, 30 * 44_100)
         paths.append(folder / f"{number}.mp3")
@@ -164,8 +165,8 @@ def synthesized(folder: Path) -> list[Path]:
 
 
 def run_stage(stage: Stage, folder: Path, mp3: list[Path]) -> dict[str, float]:
-    """Runs a stage; returns seconds, peak memory and what the folder grew by, in MiB."""
-    before = used(folder)
+    """Runs a stage; returns seconds, CPU seconds, peak memory and what the folder grew by, in MiB."""
+    before, cpu = used(folder), cpu_seconds()
     start = time.perf_counter()
     if stage.command is None:
         write_tree(folder / "tree", stage.work, mp3)
@@ -181,7 +182,16 @@ def run_stage(stage: Stage, folder: Path, mp3: list[Path]) -> dict[str, float]:
         if process.returncode and stage.stop_at is None:
             sys.exit(f"{stage.name}: exit status {process.returncode}\n{log.read_text()[-3000:]}")
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mib": peak / 2**20, "disk_mib": (used(folder) - before) / 2**20}
+    grown = (used(folder) - before) / 2**20
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu, "peak_mib": peak / 2**20, "disk_mib": grown}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all that it has waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
 
 
 def watch(process: subprocess.Popen, stop_at: Path | None) -> float:
@@ -268,25 +278,32 @@ def rehearse(folder: Path, tracks: int, mp3: list[Path]) -> None:
             measured[stage.name] = run_stage(stage, folder, mp3) | {"work": stage.work}
             file.write_text(json.dumps(measured, indent=1))
             row = measured[stage.name]
-            print(f"{tracks:>7} {stage.name:36} {row['seconds']:9.1f} s {row['peak_mib']:7.0f} MiB", flush=True)
+            print(
+                f"{tracks:>7} {stage.name:36} {row['seconds']:9.1f} s {row['cpu_seconds']:9.1f} s {row['peak_mib']:7.0f} MiB",
+                flush=True,
+            )
 
 
 def table(home: Path, sizes: list[int]) -> str:
-    """What was measured, as a Markdown table: a column for each size, and the last size's rate beside the first's."""
+    """What was measured, as a Markdown table: a column for each size, and the last size's rate beside the first's.
+
+    Rates are per CPU second, which other work on the machine changes least.
+    """
     of_size = [json.loads((home / str(tracks) / "rehearsal.json").read_text()) for tracks in sizes]
     titles = [f"{tracks:,} tracks" for tracks in sizes]
     lines = [
         "Seconds, peak memory, disk.",
         "",
-        f"| stage | {' | '.join(titles)} | rate, last to first |",
+        f"| stage | {' | '.join(titles)} | clips per CPU second, last to first |",
         f"|---|{'---|' * (len(sizes) + 1)}",
     ]
     for name in of_size[0]:
         rows = [measured[name] for measured in of_size if name in measured]
         cells = [
-            f"{row['seconds']:.1f} s, {row['peak_mib']:,.0f} MiB, {max(0, row['disk_mib']):,.0f} MiB" for row in rows
+            f"{row['seconds']:.1f} s, {row['cpu_seconds']:.1f} s, {row['peak_mib']:,.0f} MiB, {max(0, row['disk_mib']):,.0f} MiB"
+            for row in rows
         ]
-        first, last = (row["work"] / row["seconds"] for row in (rows[0], rows[-1]))
+        first, last = (row["work"] / row["cpu_seconds"] for row in (rows[0], rows[-1]))
         lines.append(f"| {name} | {' | '.join(cells)} | {last / first:.2f} |")
     return "\n".join(lines)
 
