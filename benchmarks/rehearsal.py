@@ -279,7 +279,7 @@ def rehearse(folder: Path, tracks: int, mp3: list[Path]) -> None:
             file.write_text(json.dumps(measured, indent=1))
             row = measured[stage.name]
             print(
-                f"{tracks:>7} {stage.name:36} {row['seconds']:9.1f} s {row['cpu_seconds']:9.1f} s {row['peak_mib']:7.0f} MiB",
+                f"{tracks:>7} {stage.name:32} {row['seconds']:9.1f} s {row['cpu_seconds']:9.1f} s {row['peak_mib']:7.0f} MiB",
                 flush=True,
             )
 
