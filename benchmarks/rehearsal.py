@@ -278,10 +278,8 @@ def rehearse(folder: Path, tracks: int, mp3: list[Path]) -> None:
             measured[stage.name] = run_stage(stage, folder, mp3) | {"work": stage.work}
             file.write_text(json.dumps(measured, indent=1))
             row = measured[stage.name]
-            print(
-                f"{tracks:>7} {stage.name:32} {row['seconds']:9.1f} s {row['cpu_seconds']:9.1f} s {row['peak_mib']:7.0f} MiB",
-                flush=True,
-            )
+            cells = f"{row['seconds']:9.1f} s {row['cpu_seconds']:9.1f} s {row['peak_mib']:7.0f} MiB"
+            print(f"{tracks:>7} {stage.name:32} {cells}", flush=True)
 
 
 def table(home: Path, sizes: list[int]) -> str:
@@ -292,7 +290,7 @@ def table(home: Path, sizes: list[int]) -> str:
     of_size = [json.loads((home / str(tracks) / "rehearsal.json").read_text()) for tracks in sizes]
     titles = [f"{tracks:,} tracks" for tracks in sizes]
     lines = [
-        "Seconds, peak memory, disk.",
+        "Seconds, CPU seconds, peak memory, disk.",
         "",
         f"| stage | {' | '.join(titles)} | clips per CPU second, last to first |",
         f"|---|{'---|' * (len(sizes) + 1)}",
@@ -300,7 +298,8 @@ def table(home: Path, sizes: list[int]) -> str:
     for name in of_size[0]:
         rows = [measured[name] for measured in of_size if name in measured]
         cells = [
-            f"{row['seconds']:.1f} s, {row['cpu_seconds']:.1f} s, {row['peak_mib']:,.0f} MiB, {max(0, row['disk_mib']):,.0f} MiB"
+            f"{row['seconds']:.1f} s, {row['cpu_seconds']:.1f} s, {row['peak_mib']:,.0f} MiB, "
+            f"{max(0, row['disk_mib']):,.0f} MiB"
             for row in rows
         ]
         first, last = (row["work"] / row["cpu_seconds"] for row in (rows[0], rows[-1]))
