@@ -39,7 +39,7 @@ _QUICK = {"test_encoders", "test_evaluator", "test_gru_kernel", "test_matt", "te
 _QUICK |= {"test_analysis", "test_recurrent"}
 if DEVICES > 1:  # with one the point is what the optimized forms compute
     _QUICK |= {"test_api", "test_devices", "test_export", "test_extending", "test_formats", "test_layers", "test_loop"}
-    _QUICK |= {"test_onnx", "test_preemption"}
+    _QUICK |= {"test_onnx", "test_preemption", "test_protocols"}
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

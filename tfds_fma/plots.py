@@ -8,6 +8,7 @@ from tfds_fma.errors import UserError
 from tfds_fma.labels import SUBSETS
 from tfds_fma.paths import local_path
 from tfds_fma.representations.base import AudioRepresentation
+from tfds_fma.representations.log_mel import LogStft
 from tfds_fma.representations.registry import get_representation
 from tfds_fma.storage import layout
 
@@ -174,7 +175,7 @@ def _first_of_each_genre(source: Any, genres: int) -> dict[int, tuple[int, "np.n
 
 
 def _draw_spectrograms(figure: Any, panels: list[Any], clips: list["np.ndarray"], representation: Any) -> None:
-    """Draws clips [frame, mel] with time to the right and frequency upwards."""
+    """Draws clips [frame, band] with time to the right and frequency upwards."""
     import numpy as np
 
     images = [clip.T.astype(np.float32) for clip in clips]
@@ -195,11 +196,15 @@ def _draw_spectrograms(figure: Any, panels: list[Any], clips: list["np.ndarray"]
             cmap=_SPECTROGRAM_COLOURS,
             interpolation="nearest",
         )
-    ticks = mel_ticks(representation.sample_rate, representation.n_fft, representation.n_mels)
+    if linear := isinstance(representation, LogStft):
+        hertz_per_bin = representation.sample_rate / representation.n_fft
+        ticks = {hertz: hertz / hertz_per_bin for hertz in range(0, representation.sample_rate // 2 + 1, 2000)}
+    else:
+        ticks = mel_ticks(representation.sample_rate, representation.n_fft, representation.n_mels)
     panels[0].set_yticks(list(ticks.values()), [str(hertz) for hertz in ticks])
     unit = {"dB": "power in dB", "ln": "natural logarithm of the power"}[representation.scale]
     figure.colorbar(drawn, ax=panels, label=unit, fraction=0.03, pad=0.01, aspect=40)
-    figure.supylabel("frequency in Hz, mel scale", fontsize=10)
+    figure.supylabel("frequency in Hz" if linear else "frequency in Hz, mel scale", fontsize=10)
 
 
 def mel_ticks(sample_rate: int, n_fft: int, n_mels: int) -> dict[int, float]:

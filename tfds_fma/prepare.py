@@ -249,6 +249,7 @@ def _run(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
             beam_options=beam_options,
         )
+        _tell_how_to_train(own_subset(_GTZAN), representation)
         return
     if "audio" in args:
         from tfds_fma.collection.source import Collection
@@ -264,7 +265,7 @@ def _run(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
             beam_options=beam_options,
         )
-        print(f"to train on it: --config.data.corpus={own_subset(name)} --config.data.representation={representation}")
+        _tell_how_to_train(own_subset(name), representation)
         return
     prepare(
         args.source,
@@ -277,6 +278,10 @@ def _run(args: argparse.Namespace) -> None:
         unverified=args.unverified,
         beam_options=beam_options,
     )
+
+
+def _tell_how_to_train(subset: str, representation: str) -> None:
+    print(f"to train on it: --config.data.corpus={subset} --config.data.representation={representation}")
 
 
 if __name__ == "__main__":

@@ -118,6 +118,13 @@ def load_predictions(
     if corpus is not None:
         given = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap)
         columns = given | _reconciled(path, track_id, columns, given, corpus.name)
+        if (unused := ~np.isin(columns["split"], SPLIT_NAMES) & (columns["split"] == given["split"])).any():
+            if unused.all():
+                raise UserError(
+                    f"{path}: none of its clips is in a split of corpus {corpus.name}. Add a column split."
+                )
+            log.info("%s: %d clips are in none of the splits of corpus %s: left out", path, unused.sum(), corpus.name)
+            columns, track_id = {name: values[~unused] for name, values in columns.items()}, track_id[~unused]
     for name in ("split", "genre"):
         if name not in columns:
             raise UserError(

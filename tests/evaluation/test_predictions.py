@@ -342,6 +342,21 @@ def test_the_bags_and_counts_of_the_corpus(tmp_path):
     )
 
 
+def test_clips_in_none_of_the_splits_of_the_corpus_are_left_out(tmp_path, caplog):
+    corpus = make_corpus()
+    unused = corpus.split == "test"
+    corpus = dataclasses.replace(corpus, split=np.where(unused, "unused", corpus.split))
+    path, everything = tmp_path / "theirs.csv", np.arange(len(corpus))
+    with caplog.at_level(logging.INFO):
+        read = load_predictions(file_of_corpus(path, corpus, everything), corpus)
+    assert f"{unused.sum()} clips are in none of the splits of corpus arrays: left out" in caplog.text
+    assert set(read.track_id) == set(corpus.track_id[~unused])
+    given = np.where(unused, "test", corpus.split)  # the file counts
+    assert (load_predictions(file_of_corpus(path, corpus, everything, split=given), corpus).split == "test").any()
+    with pytest.raises(UserError, match="none of its clips is in a split of corpus arrays"):
+        load_predictions(file_of_corpus(path, corpus, np.flatnonzero(unused)), corpus)
+
+
 def test_the_corpus_gives_what_the_file_lacks(tmp_path):
     corpus = make_corpus()
     bags = bags_of(corpus, "validation", "pair")

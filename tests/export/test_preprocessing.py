@@ -40,6 +40,22 @@ def test_librosa_makes_the_spectrogram_from_what_it_says(name):
     np.testing.assert_allclose(scale * decibels.T[: spectrogram["frames"]], expected, atol=0.04)  # float16
 
 
+def test_librosa_makes_the_spectrogram_of_feng_from_what_it_says():
+    made = get_representation("stft_128x513")
+    given = described(made.shape, "own_gtzan", data={"representation": made.name})
+    assert (given["kind"], given["clip"]["axes"]) == ("log_stft", "frame, frequency bin (lowest first)")
+    spectrogram = given["spectrogram"]
+    assert "n_mels" not in spectrogram
+    clip = 0.1 * np.random.default_rng(0).normal(size=given["audio"]["samples_at_most"]).astype(np.float32)
+    spectrum = librosa.stft(clip, n_fft=spectrogram["n_fft"], hop_length=spectrogram["hop"], pad_mode="reflect")
+    assert spectrum.shape[0] == spectrogram["bins"]
+    decibels = librosa.power_to_db(
+        np.abs(spectrum) ** 2, ref=spectrogram["reference"], amin=spectrogram["power_floor"],
+        top_db=spectrogram["range_below_maximum_db"],
+    )  # fmt: skip
+    np.testing.assert_allclose(decibels.T[: spectrogram["frames"]], made.compute(clip), atol=0.04)
+
+
 def test_features_are_named_in_their_order():
     given = described((140,), resampler="", data={"representation": "features_518", "features": "mfcc"})
     assert given["kind"] == "features"

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 from mgc_jax.config.keys import to_json
 from mgc_jax.config.loading import run_config_file
-from mgc_jax.papers import SYSTEMS, fma, matt, ubc
+from mgc_jax.models.classifier import build_model
+from mgc_jax.papers import SYSTEMS, fma, gtzan, matt, ubc
 from mgc_jax.papers.__main__ import main, parameters
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,6 +45,13 @@ def test_an_ablation_varies_the_system_whose_file_it_names(system):
     assert sum(ours[key] != theirs[key] for key in theirs) == 1
     if system.published is not None:
         assert parameters(system) == system.published
+
+
+def test_on_gtzan_the_halves_of_feng_have_256_features_each():
+    """As Feng et al. have it: 128 x 513 becomes 1 x 4 x 64 in the CNN, and 2 x 128 states of the GRU."""
+    system = gtzan.system("PRCNN of Feng et al., 5 s")
+    encoder = nnx.eval_shape(lambda: build_model(system.config().model, (128, 513), 10, seed=0)).encoder
+    assert encoder.cnn.features == encoder.rnn.features == 256
 
 
 def test_matt_adds_one_query_per_genre():

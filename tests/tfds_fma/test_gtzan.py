@@ -12,6 +12,7 @@ import soundfile
 
 from tfds_fma.collection.gtzan import Excerpt, audio_folder, excerpts, read_gtzan
 from tfds_fma.demo import make_gtzan
+from tfds_fma.describe import main as describe_main
 from tfds_fma.errors import UserError
 from tfds_fma.prepare import main
 from tfds_fma.reading import class_names, read_dataset
@@ -117,6 +118,9 @@ def test_the_archive_becomes_a_dataset_of_segments(tmp_path, capsys):
     assert (Path(reject["path"]).stem, reject["reason"]) == (BROKEN, "undecodable")
     assert validate_main(["--path", str(folder)]) == 0
     assert "unused 6" in capsys.readouterr().out
+    assert describe_main(["--path", str(folder), "--plots", str(tmp_path / "plots")]) == 0
+    assert "Artists in more than one split: 0 (as it should be)" in capsys.readouterr().out
+    assert len(list((tmp_path / "plots").iterdir())) == 2
 
 
 def test_folders_are_read_as_they_lie(tmp_path):
