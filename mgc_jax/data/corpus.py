@@ -26,7 +26,7 @@ class Corpus:
         clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
             In memory, or on the disk: then indexing reads them.
         track_id: int64 [clip].
-        label: int32 [clip].
+        label: int32 [clip]; of a multi-label corpus bool [clip, genre], closed upwards over `parents`.
         split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
@@ -37,6 +37,8 @@ class Corpus:
         features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
         subset: str [clip], the smallest of FMA's subsets that has the clip (small, medium, large), "" where unknown.
         resampler: what resampled the audio that the clips are made of, with its version; "" if nothing, or unknown.
+        parents: of a multi-label corpus, the genre above each, an index into `genres`; -1: a top genre. Empty where
+            every clip has one genre.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Corpus:
     subgenre: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
     subset: np.ndarray = dataclasses.field(default=None)  # type: ignore[arg-type]
     resampler: str = ""
+    parents: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.subgenre is None:
@@ -64,6 +67,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.track_id)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip may have several genres (`config.task=multi_label`)."""
+        return bool(self.parents)
 
     def indices(self, split: str) -> np.ndarray:
         """Returns the rows of one split, in the corpus's order."""

@@ -91,6 +91,33 @@ class ArtistBootstrap:
                 samples[name] = metric.resampled(self, label, log_scores)
         return samples
 
+    def sum(self, value: np.ndarray) -> np.ndarray:
+        """Sum of a value per clip, [clip], in each resample: float64 [resample]."""
+        return self._sums(value)
+
+    def ranking(self, label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over the genres of average precision, and of the area under the ROC curve: float64 [resample] each.
+
+        A genre that no clip of a resample has (or, of the area, that all have) is not in the mean of that resample.
+
+        Args:
+            label: bool [clip, genre].
+            log_scores: [clip, genre].
+        """
+        genres = range(label.shape[1])
+        values = np.stack([self._ranking_of_one(label[:, genre], log_scores[:, genre]) for genre in genres])
+        there = ~np.isnan(values)
+        ap, auc = np.where(there, values, 0).sum(axis=0) / _not_zero(there.sum(axis=0))
+        return ap, auc
+
+    def _ranking_of_one(self, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Average precision, and area under the ROC curve, of one genre in each resample: float64 [2, resample]."""
+        order = np.argsort(-score, kind="stable")
+        last = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]  # tied scores share one threshold
+        artist, positive = self._artist[order], positive[order, None]
+        parts = np.array_split(self.draws.T, -(-len(order) * len(self.draws) // _MOST_WEIGHTS), axis=1)
+        return np.concatenate([_ap_and_auc(draws[artist], positive, last) for draws in parts], axis=1)
+
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]; `label`: int [clip] or bool [clip, genre]."""
         result = np.full(len(self.draws), np.nan)
@@ -159,6 +186,26 @@ class ArtistBootstrap:
         """Sums of a value per clip by artist and column: sparse [artist, column]."""
         shape = (len(self.artists), columns)
         return scipy.sparse.coo_array((value, (self._artist, column)), shape=shape).tocsr()
+
+
+_MOST_WEIGHTS = 2**22  # of clips x resamples, held at once
+
+
+def _ap_and_auc(weight: np.ndarray, positive: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Average precision and area under the ROC curve: float64 [2, resample]; NaN where undefined.
+
+    Args:
+        weight: [clip, resample], the highest score first.
+        positive: bool [clip, 1].
+        last: int [threshold]: the last clip of those with one score.
+    """
+    found = np.cumsum(weight * positive, axis=0)[last]
+    above = np.cumsum(weight, axis=0)[last]
+    false, gained = above - found, np.diff(found, axis=0, prepend=0)
+    ap = np.sum(gained * found / np.maximum(above, 1), axis=0) / _not_zero(found[-1])
+    before = found - gained
+    area = np.sum(np.diff(false, axis=0, prepend=0) * (found + before) / 2, axis=0)
+    return np.stack([ap, area / _not_zero(found[-1] * false[-1])])
 
 
 def interval(samples: np.ndarray, artists: int, confidence_level: float = 0.95) -> tuple[float, float]:
