@@ -6,7 +6,7 @@ the training would change is not in them.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -51,6 +51,7 @@ class ArtistBootstrap:
         self.draws = np.zeros((resamples, number))
         if number:
             self.draws[:] = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), resamples)
+        self._ranked: tuple[Any, Any, dict[str, np.ndarray]] = None, None, {}
 
     def count(self, counted: np.ndarray) -> int:
         """Returns how many artists have clips that count: bool [clip]."""
@@ -95,28 +96,50 @@ class ArtistBootstrap:
         """Sum of a value per clip, [clip], in each resample: float64 [resample]."""
         return self._sums(value)
 
-    def ranking(self, label: np.ndarray, log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over the genres of average precision, and of the area under the ROC curve: float64 [resample] each.
+    def ranking(self, label: np.ndarray, log_scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Average precision and area under the ROC curve of several genres per clip, of each resample.
 
-        A genre that no clip of a resample has (or, of the area, that all have) is not in the mean of that resample.
+        The last result is kept, for several metrics ask for it.
 
         Args:
             label: bool [clip, genre].
             log_scores: [clip, genre].
-        """
-        genres = range(label.shape[1])
-        values = np.stack([self._ranking_of_one(label[:, genre], log_scores[:, genre]) for genre in genres])
-        there = ~np.isnan(values)
-        ap, auc = np.where(there, values, 0).sum(axis=0) / _not_zero(there.sum(axis=0))
-        return ap, auc
 
-    def _ranking_of_one(self, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Average precision, and area under the ROC curve, of one genre in each resample: float64 [2, resample]."""
-        order = np.argsort(-score, kind="stable")
-        last = np.r_[np.flatnonzero(np.diff(score[order])), len(order) - 1]  # tied scores share one threshold
-        artist, positive = self._artist[order], positive[order, None]
-        parts = np.array_split(self.draws.T, -(-len(order) * len(self.draws) // _MOST_WEIGHTS), axis=1)
-        return np.concatenate([_ap_and_auc(draws[artist], positive, last) for draws in parts], axis=1)
+        Returns:
+            `macro_ap` and `macro_auc`, the means over the genres, and `micro_ap` and `micro_auc`, of all scores in one
+            ranking: float64 [resample]. A genre that no clip of a resample has (or, of the area, that all have) is not
+            in the mean of that resample.
+        """
+        if not (label is self._ranked[0] and log_scores is self._ranked[1]):
+            pairs = zip(label.T, log_scores.T, strict=True)
+            values = np.stack([self._ap_and_auc(has, score, self._artist) for has, score in pairs])
+            there = ~np.isnan(values)
+            macro = np.where(there, values, 0).sum(axis=0) / _not_zero(there.sum(axis=0))
+            micro = self._ap_and_auc(label.ravel(), log_scores.ravel(), np.repeat(self._artist, label.shape[1]))
+            names = ("macro_ap", "macro_auc", "micro_ap", "micro_auc")
+            self._ranked = label, log_scores, dict(zip(names, (*macro, *micro), strict=True))
+        return self._ranked[2]
+
+    def _ap_and_auc(self, positive: np.ndarray, score: np.ndarray, artist: np.ndarray) -> np.ndarray:
+        """Average precision, and area under the ROC curve, of one ranking: float64 [2, resample]; NaN where undefined.
+
+        Args:
+            positive: bool [case].
+            score: [case].
+            artist: int [case].
+        """
+        # Both change only where a true case is found: cases are counted at, and between, the scores of true cases.
+        thresholds = np.unique(-score[positive])
+        after = np.searchsorted(thresholds, -score)
+        at = np.append(thresholds, np.inf)[after] == -score
+        columns, ones = 2 * len(thresholds) + 1, np.ones(len(score))
+        of_all = _sums_of(artist, 2 * after + at, ones, (len(self.artists), columns))
+        of_true = _sums_of(artist[positive], after[positive], ones[positive], (len(self.artists), len(thresholds)))
+        parts = [
+            _ap_and_auc((of_all.T @ draws.T), (of_true.T @ draws.T))
+            for draws in np.array_split(self.draws, -(-columns * len(self.draws) // _MOST_COUNTS))
+        ]
+        return np.concatenate(parts, axis=1)
 
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]; `label`: int [clip] or bool [clip, genre]."""
@@ -184,28 +207,32 @@ class ArtistBootstrap:
 
     def _shares(self, column: np.ndarray, value: np.ndarray, columns: int) -> scipy.sparse.csr_array:
         """Sums of a value per clip by artist and column: sparse [artist, column]."""
-        shape = (len(self.artists), columns)
-        return scipy.sparse.coo_array((value, (self._artist, column)), shape=shape).tocsr()
+        return _sums_of(self._artist, column, value, (len(self.artists), columns))
 
 
-_MOST_WEIGHTS = 2**22  # of clips x resamples, held at once
+_MOST_COUNTS = 2**22  # of thresholds x resamples, held at once
 
 
-def _ap_and_auc(weight: np.ndarray, positive: np.ndarray, last: np.ndarray) -> np.ndarray:
+def _sums_of(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """Sums of values by row and column: sparse."""
+    return scipy.sparse.coo_array((value, (row, column)), shape=shape).tocsr()
+
+
+def _ap_and_auc(every: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Average precision and area under the ROC curve: float64 [2, resample]; NaN where undefined.
 
     Args:
-        weight: [clip, resample], the highest score first.
-        positive: bool [clip, 1].
-        last: int [threshold]: the last clip of those with one score.
+        every: [2 threshold + 1, resample]: cases above the first threshold, at it, between it and the next, and so on.
+        true: [threshold, resample]: true cases at each threshold.
     """
-    found = np.cumsum(weight * positive, axis=0)[last]
-    above = np.cumsum(weight, axis=0)[last]
-    false, gained = above - found, np.diff(found, axis=0, prepend=0)
-    ap = np.sum(gained * found / np.maximum(above, 1), axis=0) / _not_zero(found[-1])
-    before = found - gained
-    area = np.sum(np.diff(false, axis=0, prepend=0) * (found + before) / 2, axis=0)
-    return np.stack([ap, area / _not_zero(found[-1] * false[-1])])
+    above, found = np.cumsum(every, axis=0), np.cumsum(true, axis=0)
+    total = found[-1] if len(found) else np.zeros(every.shape[1])
+    ap = np.sum(true * found / np.maximum(above[1::2], 1), axis=0) / _not_zero(total)
+    false = above[-1] - total
+    false_before = above[:-1:2] - (found - true)
+    tied = every[1::2] - true
+    area = np.sum(true * (false - false_before - tied / 2), axis=0) / _not_zero(total * false)
+    return np.stack([ap, area])
 
 
 def interval(samples: np.ndarray, artists: int, confidence_level: float = 0.95) -> tuple[float, float]:

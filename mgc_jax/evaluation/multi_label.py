@@ -104,19 +104,25 @@ MULTI_LABEL_METRICS: dict[str, Metric] = {
     "macro_ap": Metric(
         "macro AP",
         from_scores=macro_ap,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)[0],
+        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["macro_ap"],
     ),
     "micro_ap": Metric(
         "micro AP",
         from_scores=micro_ap,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.micro_ap(label, log_odds),
+        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["micro_ap"],
     ),
     "macro_auc": Metric(
         "macro AUC",
         from_scores=macro_auc,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)[1],
+        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["macro_auc"],
     ),
-    "micro_auc": Metric("micro AUC", from_scores=micro_auc, in_terminal=False),
+    "micro_auc": Metric(
+        "micro AUC",
+        from_scores=micro_auc,
+        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["micro_auc"],
+        compared=False,
+        in_terminal=False,
+    ),
     "hierarchical_precision": _hierarchical("hierarchical precision", _precision, compared=False, in_terminal=False),
     "hierarchical_recall": _hierarchical("hierarchical recall", _recall, compared=False, in_terminal=False),
     "hierarchical_f1": _hierarchical("hierarchical F1", _f1),
@@ -131,9 +137,18 @@ def set_metrics(label: np.ndarray, log_odds: np.ndarray) -> dict[str, float]:
 
 
 def set_metric_samples(bootstrap: ArtistBootstrap, label: np.ndarray, log_odds: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the `MULTI_LABEL_METRICS` of each resample, those that can be resampled: float64 [resample] by name."""
-    resampled = {name: metric.resampled for name, metric in MULTI_LABEL_METRICS.items()}
-    return {name: of(bootstrap, label, log_odds) for name, of in resampled.items() if of is not None}
+    """Computes the `MULTI_LABEL_METRICS` of each resample, those that can be resampled: float64 [resample] by name.
+
+    A resample has no genre whose artists were all not drawn, and more than its share of one whose artists were: the
+    average precision of rare genres is higher in resamples. So their values are moved by the difference of their mean
+    from the metric.
+    """
+    values, samples = set_metrics(label, log_odds), {}
+    for name, metric in MULTI_LABEL_METRICS.items():
+        if metric.resampled is not None:
+            drawn = metric.resampled(bootstrap, label, log_odds)
+            samples[name] = np.clip(drawn - (_mean(drawn) - values.get(name, np.nan)), 0, 1)
+    return samples
 
 
 def level_metrics(predictions: Predictions) -> dict[str, Any]:
@@ -154,10 +169,6 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     Returns:
         What `level_metrics` returns, and: `artists`; `threshold`; `intervals` (95 %, bootstrap over artists; None of
         too few) and `per_genre`, each by level.
-
-    A resample has no genre whose artists were all not drawn, and more than its share of one whose artists were: the
-    average precision of rare genres is higher in resamples. So the values of the resamples are moved by the
-    difference of their mean from the metric.
     """
     bootstrap = ArtistBootstrap(predictions.artists)
     result = level_metrics(predictions) | {"artists": len(bootstrap.artists), "threshold": THRESHOLD}
@@ -165,17 +176,11 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     for level, scores in predictions.levels.items():
         samples = set_metric_samples(bootstrap, predictions.label, scores)
         intervals[level] = {
-            name: [_or_none(bound) for bound in interval(_moved(values, result[level][name]), len(bootstrap.artists))]
+            name: [_or_none(bound) for bound in interval(values, len(bootstrap.artists))]
             for name, values in samples.items()
-            if name in result[level]
         }
     per_genre = {level: genre_table(predictions, scores) for level, scores in predictions.levels.items()}
     return result | {"intervals": intervals, "per_genre": per_genre, "warnings": []}
-
-
-def _moved(samples: np.ndarray, value: float) -> np.ndarray:
-    """Returns the values of the resamples with another mean."""
-    return np.clip(samples - (_mean(samples) - value), 0, 1)
 
 
 def genre_table(predictions: Predictions, log_odds: np.ndarray) -> dict[str, dict[str, Any]]:

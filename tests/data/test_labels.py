@@ -14,6 +14,7 @@ from mgc_jax.data.labels import of_fma, of_names
 from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.training.losses import multi_label_loss, targets
+from tfds_fma.source.tracks import read_tracks
 
 ROCK, PUNK, HARDCORE, JAZZ, BE_BOP = 12, 25, 109, 4, 178
 
@@ -69,6 +70,17 @@ def test_names_in_a_cell():
     sets = of_names(["Rock| Punk", "Jazz", "Punk|"], ("Jazz", "Punk", "Rock"))
     assert sets.label.astype(int).tolist() == [[0, 1, 1], [1, 0, 0], [0, 1, 0]]
     assert sets.parents == (-1, -1, -1)
+
+
+def test_genre_lists_of_fma_are_closed_already(real_data):
+    tracks = read_tracks(real_data / "fma_sample", "large")
+    sets = of_fma([track.genres_all for track in tracks], "fma_large")
+    assert sets.label.sum(axis=1).tolist() == [len(track.genres_all) for track in tracks]
+    top = {track.genre for track in tracks if track.genre}
+    assert sum(not track.genre for track in tracks) > 50
+    for track, has in zip(tracks, sets.label, strict=True):
+        assert not track.genre or has[sets.genres.index(track.genre)]
+    assert top <= set(sets.genres)
 
 
 def arrays_config(folder, cells):

@@ -99,7 +99,7 @@ def test_genres_that_do_not_occur_are_left_out():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_resample_is_the_metric_of_its_clips(tied, monkeypatch):
-    monkeypatch.setattr("mgc_jax.evaluation.bootstrap._MOST_WEIGHTS", 300)  # in several parts
+    monkeypatch.setattr("mgc_jax.evaluation.bootstrap._MOST_COUNTS", 300)  # in several parts
     label, scores = case(tied=tied)
     artists = np.random.default_rng(1).integers(0, 12, len(label))
     bootstrap = ArtistBootstrap(artists, resamples=6)
@@ -110,6 +110,19 @@ def test_a_resample_is_the_metric_of_its_clips(tied, monkeypatch):
         for draw, value in zip(bootstrap.draws, samples, strict=True):
             drawn = np.repeat(np.arange(len(label)), draw[artists].astype(int))
             assert value == pytest.approx(set_metrics(label[drawn], scores[drawn])[name]), name
+
+
+def test_samples_lie_around_the_metric():
+    """Of rare genres, whose average precision is higher in the resamples that have them."""
+    rng = np.random.default_rng(0)
+    label, scores = rng.random((60, 8)) < 0.04, rng.normal(size=(60, 8))
+    label[:, 0] = True
+    bootstrap = ArtistBootstrap(np.arange(60))
+    value, drawn = set_metrics(label, scores)["macro_ap"], bootstrap.ranking(label, scores)["macro_ap"]
+    assert drawn.mean() > value + 0.03
+    samples = multi_label.set_metric_samples(bootstrap, label, scores)["macro_ap"]
+    assert samples.mean() == pytest.approx(value, abs=1e-3)
+    assert samples.std() == pytest.approx(drawn.std(), rel=0.05)
 
 
 def test_the_mean_of_a_bag_averages_log_odds():

@@ -2,15 +2,20 @@
 
 import json
 
+import jaxtyping
 import numpy as np
 import pytest
 from helpers import make_corpus, small_config
 
+from mgc_jax.analysis.opening import opened
 from mgc_jax.config.loading import load_config
 from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.open import open_corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.predictions_file import load_predictions
-from mgc_jax.modes import cross_validate, evaluate, train
+from mgc_jax.export.formats import write_stablehlo
+from mgc_jax.inference import load_export
+from mgc_jax.modes import bench, cross_validate, evaluate, export, train
 from mgc_jax.report.comparison import write_comparison
 from mgc_jax.report.run_page import write_report
 
@@ -91,6 +96,35 @@ def test_runs_of_two_tasks_are_not_compared(run, tmp_path):
     assert f"{results['splits']['validation']['bag']['macro_ap']:.3f}" in page
 
 
+@pytest.fixture
+def symbols_are_lengths():
+    """As in `tests/export/conftest.py`."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_an_export_gives_the_scores_of_the_run(run, symbols_are_lengths):
+    folder, config, results = run
+    written = export(config, folder)
+    exported = load_export(written)
+    assert exported.meta.genre_parents == (-1,) * 4
+    predictions = load_predictions(folder / "predictions.parquet").of_split("validation")
+    corpus = open_corpus(config.data, config.task)
+    row_of = {track: row for row, track in enumerate(corpus.track_id.tolist())}
+    clips = corpus.clips[[row_of[track] for track in predictions.track_id.tolist()]]
+    scores, _ = exported(clips, predictions.bag)
+    np.testing.assert_allclose(scores[predictions.bag], predictions.bag_scores, rtol=1e-4, atol=1e-4)
+    assert write_stablehlo(written, exported)[0].difference < 1e-5
+    card = (written / "MODEL_CARD.md").read_text()
+    assert "log odds of each genre by itself" in card
+    assert f"{results['splits']['validation']['bag']['macro_ap']:.3f}" in card
+    saved = json.loads((written / "config.json").read_text())
+    (written / "config.json").write_text(json.dumps(saved | {"genre_parents": [1, 0, -1, -1]}))
+    with pytest.raises(UserError, match=r"config.json does not describe a model .*is no tree"):
+        load_export(written)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -117,8 +151,12 @@ def test_the_task_brings_its_metric_unless_one_is_given():
     )
 
 
-def test_cross_validation_and_accuracy_are_refused(run, tmp_path):
-    _, config, _ = run
+def test_what_knows_one_genre_per_clip_is_refused(run, tmp_path):
+    folder, config, _ = run
+    with pytest.raises(UserError, match="bench measures models of one genre per clip"):
+        bench(config, tmp_path / "bench")
+    with pytest.raises(UserError, match="analyse shows models of one genre per clip"), opened(folder, {}):
+        pass
     with pytest.raises(UserError, match="cross-validation needs folds"):
         cross_validate(config, tmp_path / "cv")
     changed = config.copy_and_resolve_references()
