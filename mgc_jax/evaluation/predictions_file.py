@@ -12,7 +12,8 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
   above 1: then those of a clip must sum to 1. Log probabilities, where none is positive and those of a clip sum so.
   Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip). Percent and
   negative log probabilities are refused: as logits they would say something else. Multi-label each score is about a
-  genre by itself: a probability, where all lie between 0 and 1, and log odds otherwise.
+  genre by itself: a probability, where all lie between 0 and 1, and log odds otherwise; in a tree of genres each gets
+  the highest score of its subtree.
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
@@ -181,8 +182,8 @@ def load_predictions(
         artist=artist[order],
         album=album[order],
         bag=bag,
-        clip_scores=scores_of("clip")[order] if _has(columns, "clip") else None,
-        bag_scores=scores_of("bag")[order] if _has(columns, "bag") else None,
+        clip_scores=_raised(scores_of("clip"), parents)[order] if _has(columns, "clip") else None,
+        bag_scores=_raised(scores_of("bag"), parents)[order] if _has(columns, "bag") else None,
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
@@ -240,6 +241,8 @@ def _has_several(path: Path, columns: dict[str, np.ndarray], about: dict[str, An
             "several."
         )
     several = "genres" in columns or bool(about.get("parents"))
+    if corpus is not None and not columns.keys() & {"genre", "genres"}:  # the corpus has the genres
+        return corpus.multi_label
     if corpus is not None and several != corpus.multi_label:
         has, task = ("several genres", MULTI_LABEL) if several else ("one genre", SINGLE_LABEL)
         raise UserError(f"{path} has {has} per clip; evaluate it with --config.task={task}.")
@@ -261,12 +264,18 @@ def _genre_sets(path: Path, values: np.ndarray, genres: tuple[str, ...], parents
     """Returns the genres of each clip, closed upwards: bool [clip, genre]."""
     label = np.zeros((len(values), len(genres)), bool)
     for row, value in enumerate(values.tolist()):
-        names = genre_names(value or "", SEPARATOR)
+        names = genre_names(value, SEPARATOR)
         label[row, _genre_numbers(path, "genres", np.array(names, object), genres)] = True
-    for genre in reversed(range(len(genres))):
+    return _raised(label, parents)
+
+
+def _raised(values: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
+    """Raises the value of each genre, [clip, genre], to the highest one of its subtree, as other software may not."""
+    values = values.copy() if parents else values
+    for genre in reversed(range(len(parents))):
         if parents[genre] >= 0:
-            label[:, parents[genre]] |= label[:, genre]
-    return label
+            np.maximum(values[:, parents[genre]], values[:, genre], out=values[:, parents[genre]])
+    return values
 
 
 def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -297,7 +306,8 @@ def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
     if name in _NAMES:
         items = values.to_pylist()
         if name == "genres":  # in an order of their own, so that they can be compared
-            items = [SEPARATOR.join(sorted(item)) if isinstance(item, list) else item for item in items]
+            names = (item if isinstance(item, list) else genre_names(item or "", SEPARATOR) for item in items)
+            items = [SEPARATOR.join(sorted(item)) for item in names]
         return np.array([*items, None], object)[:-1]  # in one row, whatever the values are
     return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
 
@@ -472,6 +482,9 @@ def _from_corpus(
     }
 
 
+_OTHER = {"genre": "another genre", "genres": "other genres"}
+
+
 def _reconciled(
     path: Path, track_id: np.ndarray, columns: dict[str, np.ndarray], given: dict[str, np.ndarray], corpus: str
 ) -> dict[str, np.ndarray]:
@@ -488,7 +501,7 @@ def _reconciled(
         if other.any():
             row = int(other.argmax())
             raise UserError(
-                f"{path}: {other.sum()} of {len(other)} clips have another {column} than in corpus {corpus}, for "
+                f"{path}: {other.sum()} of {len(other)} clips have {_OTHER[column]} than in corpus {corpus}, for "
                 f"instance track {track_id[row]}: {ours[row]!r}, and there {str(theirs[row])!r}. Name the corpus that "
                 f"was scored, or leave out the column {column}."
             )

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics
 from scipy.special import expit, logit
 
+from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import multi_label
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap
@@ -183,6 +184,30 @@ def test_probabilities_of_other_software_become_log_odds(tmp_path, caplog):
     np.testing.assert_allclose(read.clip_scores[:, 0], logit([0.9, 0.25]))
     assert np.isfinite(read.clip_scores).all()
     assert read.label.tolist() == [[True, False], [True, True]]
+
+
+def tree_corpus():
+    """Three clips of a corpus with a tree: Punk below Rock."""
+    label = np.array([[True, True, False], [False, False, True], [True, False, True]])
+    text = np.array(["a", "b", "c"])
+    return Corpus(
+        name="fma_large", genres=("Rock", "Punk", "Jazz"), parents=(-1, 0, -1), clips=np.zeros((3, 2), np.float32),
+        track_id=np.array([1, 2, 3]), label=label, split=np.array(["test"] * 3), artist=text, album=text,
+    )  # fmt: skip
+
+
+def test_scores_alone_get_labels_and_tree_of_the_corpus(tmp_path):
+    scores = "clip/Rock,clip/Punk,clip/Jazz\n1,{},-1,2,0\n2,{},0,1,3\n3,{},4,1,2\n"
+    (tmp_path / "p.csv").write_text("track_id,genres," + scores.format("Punk|Rock", "Jazz", "Rock| Jazz"))
+    (tmp_path / "alone.csv").write_text("track_id," + scores.replace("{},", ""))
+    for name in ("p.csv", "alone.csv"):
+        read = load_predictions(tmp_path / name, tree_corpus())
+        np.testing.assert_array_equal(read.label, tree_corpus().label)
+        assert read.parents == (-1, 0, -1)
+        np.testing.assert_array_equal(read.clip_scores[:, 0], [2, 1, 4])  # at least those of Punk
+    (tmp_path / "p.csv").write_text("track_id,genres," + scores.format("Rock", "Jazz", "Rock|Jazz"))
+    with pytest.raises(UserError, match=r"1 of 3 clips have other genres than in corpus fma_large, .* track 1: 'Rock'"):
+        load_predictions(tmp_path / "p.csv", tree_corpus())
 
 
 @pytest.mark.parametrize(

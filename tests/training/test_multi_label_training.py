@@ -42,12 +42,9 @@ def prepare_loud_albums(folder):
     for row, (track_id, album) in enumerate(zip(corpus.track_id.tolist(), corpus.album.tolist(), strict=True)):
         genre = corpus.genres[corpus.label[row]]
         top, _, sub = TREE[genre]
-        tracks.append(
-            Track(
-                track_id, str(corpus.split[row]), genre if row % 2 else "", int(corpus.artist[row]), int(album), "", "",
-                30.0, genres_all=(sub, top) if loud[row] else (top,), subset="large",
-            )
-        )  # fmt: skip
+        ids, split, artist = (sub, top) if loud[row] else (top,), str(corpus.split[row]), int(corpus.artist[row])
+        shown = genre if row % 2 else ""
+        tracks.append(Track(track_id, split, shown, artist, int(album), "", "", 30.0, genres_all=ids, subset="large"))
     clip_of = dict(zip(corpus.track_id.tolist(), corpus.clips, strict=True))
     source = ClipSource(
         tuple(tracks), GENRES, Precomputed("mine", (8,), "float16", "numbers"),
