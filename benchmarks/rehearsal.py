@@ -7,7 +7,8 @@
 The tree has FMA-medium's tracks per split and genre, the columns of the real tables, and clips of 30 s that are links
 to a few files. A stage is the command that a user gives, in a process of its own; only the intervals and the table's
 numbers are computed on invented scores of all clips. What was measured is not measured again: rehearsal.json in the
-folder of a size has it. Memory is the proportional set size of the process and its workers, sampled four times a second.
+folder of a size has it. Memory is the proportional set size of the process and its workers, sampled four times a
+second.
 """
 
 import argparse

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mgc_jax.config import keys
-from mgc_jax.data.bags import Bags, bags_of, single_clip_bags, training_bags
+from mgc_jax.data.bags import Bags, bags_of, genre_shares, single_clip_bags, training_bags
 from mgc_jax.data.batches import TrainBatches
 from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
 from mgc_jax.data.inputs import make_inputs
@@ -23,6 +23,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation.evaluator import Evaluator
 from mgc_jax.evaluation.metrics import check_selection
 from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.inference import STATE_VERSION, CheckpointMeta, check_weights
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
 from mgc_jax.models.logit_adjustment import log_prior
@@ -63,6 +64,8 @@ class Experiment:
         train_bags: what training sees: bags, or bags of one clip for a model without pooling.
         adjustment: float32 [genre]: post-hoc logit adjustment of all scores.
         genre_count: [genre]: training bags (or clips, where the loss counts them) of each genre.
+        shares: float32 [target, genre]: with several genres per clip, the targets that the labels of the training bags
+            are rows of (`data.bags.genre_shares`); None: a clip has one genre.
     """
 
     def __init__(
@@ -85,15 +88,16 @@ class Experiment:
         """
         warn_without_cpu_flags()
         self.config, self.workdir = config, workdir
-        check_names(config.model)
-        check_selection(config.train.select)
+        multi_label = config.task == keys.MULTI_LABEL
+        check_names(config.model, multi_label=multi_label)
+        check_selection(config.train.select, metrics_of(config.task))
         self.mesh = data_mesh(devices)
         self.corpus = open_together(config) if corpus is None else corpus
         log.info(self.corpus.summary())
         self.inputs = make_inputs(config, self.corpus)
         model = build_model(
             config.model, self.inputs.clip_shape, len(self.corpus.genres),
-            subgenre_parents=self.corpus.subgenre_parents, seed=config.seed,
+            subgenre_parents=self.corpus.subgenre_parents, multi_label=multi_label, seed=config.seed,
         )  # fmt: skip
         self.num_parameters = count_parameters(model)
         self.told_genre: bool = getattr(model.pooling, "told_genre", False)
@@ -122,13 +126,17 @@ class Experiment:
             if self.has_pooling
             else single_clip_bags(self.corpus, "train")
         )
+        self.shares: np.ndarray | None = None
+        if multi_label:
+            train, self.shares = genre_shares(self.corpus, train)
         self.train_bags: Bags = train
-        self.genre_count = np.bincount(
-            train.label, weights=train.sizes if config.loss.bag_weight == "size" else None,
-            minlength=len(self.corpus.genres),
-        )  # fmt: skip
+        targets = np.eye(len(self.corpus.genres)) if self.shares is None else self.shares
+        weight = train.sizes if config.loss.bag_weight == "size" else None
+        self.genre_count = np.bincount(train.label, weights=weight, minlength=len(targets)) @ targets
         self.adjustment = -config.eval.logit_adjustment * log_prior(self.genre_count)
-        scorer = Scorer(model, self.inputs, self.mesh, config.eval.batch_clips, self.adjustment)
+        scorer = Scorer(
+            model, self.inputs, self.mesh, config.eval.batch_clips, self.adjustment, parents=self.corpus.parents
+        )
         self.evaluator = Evaluator(scorer, self.clips, self.has_pooling)
         self.probe = Probe(model, self.inputs, self.corpus.clips.shape[1:])
 
@@ -165,6 +173,7 @@ class Experiment:
             genres=tuple(self.corpus.genres),
             subgenres=tuple(self.corpus.subgenres),
             subgenre_parents=tuple(self.corpus.subgenre_parents),
+            genre_parents=self.corpus.parents,
             stored_shape=tuple(self.corpus.clips.shape[1:]),
             clip_shape=tuple(self.inputs.clip_shape),
             adjustment=tuple(self.adjustment.tolist()),
@@ -205,7 +214,7 @@ def open_together(config: ConfigDict) -> Corpus:
     demo = config.data.corpus == "demo"  # which the first process makes
     if demo and not processes.is_first():
         processes.wait_for_all()
-    corpus = open_corpus(config.data)
+    corpus = open_corpus(config.data, config.task)
     if demo and processes.is_first():
         processes.wait_for_all()
     lazy = isinstance(corpus.clips, LazyClips)

@@ -22,6 +22,7 @@ from mgc_jax.data.placement import HostClips
 from mgc_jax.data.standardization import Standardization
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, build_model, split_model
+from mgc_jax.models.genre_tree import check_parents
 from mgc_jax.models.layers import ENDLESS, Count
 from mgc_jax.probe import Probe, require_same_scores
 from mgc_jax.runtime import platform
@@ -57,6 +58,8 @@ class CheckpointMeta:
         genres: label names, in the order of the scores.
         subgenres: names of the sub-genres; the first ones are the genres themselves.
         subgenre_parents: int [sub-genre]: the genre of each.
+        genre_parents: int [genre]: of a multi-label model, the genre above each, -1 where there is none; empty: a clip
+            has one genre.
         stored_shape: of a clip of the corpus.
         clip_shape: of the encoder's input.
         adjustment: float [genre]: post-hoc logit adjustment of the scores.
@@ -100,6 +103,7 @@ class CheckpointMeta:
     clips_digest: str = ""
     step: int | None = None
     best_step: int | None = None
+    genre_parents: tuple[int, ...] = ()
     checksums: dict[str, int | None] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -170,9 +174,9 @@ class ExportedModel:
             segment: int [clip]: number of the bag of each clip, from 0; None: every clip is a bag of its own.
 
         Returns:
-            Log scores float32 [bag, genre], and `aux`: `embedding` float32 [clip, feature], and `attention` float32
-            [bag, (genre,) clip] where bags were given, 0 for the clips of other bags. Of 1000 bags, 16 genres and
-            10,000 clips it would fill 640 MB.
+            Log scores float32 [bag, genre] (of a multi-label model log odds, whose sigmoid is a probability), and
+            `aux`: `embedding` float32 [clip, feature], and `attention` float32 [bag, (genre,) clip] where bags were
+            given, 0 for the clips of other bags. Of 1000 bags, 16 genres and 10,000 clips it would fill 640 MB.
 
         Raises:
             UserError: clips of another shape or with values that are not finite, bags that are not numbered from 0,
@@ -219,7 +223,9 @@ class ExportedModel:
     @functools.cached_property
     def _scorer(self) -> Scorer:
         batch_clips = self.meta.config["eval"]["batch_clips"]
-        return Scorer(self.model, self.inputs, self.mesh, batch_clips, self.adjustment)
+        return Scorer(
+            self.model, self.inputs, self.mesh, batch_clips, self.adjustment, parents=self.meta.genre_parents
+        )
 
     @functools.cached_property
     def _weights(self) -> tuple[Any, Any]:
@@ -237,10 +243,15 @@ def _bags(segment: np.ndarray, clips: int) -> Bags:
 
 
 def model_of(meta: CheckpointMeta) -> BagClassifier:
-    """Builds the model that a checkpoint or an export describes, with weights still to be filled in."""
+    """Builds the model that a checkpoint or an export describes, with weights still to be filled in.
+
+    Raises:
+        ValueError: the parents of its genres are no tree.
+    """
+    check_parents(meta.genre_parents, len(meta.genres))
     return build_model(
         ConfigDict(meta.config["model"]), meta.clip_shape, len(meta.genres),
-        subgenre_parents=meta.subgenre_parents, seed=0,
+        subgenre_parents=meta.subgenre_parents, multi_label=bool(meta.genre_parents), seed=0,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from mgc_jax.evaluation.metrics import METRICS, check_selection
 from mgc_jax.evaluation.predictions import Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.evaluation.results import finish, format_table, show_earlier, summaries
+from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.runtime import processes
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import clock
@@ -179,6 +180,11 @@ def export(config: ConfigDict, workdir: str | Path) -> Path:
 def bench(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Measures how fast the model of a configuration trains and evaluates; returns what `bench.json` holds."""
     workdir = local_path(workdir)
+    if config.task == keys.MULTI_LABEL:
+        raise UserError(
+            "--mode bench measures models of one genre per clip, whose steps cost the same but for the loss; set "
+            "config.task=single_label"
+        )
     if config.baseline.name:
         raise UserError("--mode bench is for models; the baselines of scikit-learn have no training steps to measure")
     return importlib.import_module("mgc_jax.bench.run").run_bench(config, workdir)
@@ -321,7 +327,7 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
     if config is not None:
         config, why = choose_corpus(config, "eval")
         log.info(why)
-        corpus = open_corpus(config.data)
+        corpus = open_corpus(config.data, config.task)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
     predictions = load_predictions(path, corpus, **bags)
     of_test = predictions.split == "test"
@@ -332,7 +338,8 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
         raise UserError(f"{path} has nothing but the test split; --test evaluates it")
     headline = f"the scores in {path}"
     if workdir is None:
-        print(f"\n{headline}\n{format_table(summaries(predictions))}")
+        task = keys.MULTI_LABEL if predictions.multi_label else keys.SINGLE_LABEL
+        print(f"\n{headline}\n{format_table(summaries(predictions), metrics_of(task))}")
         return
     if (workdir / "config.json").exists():
         raise UserError(f"--workdir {workdir} holds a run; give a new folder for the results of --predictions")

@@ -3,7 +3,7 @@
 Chunks have few sizes, so few programs are compiled, and the memory of the devices does not grow with the clips.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from mgc_jax.data.packing import assign_bins, pack, split_long_bags
 from mgc_jax.data.placement import ClipStore
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import BagClassifier, split_model
+from mgc_jax.models.genre_tree import tree_consistent
 from mgc_jax.models.logit_adjustment import adjust
 from mgc_jax.runtime import platform
 from mgc_jax.runtime.devices import gather, shard, undeal
@@ -32,7 +33,7 @@ class BagScores(NamedTuple):
     """What pooling says of bags.
 
     Attributes:
-        scores: float32 [bag, genre]: log scores.
+        scores: float32 [bag, genre]: log scores; of a multi-label model log odds.
         attention: float32 [clip], or [clip, genre] with a query per genre: the weight of each clip in its bag.
     """
 
@@ -60,6 +61,7 @@ class Scorer:
         mesh: jax.sharding.Mesh,
         batch_clips: int,
         adjustment: np.ndarray,
+        parents: Sequence[int] = (),
     ):
         """Compiles nothing yet.
 
@@ -69,6 +71,7 @@ class Scorer:
             mesh: the devices.
             batch_clips: clips embedded at once, rounded up to a multiple of the devices.
             adjustment: float32 [genre], of all log scores; see `adjust`.
+            parents: of a multi-label model, the genre above each, -1 where there is none; see `tree_consistent`.
         """
         graph, *_ = split_model(model)
         self._mesh = mesh
@@ -82,7 +85,7 @@ class Scorer:
         def score(params, batch_stats, embeddings, segment, bags):
             scores, attention = nnx.merge(graph, params, batch_stats).score_bags(embeddings, segment, bags=bags)
             # A clip has a weight in its own bag alone: the sum over the bags is that weight.
-            return adjust(scores, adjustment), jnp.moveaxis(attention.sum(axis=1), -1, 1)
+            return final_scores(scores, adjustment, parents), jnp.moveaxis(attention.sum(axis=1), -1, 1)
 
         self._embed: Callable[..., jax.Array] = jax.jit(embed)
         self._score: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(score, static_argnames="bags")
@@ -166,6 +169,15 @@ class Scorer:
         capacity = row_slots(longest)
         devices = self._mesh.size
         return capacity, devices * max(1, _POOLED_ELEMENTS // elements(capacity) // devices)
+
+
+def final_scores(
+    scores: Float[Array, "*leading genre"], adjustment: np.ndarray, parents: Sequence[int]
+) -> Float[Array, "*leading genre"]:
+    """Returns the scores that count, of what a model's pooling gives: log probabilities with post-hoc logit
+    adjustment, or (where there are `parents`) log odds that fit the tree of genres.
+    """
+    return tree_consistent(scores, parents) if parents else adjust(scores, adjustment)
 
 
 def chunk_size(number: int, most: int, devices: int) -> int:

@@ -66,16 +66,29 @@ def labelled_table(columns: Mapping[str, "np.ndarray"], genres: Sequence[str]) -
     )
     return LabelledTable(
         rows=rows,
-        track_id=table["track_id"],
         label=label,
-        split=table["split"],
-        artist=np.where(table["artist_id"] >= 0, table["artist_id"].astype(str), ""),
-        album=np.where(table["album_id"] >= 0, table["album_id"].astype(str), ""),
-        subset=table["subset"].astype(str),
         subgenres=subgenres,
         subgenre_parents=parents,
         subgenre=subgenre,
+        **table_columns(table),
     )
+
+
+def table_columns(columns: Mapping[str, "np.ndarray"]) -> dict[str, "np.ndarray"]:
+    """Returns `track_id`, `split`, `artist`, `album` and `subset` of clips, as a `LabelledTable` has them.
+
+    Args:
+      columns: [clip] each, as `tfds_fma.reading.read_dataset` returns them.
+    """
+    import numpy as np
+
+    return {
+        "track_id": columns["track_id"],
+        "split": columns["split"],
+        "artist": np.where(columns["artist_id"] >= 0, columns["artist_id"].astype(str), ""),
+        "album": np.where(columns["album_id"] >= 0, columns["album_id"].astype(str), ""),
+        "subset": columns["subset"].astype(str),
+    }
 
 
 def table_digest(genres: tuple[str, ...], shape: Sequence[int], dtype: "np.dtype", table: Any) -> "hashlib.blake2b":

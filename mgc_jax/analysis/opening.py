@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgc_jax import modes
+from mgc_jax.config.keys import MULTI_LABEL
 from mgc_jax.config.loading import load_config
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
@@ -82,6 +83,10 @@ def _config(workdir: Path, overrides: Mapping[str, str]) -> Any:
     if (workdir / "fold-0").is_dir():
         raise UserError(f"{workdir} holds a cross-validation; analyse one of its runs, such as {workdir / 'fold-0'}")
     config = load_config(workdir, overrides)
+    if config.task == MULTI_LABEL:
+        raise UserError(
+            f"{workdir} holds a run with config.task={MULTI_LABEL}; mgc-jax analyse shows models of one genre per clip"
+        )
     if config.baseline.name:
         raise UserError(
             f"{workdir} holds a baseline of scikit-learn, which has no embeddings; give the run of a model"

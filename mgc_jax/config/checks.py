@@ -14,7 +14,9 @@ from mgc_jax.config.keys import (
     CORPORA,
     DTYPES,
     KERNELS,
+    MULTI_LABEL,
     PLACEMENTS,
+    TASKS,
     default,
     kind_of,
     leaves,
@@ -60,6 +62,8 @@ def validate(config: ConfigDict) -> None:
         _require(value >= least, key, value, f"it must be at least {least}")
 
     at_least("seed", config.seed, 0)
+    one_of("task", config.task, TASKS)
+    _check_task(config)
     _require(data.corpus in CORPORA or own_name(data.corpus) != "", "data.corpus", data.corpus,
              f"choose one of {', '.join(CORPORA)}, or own_NAME for music of your own")  # fmt: skip
     one_of("data.auto_first", data.auto_first, tuple(name for name in CORPORA if name.startswith("fma_")))
@@ -143,6 +147,31 @@ def validate(config: ConfigDict) -> None:
     # Whether there is such a level and metric is checked where they are known: mgc_jax.evaluation.metrics.
     _require(not train.select.startswith("bag/") or config.model.pooling.name != "none", "train.select", train.select,
              "a model without pooling has no bag scores; select on clip or clip_mean")  # fmt: skip
+
+
+# What a multi-label task refuses: (key, values that go with it, why not the others).
+_ONE_GENRE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("baseline.name", ("",), "the baselines of scikit-learn predict one genre per clip"),
+    ("batch.sampling", ("natural",), "bags of several genres cannot be drawn by genre"),
+    ("data.bag_key", ("paper", "pair"), "it counts bags of one genre"),
+    ("data.folds", (0,), "folds are stratified by one genre per clip"),
+    ("data.split", ("fma",), "it is stratified by one genre per clip"),
+    ("eval.logit_adjustment", (0,), "it is about the prior of one genre among all"),
+    ("loss.class_weights", ("none",), "a bag of several genres has no one weight"),
+    ("loss.label_smoothing", (0,), "its target is the share of a bag's clips that have a genre"),
+    ("loss.logit_adjustment", (0,), "it is about the prior of one genre among all"),
+    ("loss.name", ("cross_entropy",), "its loss is the binary cross entropy of each genre"),
+    ("train.classifier_epochs", (0,), "they are trained on bags that are drawn by genre"),
+)
+
+
+def _check_task(config: ConfigDict) -> None:
+    if config.task != MULTI_LABEL:
+        return
+    given = dict(leaves(config))
+    for key, allowed, why in _ONE_GENRE:
+        _require(given[key] in allowed, key, given[key],
+                 f"with config.task={MULTI_LABEL} {why}; set it to {' or '.join(map(repr, allowed))}")  # fmt: skip
 
 
 # (keys, or groups that end with a dot; whether they do nothing; why, as the end of a sentence)

@@ -8,6 +8,13 @@ from ml_collections import ConfigDict
 
 from tfds_fma.representations.registry import demo_representation
 
+SINGLE_LABEL, MULTI_LABEL = TASKS = ("single_label", "multi_label")
+
+
+# The metric that `train.select` names where nothing else is said.
+SELECTED_BY = {SINGLE_LABEL: "micro_ap", MULTI_LABEL: "macro_ap"}
+
+
 CORPORA = ("auto", "demo", "fma_small", "fma_medium", "fma_large", "fma_full", "arrays")
 
 
@@ -36,6 +43,9 @@ def default() -> ConfigDict:
     """Returns a configuration with every key."""
     config = ConfigDict()
     config.seed = 0
+    # single_label: one genre per clip, the top genre; multi_label: any of the genres of FMA's tree, each by itself.
+    # Given as a flag, it replaces the metric of train.select, too
+    config.task = SINGLE_LABEL
 
     config.data = ConfigDict()
     # auto (prepared FMA, else demo), demo, fma_small, _medium, _large or _full, own_NAME (a music collection), arrays
@@ -145,7 +155,8 @@ def default() -> ConfigDict:
     config.train.classifier_epochs = 0  # then the head alone, reset, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
-    config.train.select = "bag/micro_ap"  # validation metric of the best checkpoint: <level>/<metric>
+    # validation metric of the best checkpoint: <level>/<metric>; multi_label: macro_ap, micro_ap, macro_auc, ...
+    config.train.select = f"bag/{SELECTED_BY[SINGLE_LABEL]}"
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
     # Steps per compiled call where the corpus is on the devices. 0: as many as there are until the next log,

@@ -42,7 +42,7 @@ class Choice:
         return options_of(found, self.supplied) if callable(found) else None
 
 
-_MODEL = frozenset({"self", "clip_shape", "num_genres", "subgenre_parents", "rngs"})
+_MODEL = frozenset({"self", "clip_shape", "num_genres", "subgenre_parents", "multi_label", "rngs"})
 ENCODER = Choice("model.encoder.name", "model.encoder", "mgc_jax.models.encoders:ENCODERS", _MODEL, complete=True)
 POOLING = Choice(
     "model.pooling.name", "model.pooling", "mgc_jax.models.pooling:POOLINGS", _MODEL | {"features"}, complete=True

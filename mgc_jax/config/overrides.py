@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
-from mgc_jax.config.keys import default, kind_of, leaves
+from mgc_jax.config.keys import SELECTED_BY, default, kind_of, leaves
 from mgc_jax.config.options import CHOICES, Choice
 from mgc_jax.errors import UserError
 
@@ -36,7 +36,8 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """Returns a locked copy with some values replaced.
 
     Names come first, whatever the order: a name that is not the one that the file has drops the options of what it
-    replaces, and those of the new one can be set. What is overridden holds on the demo, too (`config.demo`).
+    replaces, and those of the new one can be set. Likewise another task replaces the metric that selects checkpoints.
+    What is overridden holds on the demo, too (`config.demo`).
 
     Args:
         config: the configuration of a file.
@@ -46,13 +47,17 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         UserError: there is no such key, or the value is of another kind.
     """
     changed = ConfigDict(config.to_dict())
-    for key in sorted(overrides, key=lambda key: key not in _NAMES):
+    for key in sorted(overrides, key=lambda key: key not in _NAMES and key != "task"):
         _set(changed, key, overrides[key])
         _forget(changed.get("demo", {}), key)
     return changed.lock()
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:
+    if key == "task" and value != config.task and value in SELECTED_BY:
+        for there in (config, config.get("demo", {})):
+            if "select" in there.get("train", {}):
+                there.train.select = f"{there.train.select.partition('/')[0]}/{SELECTED_BY[value]}"
     choice = _NAMES.get(key)
     if choice is not None:
         _rename(config, choice, converted(key, value, ""))

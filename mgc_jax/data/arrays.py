@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from mgc_jax.config.keys import MULTI_LABEL, SINGLE_LABEL
 from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.labels import SEPARATOR, of_names
 from mgc_jax.data.on_disk import ArrayFile, LazyClips, TrackNames, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
@@ -29,11 +31,12 @@ ARRAY_FLAGS = {
 }
 
 
-def open_arrays(data: Any) -> Corpus:
+def open_arrays(data: Any, task: str = SINGLE_LABEL) -> Corpus:
     """Opens the arrays that `config.data.arrays` names; raises `UserError` if they do not fit together."""
     settings = data.arrays
     columns = Columns(**settings.columns)
-    files = ArrayFiles(**{**settings, "columns": columns, "flags": ARRAY_FLAGS})
+    separator = SEPARATOR if task == MULTI_LABEL else ""
+    files = ArrayFiles(**{**settings, "columns": columns, "separator": separator, "flags": ARRAY_FLAGS})
     if data.placement == "stream" and not files.clips.endswith(".npy"):
         raise UserError(
             f"config.data.placement=stream reads clips one by one from an .npy file, but here they are in "
@@ -55,13 +58,20 @@ def open_arrays(data: Any) -> Corpus:
     if len(clips) < len(arrays.table):
         log.info("%d rows of %s have no clip", len(arrays.table) - len(clips), files.table)
     tracks = arrays.tracks
-    number = {genre: i for i, genre in enumerate(arrays.genres)}
+    genres = arrays.genres
+    parents: tuple[int, ...] = ()
+    if task == MULTI_LABEL:
+        genres, parents, label = of_names(tracks.genre.tolist(), genres).trainable(tracks.split == "train")
+    else:
+        number = {genre: i for i, genre in enumerate(genres)}
+        label = np.array([number[genre] for genre in tracks.genre.tolist()], np.int32)
     return Corpus(
         name="arrays",
-        genres=arrays.genres,
+        genres=genres,
+        parents=parents,
         clips=clips,
         track_id=tracks.track_id,
-        label=np.array([number[genre] for genre in tracks.genre.tolist()], np.int32),
+        label=label,
         split=tracks.split,
         artist=tracks.artist,
         album=tracks.album,

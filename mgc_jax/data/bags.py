@@ -15,8 +15,8 @@ class Bags:
         clips: int64 [clip]: rows of the corpus, bag after bag.
         offsets: int64 [bag + 1]: bag b holds `clips[offsets[b] : offsets[b + 1]]`.
         label: int32 [bag]: the genre of the bag's first clip (a bag may hold several genres
-            where the key leaves the genre out).
-        subgenre: int32 [bag]: the sub-genre of that clip.
+            where the key leaves the genre out). Of a multi-label corpus 0, or the row of its target (`genre_shares`).
+        subgenre: int32 [bag]: the sub-genre of that clip; of a multi-label corpus 0.
     """
 
     clips: np.ndarray
@@ -64,10 +64,11 @@ def training_bags(corpus: Corpus, key: str, pseudo_album_gap: int = 20) -> Bags:
 
     Args:
         corpus: the corpus.
-        key: of `config.keys.BAG_KEYS`. "paper" and "published": (album, artist, genre); "pair": (album, artist).
+        key: of `config.keys.BAG_KEYS`. "paper" and "published": (album, artist, genre); "pair": (album, artist), as
+            all bags of a multi-label corpus, whose clips have no one genre to be sorted by.
         pseudo_album_gap: as in `bags_of`.
     """
-    return _grouped(corpus, "train", key != "pair", pseudo_album_gap)
+    return _grouped(corpus, "train", key != "pair" and not corpus.multi_label, pseudo_album_gap)
 
 
 def _grouped(corpus: Corpus, split: str, by_genre: bool, pseudo_album_gap: int) -> Bags:
@@ -91,15 +92,36 @@ def _grouped(corpus: Corpus, split: str, by_genre: bool, pseudo_album_gap: int) 
     order = np.argsort(bag, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(bag, minlength=len(bag_of_key)))]).astype(np.int64)
     clips = rows[order]
-    first = clips[offsets[:-1]]
-    return Bags(clips=clips, offsets=offsets, label=corpus.label[first], subgenre=corpus.subgenre[first])
+    return Bags(clips, offsets, *_labels(corpus, clips[offsets[:-1]]))
 
 
 def single_clip_bags(corpus: Corpus, split: str) -> Bags:
     """Returns bags of one clip each: how a clip-level model sees the corpus."""
     rows = corpus.indices(split)
-    offsets = np.arange(len(rows) + 1)
-    return Bags(clips=rows, offsets=offsets, label=corpus.label[rows], subgenre=corpus.subgenre[rows])
+    return Bags(rows, np.arange(len(rows) + 1), *_labels(corpus, rows))
+
+
+def _labels(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns genre and sub-genre of clips; of a multi-label corpus zeros."""
+    if corpus.multi_label:
+        unknown = np.zeros(len(rows), np.int32)
+        return unknown, unknown
+    return corpus.label[rows], corpus.subgenre[rows]
+
+
+def genre_shares(corpus: Corpus, bags: Bags) -> tuple[Bags, np.ndarray]:
+    """Returns what bags of a multi-label corpus are trained on: the share of a bag's clips that have each genre.
+
+    Cross entropy is linear in the target, so with this one the loss of a bag is the mean, over its clips, of the loss
+    that its scores have on the labels of the clip: as evaluation scores the clips of a bag. The union of the labels
+    would teach that all clips of a compilation are what one of them is.
+
+    Returns:
+        The bags, with the row of its target as the label of each; and the different targets, float32 [target, genre].
+    """
+    had = np.add.reduceat(corpus.label[bags.clips], bags.offsets[:-1], axis=0, dtype=np.float32)
+    targets, row = np.unique(had / bags.sizes[:, None].astype(np.float32), axis=0, return_inverse=True)
+    return dataclasses.replace(bags, label=row.reshape(-1).astype(np.int32)), targets
 
 
 def numbered_bags(segment: np.ndarray) -> Bags:

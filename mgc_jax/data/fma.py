@@ -1,16 +1,20 @@
 """FMA, or a music collection, as prepared by `tfds_fma`, and the demo corpus, which is made where it is missing."""
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mgc_jax.config.keys import MULTI_LABEL, SINGLE_LABEL
 from mgc_jax.data.corpus import Corpus
+from mgc_jax.data.labels import of_fma
 from mgc_jax.data.on_disk import LazyClips, stays_on_disk
 from mgc_jax.errors import UserError
 from mgc_jax.runtime.memory import available_memory
-from tfds_fma.identity import labelled_table
+from tfds_fma.identity import labelled_table, table_columns
 from tfds_fma.labels import own_name
 from tfds_fma.paths import local_path
 from tfds_fma.representations.registry import REPRESENTATIONS, get_representation
@@ -19,9 +23,9 @@ from tfds_fma.storage import layout
 log = logging.getLogger(__name__)
 
 
-def open_fma(data: Any) -> Corpus:
+def open_fma(data: Any, task: str = SINGLE_LABEL) -> Corpus:
     """Opens prepared FMA, or the demo corpus; raises `UserError` with what to do if it is not there."""
-    return _from_tfds(data.corpus, prepared_folder(data), data.placement)
+    return _from_tfds(data.corpus, prepared_folder(data), data.placement, task)
 
 
 def prepared_folder(data: Any) -> Path:
@@ -78,37 +82,44 @@ def not_prepared(data: Any, subset: str) -> str:
     )
 
 
-def _from_tfds(name: str, path: Path, placement: str) -> Corpus:
+def _from_tfds(name: str, path: Path, placement: str, task: str) -> Corpus:
     from tfds_fma import reading
 
+    labels_of = _genre_sets if task == MULTI_LABEL else _top_genres
     prepared, genres = reading.open_prepared(path, log.info), reading.class_names(path)
     clips: np.ndarray | LazyClips
     if stays_on_disk(placement, prepared.nbytes, available_memory()):
-        columns = prepared.columns()
-        table = labelled_table(columns, genres)
-        clips = LazyClips(prepared.clips, table.rows, fingerprints=prepared.fingerprints)
+        rows, fields = labels_of(name, prepared.columns(), genres)
+        clips = LazyClips(prepared.clips, rows, fingerprints=prepared.fingerprints)
     else:
         columns, clips = prepared.read()
-        table = labelled_table(columns, genres)
-        clips = _keep_rows(clips, table.rows)
+        rows, fields = labels_of(name, columns, genres)
+        clips = _keep_rows(clips, rows)
+    return Corpus(name=name, clips=clips, resampler=reading.resampler_of(path), **fields)
+
+
+def _top_genres(
+    name: str, columns: Mapping[str, np.ndarray], genres: tuple[str, ...]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the rows of the clips that have a top genre, and what a `Corpus` says of them."""
+    table = labelled_table(columns, genres)
     left_out = len(columns["genre"]) - len(table.rows)
     if left_out:
         log.info("%d of %d clips have no top genre and are left out", left_out, len(columns["genre"]))
-    return Corpus(
-        name=name,
-        genres=genres,
-        clips=clips,
-        track_id=table.track_id,
-        label=table.label,
-        subgenres=table.subgenres,
-        subgenre_parents=table.subgenre_parents,
-        subgenre=table.subgenre,
-        split=table.split,
-        artist=table.artist,
-        album=table.album,
-        subset=table.subset,
-        resampler=reading.resampler_of(path),
-    )
+    fields = {field.name: getattr(table, field.name) for field in dataclasses.fields(table) if field.name != "rows"}
+    return table.rows, {"genres": genres, **fields}
+
+
+def _genre_sets(
+    name: str, columns: Mapping[str, np.ndarray], genres: tuple[str, ...]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the rows of the clips that have any genre of FMA's tree, and what a `Corpus` says of them."""
+    sets = of_fma(columns["genres_all"].tolist(), name).trainable(columns["split"] == "train")
+    rows = np.flatnonzero(sets.label.any(axis=1))
+    if len(rows) < len(sets.label):
+        log.info("%d of %d clips have no known genre and are left out", len(sets.label) - len(rows), len(sets.label))
+    kept = {field: column[rows] for field, column in table_columns(columns).items()}
+    return rows, {"genres": sets.genres, "parents": sets.parents, "label": sets.label[rows], **kept}
 
 
 def _keep_rows(clips: np.ndarray, rows: np.ndarray) -> np.ndarray:

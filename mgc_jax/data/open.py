@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config.checks import validate
-from mgc_jax.config.keys import resolve_demo
+from mgc_jax.config.keys import SINGLE_LABEL, resolve_demo
 from mgc_jax.data.arrays import open_arrays
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.data.fma import is_computed, not_prepared, open_fma
@@ -24,7 +24,7 @@ from tfds_fma.representations.registry import demo_representation
 log = logging.getLogger(__name__)
 
 
-def open_corpus(data: Any) -> Corpus:
+def open_corpus(data: Any, task: str = SINGLE_LABEL) -> Corpus:
     """Opens the corpus that `config.data` describes.
 
     Examples:
@@ -35,6 +35,7 @@ def open_corpus(data: Any) -> Corpus:
 
     Args:
         data: `config.data`. A corpus `auto` is prepared FMA, else the demo.
+        task: `config.task`.
 
     Raises:
         UserError: the corpus is not there, or its files do not fit together; the message says what to do.
@@ -46,7 +47,7 @@ def open_corpus(data: Any) -> Corpus:
         if data.corpus == "demo":
             data.representation = demo_representation(data.representation)
         log.info(why)
-    corpus = open_arrays(data) if data.corpus == "arrays" else open_fma(data)
+    corpus = open_arrays(data, task) if data.corpus == "arrays" else open_fma(data, task)
     if data.features:
         columns, clips = columns_of([data.features]), corpus.clips
         clips = clips.take_columns(columns) if isinstance(clips, LazyClips) else clips[:, columns]

@@ -6,7 +6,7 @@ the training would change is not in them.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -54,6 +54,7 @@ class ArtistBootstrap:
         self.draws = np.zeros((resamples, number))
         if number:
             self.draws[:] = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), resamples)
+        self._ranked: tuple[Any, Any, dict[str, np.ndarray]] = None, None, {}
 
     def count(self, counted: np.ndarray) -> int:
         """Returns how many artists have clips that count: bool [clip]."""
@@ -93,6 +94,55 @@ class ArtistBootstrap:
             elif metric.resampled is not None:
                 samples[name] = metric.resampled(self, label, log_scores)
         return samples
+
+    def sum(self, value: np.ndarray) -> np.ndarray:
+        """Sum of a value per clip, [clip], in each resample: float64 [resample]."""
+        return self._sums(value)
+
+    def ranking(self, label: np.ndarray, log_scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Average precision and area under the ROC curve of several genres per clip, of each resample.
+
+        The last result is kept, for several metrics ask for it.
+
+        Args:
+            label: bool [clip, genre].
+            log_scores: [clip, genre].
+
+        Returns:
+            `macro_ap` and `macro_auc`, the means over the genres, and `micro_ap` and `micro_auc`, of all scores in one
+            ranking: float64 [resample]. A genre that no clip of a resample has (or, of the area, that all have) is not
+            in the mean of that resample.
+        """
+        if not (label is self._ranked[0] and log_scores is self._ranked[1]):
+            pairs = zip(label.T, log_scores.T, strict=True)
+            values = np.stack([self._ap_and_auc(has, score, self._artist) for has, score in pairs])
+            there = ~np.isnan(values)
+            macro = np.where(there, values, 0).sum(axis=0) / _not_zero(there.sum(axis=0))
+            micro = self._ap_and_auc(label.ravel(), log_scores.ravel(), np.repeat(self._artist, label.shape[1]))
+            names = ("macro_ap", "macro_auc", "micro_ap", "micro_auc")
+            self._ranked = label, log_scores, dict(zip(names, (*macro, *micro), strict=True))
+        return self._ranked[2]
+
+    def _ap_and_auc(self, positive: np.ndarray, score: np.ndarray, artist: np.ndarray) -> np.ndarray:
+        """Average precision, and area under the ROC curve, of one ranking: float64 [2, resample]; NaN where undefined.
+
+        Args:
+            positive: bool [case].
+            score: [case].
+            artist: int [case].
+        """
+        # Both change only where a true case is found: cases are counted at, and between, the scores of true cases.
+        thresholds = np.unique(-score[positive])
+        after = np.searchsorted(thresholds, -score)
+        at = np.append(thresholds, np.inf)[after] == -score
+        columns, ones = 2 * len(thresholds) + 1, np.ones(len(score))
+        of_all = _sums_of(artist, 2 * after + at, ones, (len(self.artists), columns))
+        of_true = _sums_of(artist[positive], after[positive], ones[positive], (len(self.artists), len(thresholds)))
+        parts = [
+            _ap_and_auc((of_all.T @ draws.T), (of_true.T @ draws.T))
+            for draws in np.array_split(self.draws, -(-columns * len(self.draws) // _MOST_COUNTS))
+        ]
+        return np.concatenate(parts, axis=1)
 
     def micro_ap(self, label: np.ndarray, log_scores: np.ndarray) -> np.ndarray:
         """Micro average precision of each resample: float64 [resample]; `label`: int [clip] or bool [clip, genre]."""
@@ -173,8 +223,32 @@ class ArtistBootstrap:
 
     def _shares(self, column: np.ndarray, value: np.ndarray, columns: int) -> scipy.sparse.csr_array:
         """Sums of a value per clip by artist and column: sparse [artist, column]."""
-        shape = (len(self.artists), columns)
-        return scipy.sparse.coo_array((value, (self._artist, column)), shape=shape).tocsr()
+        return _sums_of(self._artist, column, value, (len(self.artists), columns))
+
+
+_MOST_COUNTS = 2**22  # of thresholds x resamples, held at once
+
+
+def _sums_of(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """Sums of values by row and column: sparse."""
+    return scipy.sparse.coo_array((value, (row, column)), shape=shape).tocsr()
+
+
+def _ap_and_auc(every: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Average precision and area under the ROC curve: float64 [2, resample]; NaN where undefined.
+
+    Args:
+        every: [2 threshold + 1, resample]: cases above the first threshold, at it, between it and the next, and so on.
+        true: [threshold, resample]: true cases at each threshold.
+    """
+    above, found = np.cumsum(every, axis=0), np.cumsum(true, axis=0)
+    total = found[-1] if len(found) else np.zeros(every.shape[1])
+    ap = np.sum(true * found / np.maximum(above[1::2], 1), axis=0) / _not_zero(total)
+    false = above[-1] - total
+    false_before = above[:-1:2] - (found - true)
+    tied = every[1::2] - true
+    area = np.sum(true * (false - false_before - tied / 2), axis=0) / _not_zero(total * false)
+    return np.stack([ap, area])
 
 
 def interval(samples: np.ndarray, artists: int, confidence_level: float = 0.95) -> tuple[float, float]:

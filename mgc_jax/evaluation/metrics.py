@@ -6,7 +6,7 @@ every genre under its own query.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,15 @@ def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarr
     return values
 
 
-def check_selection(select: str) -> None:
-    """Raises `UserError` unless `config.train.select` is a level and a metric that checkpoints can be selected by."""
+def check_selection(select: str, metrics: Mapping[str, Metric] | None = None) -> None:
+    """Raises `UserError` unless `config.train.select` is a level and a metric that checkpoints can be selected by.
+
+    Args:
+        select: the value.
+        metrics: those of the task; by default `METRICS`.
+    """
     level, _, metric = select.partition("/")
-    names = [name for name, entry in METRICS.items() if entry.higher_is_better]
+    names = [name for name, entry in (METRICS if metrics is None else metrics).items() if entry.higher_is_better]
     if level not in LEVELS or metric not in names:
         raise UserError(
             f"config.train.select={select!r} is invalid: write <level>/<metric> with a level of "
@@ -316,8 +321,21 @@ def mean_log_scores(log_scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     Returns:
         Log scores [bag, genre].
     """
-    mean = np.add.reduceat(log_scores, offsets[:-1], axis=0) / np.diff(offsets)[:, None]
+    mean = mean_log_odds(log_scores, offsets)
     return mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
+
+
+def mean_log_odds(log_odds: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Averages the clips' log odds over each bag: each genre's two log probabilities, averaged and normalized.
+
+    Args:
+        log_odds: [clip, genre], bag after bag.
+        offsets: [bag + 1], as in `Bags`.
+
+    Returns:
+        Log odds [bag, genre].
+    """
+    return np.add.reduceat(log_odds, offsets[:-1], axis=0) / np.diff(offsets)[:, None]
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:

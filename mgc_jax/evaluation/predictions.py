@@ -10,7 +10,7 @@ import numpy as np
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.metrics import mean_log_scores
+from mgc_jax.evaluation.metrics import mean_log_odds, mean_log_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,12 @@ class Predictions:
         genres: label names.
         track_id: int64 [clip].
         split: str [clip].
-        label: int32 [clip], indexes `genres`.
+        label: int32 [clip], indexes `genres`; multi-label: bool [clip, genre], closed upwards over `parents`.
         artist: str [clip], "" where unknown.
         album: str [clip], "" where unknown.
         bag: int64 [clip]: ascending from 0; no bag has clips of two splits.
-        clip_scores: float [clip, genre]: log scores of each clip alone, as a bag of one; None: not given.
+        clip_scores: float [clip, genre]: log scores of each clip alone, as a bag of one; multi-label: log odds; None:
+            not given.
         bag_scores: float [clip, genre]: log scores of the bag model, copied to the bag's clips; None: no such model.
         predicted_genres: by level, int [clip]: the classifier's own predictions where they are not all those of the
             highest scores (SVM).
@@ -35,6 +36,7 @@ class Predictions:
         train_clips: float [genre]: how many training clips each genre has; None: unknown.
         train_clips_outside_small: float [genre]: the same without the clips of FMA-small; None: unknown.
         info: what made them: model, corpus, fingerprint; and which splits the corpus has.
+        parents: multi-label: the genre above each, an index into `genres`; -1: a top genre. Empty: one genre per clip.
     """
 
     genres: tuple[str, ...]
@@ -52,9 +54,15 @@ class Predictions:
     train_clips: np.ndarray | None = None
     train_clips_outside_small: np.ndarray | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parents: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.track_id)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip may have several genres (`config.task=multi_label`)."""
+        return bool(self.parents)
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
@@ -79,10 +87,11 @@ class Predictions:
 
     @functools.cached_property
     def levels(self) -> dict[str, np.ndarray]:
-        """Log scores [clip, genre] of each level that there is."""
+        """Log scores (multi-label: log odds) [clip, genre] of each level that there is."""
         levels = {}
         if self.clip_scores is not None:
-            mean = mean_log_scores(self.clip_scores.astype(np.float64), self.offsets)
+            mean_of = mean_log_odds if self.multi_label else mean_log_scores
+            mean = mean_of(self.clip_scores.astype(np.float64), self.offsets)
             levels["clip"] = self.clip_scores
             levels["clip_mean"] = np.repeat(mean, self.bag_sizes, axis=0)
         if self.bag_scores is not None:
@@ -90,7 +99,7 @@ class Predictions:
         return levels
 
     def predicted(self, level: str) -> np.ndarray:
-        """Predicted genres at a level: int [clip]."""
+        """Predicted genres at a level: int [clip]. Multi-label, see `evaluation.multi_label.predicted_genres`."""
         own = self.predicted_genres.get(level)
         return self.levels[level].argmax(axis=1) if own is None else own
 
@@ -144,6 +153,7 @@ def of_corpus(
     train_clips, outside_small = training_clips(corpus)
     return Predictions(
         genres=corpus.genres,
+        parents=corpus.parents,
         track_id=corpus.track_id[rows],
         split=np.full(len(rows), split),
         label=corpus.label[rows],
@@ -192,7 +202,14 @@ def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     train = corpus.with_inner_in_training().split == "train"
 
     def count(clips: np.ndarray) -> np.ndarray:
-        return np.bincount(corpus.label[clips], minlength=len(corpus.genres)).astype(float)
+        return genre_counts(corpus.label[clips], len(corpus.genres))
 
     both = all(np.any(train & (corpus.subset == subset)) for subset in ("small", "medium"))
     return count(train), count(train & (corpus.subset == "medium")) if both else None
+
+
+def genre_counts(label: np.ndarray, num_genres: int) -> np.ndarray:
+    """Counts the clips of each genre, float64 [genre]; `label` as in `Predictions`."""
+    if label.ndim == 2:
+        return label.sum(axis=0).astype(float)
+    return np.bincount(label, minlength=num_genres).astype(float)

@@ -2,7 +2,8 @@
 
 A run leaves `predictions.parquet`; other software can write such a file too, as Parquet or CSV. One row per clip:
 
-* `track_id`, `split` (train, validation or test) and `genre`, the true one;
+* `track_id`, `split` (train, validation or test) and `genre`, the true one, or (multi-label) `genres`, all true ones:
+  a list of names, in CSV joined by "|";
 * `artist` and `album`, empty (or nan, None, NA, -1) where unknown, and `bag`, any name or number of the bag that holds
   the clip within its split, empty (or one of these) if it is alone; without a column `bag`, bags are those of the
   corpus, if one is given; otherwise clips that share an artist and an album form one, and other clips stand alone;
@@ -10,17 +11,20 @@ A run leaves `predictions.parquet`; other software can write such a file too, as
   one of them. A clip has one genre, so its scores are a distribution. Probabilities, where none is negative and none
   above 1: then those of a clip must sum to 1. Log probabilities, where none is positive and those of a clip sum so.
   Logits otherwise, which become log probabilities (a logit says nothing beside those of another clip). Percent and
-  negative log probabilities are refused: as logits they would say something else.
+  negative log probabilities are refused: as logits they would say something else. Multi-label each score is about a
+  genre by itself: a probability, where all lie between 0 and 1, and log odds otherwise; in a tree of genres each gets
+  the highest score of its subtree.
 * optional: `predicted_clip`, `predicted_clip_mean` and `predicted_bag`, predicted genres where a classifier predicts
   by another rule than the highest score; `attention`, the clip's weight in its bag; `fold`, of a cross-validation.
 
 A Parquet file that this program wrote says so in its metadata, and its scores are the log scores of the run as they
-stand, also MATT's, which are no distribution. CSV cannot say so.
+stand, also MATT's, which are no distribution (multi-label: log odds, with the tree of the genres). CSV cannot say so.
 
 If there are rows of the training split, they also give the number of training clips of each genre.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -31,14 +35,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+import scipy.special
 
+from mgc_jax.config.keys import MULTI_LABEL, SINGLE_LABEL
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.data.labels import SEPARATOR
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.predictions import Predictions, training_clips
+from mgc_jax.evaluation.predictions import Predictions, genre_counts, training_clips
 from mgc_jax.runtime.files import writing
 from tfds_fma.paths import local_path
+from tfds_fma.source.arrays import genre_names
 from tfds_fma.source.track_table import without_unknown
 
 log = logging.getLogger(__name__)
@@ -55,12 +63,16 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
         "artist": predictions.artist,
         "album": predictions.album,
         "bag": predictions.bag,
-        "genre": np.array(predictions.genres)[predictions.label],
     }
-    columns |= {
-        f"predicted_{level}": np.array(predictions.genres)[predictions.predicted(level)]
-        for level in predictions.levels
-    }
+    if predictions.multi_label:
+        names = [np.array(predictions.genres)[row].tolist() for row in predictions.label]
+        columns["genres"] = np.array(list(map(SEPARATOR.join, names))) if path.suffix == ".csv" else names
+    else:
+        columns["genre"] = np.array(predictions.genres)[predictions.label]
+        columns |= {
+            f"predicted_{level}": np.array(predictions.genres)[predictions.predicted(level)]
+            for level in predictions.levels
+        }
     if predictions.fold is not None:
         columns["fold"] = predictions.fold
     if predictions.attention is not None:
@@ -68,7 +80,7 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
     for level, scores in (("clip", predictions.clip_scores), ("bag", predictions.bag_scores)):
         if scores is not None:
             columns |= {f"{level}/{genre}": scores[:, i] for i, genre in enumerate(predictions.genres)}
-    about: dict[str, Any] = {"genres": predictions.genres, "info": predictions.info}
+    about: dict[str, Any] = {"genres": predictions.genres, "parents": predictions.parents, "info": predictions.info}
     for name in ("train_clips", "train_clips_outside_small"):
         value = getattr(predictions, name)
         about[name] = None if value is None else value.tolist()
@@ -115,6 +127,7 @@ def load_predictions(
     if not len(columns["track_id"]):
         raise UserError(f"{path} has no rows.")
     track_id = _numbers(path, columns, "track_id", np.int64)
+    several = _has_several(path, columns, about, corpus)
     if corpus is not None:
         given = _from_corpus(path, track_id, corpus, bag_key, pseudo_album_gap)
         columns = given | _reconciled(path, track_id, columns, given, corpus.name)
@@ -125,7 +138,8 @@ def load_predictions(
                 )
             log.info("%s: %d clips are in none of the splits of corpus %s: left out", path, unused.sum(), corpus.name)
             columns, track_id = {name: values[~unused] for name, values in columns.items()}, track_id[~unused]
-    for name in ("split", "genre"):
+    label_column = "genres" if several else "genre"
+    for name in ("split", label_column):
         if name not in columns:
             raise UserError(
                 f"{path} has no column {name}. Add it, or name the corpus (--config FILE), which has it for each "
@@ -135,6 +149,7 @@ def load_predictions(
     if not scored:
         raise UserError(f"{path} has no scores: a column clip/<genre> or bag/<genre> for each genre.")
     genres = tuple(about.get("genres") or (corpus.genres if corpus is not None else scored))
+    parents = _parents(path, about, corpus, genres) if several else ()
     split = _split_names(columns["split"])
     if unknown := sorted(set(map(str, split.tolist())) - set(SPLIT_NAMES)):
         raise UserError(f"{path}: {unknown[0]!r} in the column split is none of {', '.join(SPLIT_NAMES)}.")
@@ -147,7 +162,11 @@ def load_predictions(
         _log_absent(path, track_id, split, corpus)
     artist, album = (_text(path, columns, name, len(track_id)) for name in ("artist", "album"))
     order, bag = _number_bags(path, columns, split, track_id, artist, album)
-    label = _genre_numbers(path, "genre", columns["genre"], genres)
+    label = (
+        _genre_sets(path, columns["genres"], genres, parents)
+        if several
+        else _genre_numbers(path, "genre", columns["genre"], genres)
+    )
     predicted = {
         level: _genre_numbers(path, f"predicted_{level}", columns[f"predicted_{level}"], genres)[order]
         for level in LEVELS
@@ -159,17 +178,19 @@ def load_predictions(
     if corpus is not None:
         train_clips, outside_small = (_in_order(counts, corpus.genres, genres) for counts in training_clips(corpus))
     elif train_clips is None and np.any(split == "train"):
-        train_clips = np.bincount(label[split == "train"], minlength=len(genres))
+        train_clips = genre_counts(label[split == "train"], len(genres))
+    scores_of = functools.partial(_scores, path, columns, genres=genres, ours=ours, several=several)
     predictions = Predictions(
         genres=genres,
+        parents=parents,
         track_id=track_id[order],
         split=split[order],
         label=label[order],
         artist=artist[order],
         album=album[order],
         bag=bag,
-        clip_scores=_scores(path, columns, "clip", genres, ours)[order] if _has(columns, "clip") else None,
-        bag_scores=_scores(path, columns, "bag", genres, ours)[order] if _has(columns, "bag") else None,
+        clip_scores=_raised(scores_of("clip"), parents)[order] if _has(columns, "clip") else None,
+        bag_scores=_raised(scores_of("bag"), parents)[order] if _has(columns, "bag") else None,
         attention=_numbers(path, columns, "attention", np.float32)[order] if "attention" in columns else None,
         fold=_numbers(path, columns, "fold", np.int32)[order] if "fold" in columns else None,
         train_clips=None if train_clips is None else np.asarray(train_clips, float),
@@ -219,6 +240,51 @@ def _check_bag_scores(path: Path, predictions: Predictions) -> None:
         )
 
 
+def _has_several(path: Path, columns: dict[str, np.ndarray], about: dict[str, Any], corpus: Corpus | None) -> bool:
+    """Whether clips have several genres; raises `UserError` if the file, or file and corpus, mix the two tasks."""
+    if "genre" in columns and "genres" in columns:
+        raise UserError(
+            f"{path} has both a column genre and a column genres: leave genre for one genre per clip, or genres for "
+            "several."
+        )
+    several = "genres" in columns or bool(about.get("parents"))
+    if corpus is not None and not columns.keys() & {"genre", "genres"}:  # the corpus has the genres
+        return corpus.multi_label
+    if corpus is not None and several != corpus.multi_label:
+        has, task = ("several genres", MULTI_LABEL) if several else ("one genre", SINGLE_LABEL)
+        raise UserError(f"{path} has {has} per clip; evaluate it with --config.task={task}.")
+    return several
+
+
+def _parents(path: Path, about: dict[str, Any], corpus: Corpus | None, genres: tuple[str, ...]) -> tuple[int, ...]:
+    """Returns the tree of the genres: of the file, else of the corpus; else no genre is above another one."""
+    if "parents" not in about:
+        return corpus.parents if corpus is not None and corpus.genres == genres else (-1,) * len(genres)
+    given = about["parents"]
+    is_tree = isinstance(given, list) and len(given) == len(genres)
+    if not is_tree or not all(isinstance(p, int) and -1 <= p < genre for genre, p in enumerate(given)):
+        raise UserError(f"{path} is damaged: the parents of its genres are no tree; --mode eval writes it again.")
+    return tuple(given)
+
+
+def _genre_sets(path: Path, values: np.ndarray, genres: tuple[str, ...], parents: tuple[int, ...]) -> np.ndarray:
+    """Returns the genres of each clip, closed upwards: bool [clip, genre]."""
+    label = np.zeros((len(values), len(genres)), bool)
+    for row, value in enumerate(values.tolist()):
+        names = genre_names(value, SEPARATOR)
+        label[row, _genre_numbers(path, "genres", np.array(names, object), genres)] = True
+    return _raised(label, parents)
+
+
+def _raised(values: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
+    """Raises the value of each genre, [clip, genre], to the highest one of its subtree, as other software may not."""
+    values = values.copy() if parents else values
+    for genre in reversed(range(len(parents))):
+        if parents[genre] >= 0:
+            np.maximum(values[:, parents[genre]], values[:, genre], out=values[:, parents[genre]])
+    return values
+
+
 def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"there is no predictions file {path}")
@@ -235,7 +301,7 @@ def _read_columns(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 # Columns of names, of which some may be numbers.
-_NAMES = ("split", "genre", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
+_NAMES = ("split", "genre", "genres", "artist", "album", "bag", *(f"predicted_{level}" for level in LEVELS))
 
 
 def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
@@ -245,7 +311,11 @@ def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
     whole numbers beside gaps into floating-point ones, which may be the same for two of them.
     """
     if name in _NAMES:
-        return np.array([*values.to_pylist(), None], object)[:-1]  # in one row, whatever the values are
+        items = values.to_pylist()
+        if name == "genres":  # in an order of their own, so that they can be compared
+            names = (item if isinstance(item, list) else genre_names(item or "", SEPARATOR) for item in items)
+            items = [SEPARATOR.join(sorted(item)) for item in names]
+        return np.array([*items, None], object)[:-1]  # in one row, whatever the values are
     return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
 
 
@@ -290,8 +360,10 @@ def _has(columns: dict[str, np.ndarray], level: str) -> bool:
     return any(name.startswith(f"{level}/") for name in columns)
 
 
-def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tuple[str, ...], ours: bool) -> np.ndarray:
-    """Returns the log scores [clip, genre] of a level that the file has, and logs what they were taken as.
+def _scores(
+    path: Path, columns: dict[str, np.ndarray], level: str, *, genres: tuple[str, ...], ours: bool, several: bool
+) -> np.ndarray:
+    """Returns the log scores (or log odds) [clip, genre] of a level of the file, and logs what they were taken as.
 
     Those of a Parquet file of ours are log scores as they stand: MATT's are no distribution.
     """
@@ -304,6 +376,11 @@ def _scores(path: Path, columns: dict[str, np.ndarray], level: str, genres: tupl
     if ours:
         return scores
     wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
+    if several:
+        probabilities = scores.min() >= 0 and scores.max() <= 1
+        taken_as = "probabilities" if probabilities else "log odds"
+        log.info("%s: the columns %s/<genre> are taken as %s, of each genre by itself", path, level, taken_as)
+        return scipy.special.logit(np.clip(wide, least, 1 - _LEAST_DOUBT)) if probabilities else scores
     _refuse_other_forms(path, level, wide)
     taken_as, result = "logits", scores
     if scores.min() >= 0 and scores.max() <= 1 + _ROUNDING:
@@ -342,6 +419,7 @@ def _sum_to_one(probability: np.ndarray) -> np.ndarray:
     return np.abs(probability.sum(axis=1) - 1) <= _ROUNDING_OF_SUM
 
 
+_LEAST_DOUBT = 2.0**-53  # so that a probability of 1 has finite log odds
 _ROUNDING = 1e-3  # of (log) probabilities in half precision
 _ROUNDING_OF_SUM = 0.02  # of a distribution in bfloat16 (0.004), or of two decimals and up to a dozen genres
 
@@ -398,13 +476,20 @@ def _from_corpus(
         bags = bags_of(corpus, split, bag_key, pseudo_album_gap)
         bag_of_row[bags.clips] = number + np.repeat(np.arange(len(bags)), bags.sizes)
         number += len(bags)  # the file may put the clips of two splits into one
-    return {
+    names = np.array(corpus.genres)
+    if corpus.multi_label:
+        genre = {"genres": np.array([SEPARATOR.join(sorted(names[row])) for row in corpus.label[rows]], object)}
+    else:
+        genre = {"genre": names[corpus.label[rows]]}
+    return genre | {
         "split": corpus.split[rows],
-        "genre": np.array(corpus.genres)[corpus.label[rows]],
         "artist": corpus.artist[rows],
         "album": corpus.album[rows],
         "bag": bag_of_row[rows],
     }
+
+
+_OTHER = {"genre": "another genre", "genres": "other genres"}
 
 
 def _reconciled(
@@ -416,15 +501,16 @@ def _reconciled(
         UserError: the genres differ.
     """
     columns = dict(columns)
-    if "genre" in columns:
-        ours, theirs = columns["genre"], given["genre"]
+    column = next((name for name in ("genre", "genres") if name in columns and name in given), None)
+    if column:
+        ours, theirs = columns[column], given[column]
         other = np.array([a is not None and str(a) != b for a, b in zip(ours, theirs, strict=True)])
         if other.any():
             row = int(other.argmax())
             raise UserError(
-                f"{path}: {other.sum()} of {len(other)} clips have another genre than in corpus {corpus}, for "
+                f"{path}: {other.sum()} of {len(other)} clips have {_OTHER[column]} than in corpus {corpus}, for "
                 f"instance track {track_id[row]}: {ours[row]!r}, and there {str(theirs[row])!r}. Name the corpus that "
-                "was scored, or leave out the column genre."
+                f"was scored, or leave out the column {column}."
             )
     if "artist" in columns:
         ours, theirs = _text(path, columns, "artist", len(track_id)), given["artist"]

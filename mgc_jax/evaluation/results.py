@@ -4,21 +4,24 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mgc_jax.config.keys import MULTI_LABEL
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation import metrics
+from mgc_jax.evaluation import metrics, multi_label
 from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, ArtistBootstrap, concentration_warnings, interval
 from mgc_jax.evaluation.identity import belong_together, identity, same_evaluation, says_all
 from mgc_jax.evaluation.levels import LEVELS
+from mgc_jax.evaluation.metrics import Metric
 from mgc_jax.evaluation.mistakes import save_examples
 from mgc_jax.evaluation.predictions import Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions, save_predictions
+from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.runtime.environment import command, describe_environment
 from mgc_jax.runtime.files import write_json
 from mgc_jax.runtime.terminal import say
@@ -37,7 +40,11 @@ def level_metrics(predictions: Predictions) -> dict[str, Any]:
     The levels clip_mean and bag also have metrics over bags, whose genre is that of their first clip: `bag_accuracy`
     and `bag_micro_ap`, in which every bag counts once; and `paper_accuracy`, in which it counts as many times as it
     has clips (as in MATT's notebooks).
+
+    Where clips have several genres: `evaluation.multi_label.level_metrics`.
     """
+    if predictions.multi_label:
+        return multi_label.level_metrics(predictions)
     result: dict[str, Any] = {"clips": len(predictions), "bags": len(predictions.bag_sizes)}
     if predictions.train_clips is not None:
         result["majority_accuracy"] = float(np.mean(predictions.label == predictions.train_clips.argmax()))
@@ -63,8 +70,10 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
         What `level_metrics` returns, and: `artists`; `intervals` (95 %, bootstrap over artists; None of
         too few), `top_k` on rare
         genres, `frequency` (head, mid and tail) and `per_genre`, each by level; `alone`, for clips that are the only
-        one of their bag; `warnings`.
+        one of their bag; `warnings`. Where clips have several genres: `evaluation.multi_label.summary`.
     """
+    if predictions.multi_label:
+        return multi_label.summary(predictions)
     rare = rare or rare_limits(predictions)
     label, artists = predictions.label, predictions.artists
     result = level_metrics(predictions) | {"artists": len(np.unique(artists))}
@@ -184,6 +193,7 @@ def finish(
     splits_kept: dict[str, Any] = {}
     if keep_test:
         predictions, splits_kept = _with_earlier_test(predictions, before, about, workdir)
+    about = about | ({"task": MULTI_LABEL} if predictions.multi_label else {})  # the usual one is not named
     predictions = predictions.replace(info=predictions.info | identity(about))
     splits = summaries(predictions) | splits_kept
     results = about | {
@@ -196,8 +206,8 @@ def finish(
     # One right after the other; where an interruption comes between, each says which evaluation it is of.
     save_predictions(predictions, workdir / PREDICTIONS_FILE)
     write_json(workdir / "results.json", results)
-    say(f"\n{headline}\n{format_table(splits)}\n", sys.stdout)
-    if corpus is not None:
+    say(f"\n{headline}\n{format_table(splits, metrics_of(results.get('task')))}\n", sys.stdout)
+    if corpus is not None and not predictions.multi_label:
         save_examples(predictions, corpus, workdir)
     return results
 
@@ -227,7 +237,7 @@ def show_earlier(about: dict[str, Any], workdir: Path, headline: str, *, test: b
     if not belong_together(predictions, before):
         log.warning("%s is of another evaluation than results.json: both are made again", PREDICTIONS_FILE)
         return None
-    say(f"\n{headline}\n{format_table(before['splits'])}\n", sys.stdout)
+    say(f"\n{headline}\n{format_table(before['splits'], metrics_of(before.get('task')))}\n", sys.stdout)
     log.info("these are the results of %s; nothing was computed again (--mode eval does)", before.get("date"))
     return before
 
@@ -297,18 +307,21 @@ def _same_scores(before: dict[str, Any], about: dict[str, Any]) -> bool:
     return named and same_evaluation(before, about)
 
 
-def format_table(splits: dict[str, dict[str, Any]]) -> str:
+def format_table(splits: dict[str, dict[str, Any]], shown: Mapping[str, Metric] = metrics.METRICS) -> str:
     """Formats the results of the splits for the terminal.
 
     Args:
         splits: as from `summary` or `level_metrics`, by split.
+        shown: the metrics of the task; the first one has its interval beside it.
     """
-    lines = [_row("split", "level", _titles(), "clips", "bags")]
+    columns = _terminal_columns(shown)
+    titles = "".join(f"{title:>{width}}" for _, title, width in columns)
+    lines = [_row("split", "level", titles, "clips", "bags")]
     lines.append("-" * len(lines[0]))
     for split, result in splits.items():
         for level in LEVELS:
             if level in result:
-                values = _values(result[level], result.get("intervals", {}).get(level, {}))
+                values = _values(columns, result[level], result.get("intervals", {}).get(level, {}))
                 sizes = f"{result['clips']:,}", f"{result['bags']:,}"
                 lines.append(_row(split, LEVELS[level].title, values, *sizes))
     if any(result.get("artists", FEWEST_ARTISTS) < FEWEST_ARTISTS for result in splits.values()):
@@ -316,6 +329,8 @@ def format_table(splits: dict[str, dict[str, Any]]) -> str:
     validation = splits.get("validation", {})
     if "majority_accuracy" in validation:
         lines.append(f"(majority class on validation: {validation['majority_accuracy']:.3f})")
+    if "chance_macro_ap" in validation:
+        lines.append(f"(macro AP of chance on validation: {validation['chance_macro_ap']:.3f})")
     for split, result in splits.items():
         warnings = result.get("warnings", [])
         if warnings:
@@ -328,14 +343,13 @@ def _row(split: str, level: str, cells: str, clips: str, bags: str) -> str:
     return f"{split:<11}{level:<10}{cells}{clips:>9}{bags:>8}"
 
 
-def _titles() -> str:
-    return "".join(f"{title:>{width}}" for _, title, width in _terminal_columns())
+_Columns = list[tuple[str, str, int]]  # metric, title and width of each
 
 
-def _values(values: dict[str, float], intervals: dict[str, Sequence[float | None]]) -> str:
+def _values(columns: _Columns, values: dict[str, float], intervals: dict[str, Sequence[float | None]]) -> str:
     """Formats the metrics of one level, each as wide as its column; blank where there is none."""
     cells = []
-    for name, title, width in _terminal_columns():
+    for name, title, width in columns:
         if title == _INTERVAL:
             low, high = intervals.get(name, (None, None))
             missing = _DASH if name in intervals else ""
@@ -349,12 +363,12 @@ _INTERVAL = "95 %"
 _DASH = "-"  # of ASCII, which every terminal can show
 
 
-def _terminal_columns() -> list[tuple[str, str, int]]:
-    """Returns metric, title and width of each column; the interval is that of the accuracy: more would be too wide."""
+def _terminal_columns(shown: Mapping[str, Metric]) -> _Columns:
+    """Returns the columns of the table; the interval is that of the first metric: more would be too wide."""
     columns = []
-    for name, metric in metrics.METRICS.items():
+    for name, metric in shown.items():
         if metric.in_terminal:
             columns.append((name, metric.title, max(10, len(metric.title) + 2)))
-            if name == "accuracy":
+            if len(columns) == 1:
                 columns.append((name, _INTERVAL, 14))
     return columns

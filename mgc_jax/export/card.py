@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.metrics import METRICS
+from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.export.preprocessing import describe
 from mgc_jax.inference import ExportedModel
 from mgc_jax.models.classifier import count_parameters, describe_model
@@ -30,6 +30,11 @@ _LICENCES = """\
 _ARRAYS_LICENCE = """\
 * Code: Apache-2.0 (mgc-jax).
 * Training data: whoever gave the arrays knows their licence.
+"""
+_SEVERAL = """\
+A clip may have several of them: `log_scores` are log odds, and the sigmoid of each is the probability of that genre by
+itself. No genre has a lower one than a genre below it in FMA's tree (`genre_parents` in `config.json`: for each genre
+the index of the one above it, -1 where there is none).
 """
 _USES = """\
 It names the likely genres of a clip of music, and ranks them: for research, and for sorting and exploring a collection
@@ -106,6 +111,7 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
         f"{'; averaged (EMA)' if config.optimizer.ema else ''} |",
         f"| parameters | {count_parameters(exported.model):,} |",
         f"| takes | {_KINDS[given['kind']]}, {shape}{f' ({made})' if given['kind'] != 'unknown' else ''} |",
+        f"| gives | {'log odds of each genre by itself' if meta.genre_parents else 'log scores of the genres'} |",
         f"| post-hoc logit adjustment | {'yes, inside all formats' if any(meta.adjustment) else 'none'} |",
         f"| code | {meta.code or 'not recorded'} |",
         "",
@@ -113,6 +119,7 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
         "",
         f"{len(meta.genres)}, in the order of the scores: {', '.join(meta.genres)}.",
         "",
+        *([_SEVERAL, ""] if meta.genre_parents else []),
         "## Figures",
         "",
         *_figures(results),
@@ -142,12 +149,13 @@ def _figures(results: Mapping[str, Any] | None) -> Sequence[str]:
     splits = {} if results is None else {name: part for name, part in results["splits"].items() if name != "train"}
     if results is None or not splits:
         return ["None: these weights were not evaluated, or their results.json was not there."]
-    titles = [metric.title for metric in METRICS.values()]
+    metrics = metrics_of(results.get("task"))
+    titles = [metric.title for metric in metrics.values()]
     rows = [f"| split | scores of | clips | bags | {' | '.join(titles)} |", "|---" * (4 + len(titles)) + "|"]
     for split, part in splits.items():
         for level in (level for level in LEVELS if level in part):
             intervals = part.get("intervals", {}).get(level, {})
-            cells = [_figure(part[level].get(name), intervals.get(name)) for name in METRICS]
+            cells = [_figure(part[level].get(name), intervals.get(name)) for name in metrics]
             rows.append(
                 f"| {split} | {LEVELS[level].title} | {part['clips']} | {part['bags']} | {' | '.join(cells)} |"
             )

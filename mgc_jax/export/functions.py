@@ -11,14 +11,14 @@ from jaxtyping import Array, Bool, Float
 
 from mgc_jax.inference import ExportedModel, inputs_of, model_of, with_weights
 from mgc_jax.models.classifier import split_model
-from mgc_jax.models.logit_adjustment import adjust
+from mgc_jax.scoring import final_scores
 
 
 class Scores(NamedTuple):
     """What an exported model says of bags.
 
     Attributes:
-        log_scores: float32 [bag, genre], with post-hoc logit adjustment.
+        log_scores: float32 [bag, genre], with post-hoc logit adjustment; of a multi-label model log odds.
         attention: float32 [bag, slot], or [bag, genre, slot] with a query per genre; 0 where there is no clip.
         embedding: float32 [bag, slot, feature].
     """
@@ -56,7 +56,7 @@ def score_function(exported: ExportedModel, *, of_spectrograms: bool = False) ->
     _, *weights = split_model(exported.model)
     params, batch_stats = jax.tree.map(jnp.asarray, jax.device_get(weights))  # bound to no device
     model, inputs = with_weights(model_of(plain), params, batch_stats), inputs_of(plain)
-    adjustment = exported.adjustment
+    adjustment, parents = exported.adjustment, meta.genre_parents
 
     def score(clips, present):
         bags, slots = clips.shape[:2]
@@ -64,6 +64,7 @@ def score_function(exported: ExportedModel, *, of_spectrograms: bool = False) ->
         embedding = model.embed(x, present.reshape(bags * slots)).astype(jnp.float32)
         embedding = embedding.reshape(bags, slots, embedding.shape[1])
         log_scores, attention = model.score_bags(embedding, jnp.where(present, 0, 1), bags=1)
-        return Scores(adjust(jnp.squeeze(log_scores, 1), adjustment), jnp.squeeze(attention, 1), embedding)
+        scores = final_scores(jnp.squeeze(log_scores, 1), adjustment, parents)
+        return Scores(scores, jnp.squeeze(attention, 1), embedding)
 
     return score

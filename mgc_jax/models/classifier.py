@@ -106,6 +106,7 @@ def build_model(
     num_genres: int,
     *,
     subgenre_parents: tuple[int, ...] | None = None,
+    multi_label: bool = False,
     seed: int,
 ) -> BagClassifier:
     """Builds the model that `config.model` describes.
@@ -116,10 +117,12 @@ def build_model(
         num_genres: number of labels.
         subgenre_parents: the genre of each sub-genre, for the poolings that use them; the first ones are the genres
             themselves, and by default there are no others.
+        multi_label: whether a clip may have several genres: the scores are then the log odds of each.
         seed: seed of the initial weights.
 
     Raises:
-        UserError: an encoder or pooling that does not exist, or an option that it does not have; another value of
+        UserError: an encoder or pooling that does not exist, or an option that it does not have; a pooling that does
+            not go with several genres; another value of
             `model.kernels` than those of `config.keys.KERNELS` (where it is absent, it is "auto").
     """
     kernels = getattr(model, "kernels", "auto")
@@ -127,6 +130,9 @@ def build_model(
         raise UserError(f"config.model.kernels={kernels!r}: choose one of {', '.join(KERNELS)}")
     encoder, encoder_options = _choose(ENCODER, model.encoder, ENCODERS)
     pooling, pooling_options = _choose(POOLING, model.pooling, POOLINGS)
+    if multi_label:
+        _check_multi_label(model.pooling.name, pooling)
+        pooling_options["multi_label"] = True
     if "subgenre_parents" in options_of(pooling, frozenset()):
         pooling_options["subgenre_parents"] = subgenre_parents or tuple(range(num_genres))
     rngs = nnx.Rngs(seed)
@@ -147,10 +153,24 @@ def set_platform_kernels(model: nnx.Module, use: bool) -> None:
     model.set_attributes(platform_kernels=use, raise_if_not_found=False)
 
 
-def check_names(model: Any) -> None:
-    """Raises `UserError` for an encoder or pooling that does not exist, or an option that it does not have."""
+def check_names(model: Any, *, multi_label: bool = False) -> None:
+    """Raises `UserError` for an encoder or pooling that does not exist, or an option that it does not have.
+
+    Also for a pooling that does not go with several genres per clip, if these are asked for.
+    """
     _choose(ENCODER, model.encoder, ENCODERS)
-    _choose(POOLING, model.pooling, POOLINGS)
+    pooling, _ = _choose(POOLING, model.pooling, POOLINGS)
+    if multi_label:
+        _check_multi_label(model.pooling.name, pooling)
+
+
+def _check_multi_label(name: str, pooling: Callable[..., Any]) -> None:
+    if "multi_label" not in options_of(pooling, frozenset()):
+        able = ", ".join(other for other, cls in POOLINGS.items() if "multi_label" in options_of(cls, frozenset()))
+        raise UserError(
+            f"config.model.pooling.name={name} scores one genre among all and does not go with "
+            f"config.task=multi_label: choose one of {able}."
+        )
 
 
 def _choose(

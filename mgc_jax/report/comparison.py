@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.config import keys
+from mgc_jax.config.keys import MULTI_LABEL, SINGLE_LABEL
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, mcnemar, paired
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.evaluation.tasks import metric_samples, metric_values, metrics_of
 from mgc_jax.report import charts
 from mgc_jax.report.finished_run import FinishedRun, levels_of, read_run
 from mgc_jax.report.html import render_page
@@ -32,6 +34,12 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     runs = [read_run(folder) for folder in folders]
     names = run_names(runs)
+    task = runs[0].task
+    if other := next((name for name, run in zip(names, runs, strict=True) if run.task != task), None):
+        raise UserError(
+            f"{names[0]} and {other} are of two tasks ({SINGLE_LABEL} and {MULTI_LABEL}), whose metrics cannot be "
+            "compared; compare runs of one task"
+        )
     # The split that most of them have; of two that as many have, test.
     split = max(("test", "validation"), key=lambda name: sum(name in run.splits for run in runs))
     results = [run.results["splits"].get(split, {}) for run in runs]
@@ -49,11 +57,13 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         unlike=unlike,
         first=names[0],
         pairs=pairs,
-        genres=_genre_table(runs, results, own),
+        genres=_genre_table(results, own, "AP" if task == MULTI_LABEL else "F1"),
         curves=_validation_curves(runs, names, own),
         precision_recall=_precision_recall(runs, names, own, split),
         options=different_options(runs),
-        compared=compared_metrics(),
+        metrics=metrics_of(task),
+        compared=compared_metrics(task),
+        genre_measure="AP" if task == MULTI_LABEL else "F1",
     )
     path = out if out.suffix == ".html" else out / _COMPARISON_FILE
     write_text(path, page, remedy="Make room there, or choose another --out.")
@@ -100,7 +110,7 @@ def paired_differences(
     """Compares two systems on the same clips: the second minus the first.
 
     Args:
-        label: int [clip].
+        label: int [clip], or bool [clip, genre] where clips have several genres.
         artists: str [clip].
         first: scores of the clips.
         second: scores of the same clips.
@@ -108,7 +118,8 @@ def paired_differences(
 
     Returns:
         For each pair `levels`; `metrics`, by metric `difference`, `interval` and `p`, the latter two from the
-        bootstrap over artists, NaN of too few; and `mcnemar`, the p-value of McNemar's test.
+        bootstrap over artists, NaN of too few; and `mcnemar`, the p-value of McNemar's test (None with several
+        genres).
     """
     bootstrap = ArtistBootstrap(artists)
     samples: dict[tuple[int, str], dict[str, np.ndarray]] = {}
@@ -117,25 +128,26 @@ def paired_differences(
         for key in zip((1, 0), pair, strict=True):
             if key not in samples:
                 scores = (first, second)[key[0]][key[1]]
-                samples[key] = bootstrap.metrics(label, *scores)
-                values[key] = metrics.genre_metrics(label, *scores)
+                samples[key] = metric_samples(bootstrap, label, *scores)
+                values[key] = metric_values(label, *scores)
     rows = []
+    several = label.ndim == 2
     for level, other in levels:
         by_metric = {}
-        for name in compared_metrics():
+        for name in compared_metrics(MULTI_LABEL if several else SINGLE_LABEL):
             low, high, p = paired(samples[1, level][name], samples[0, other][name], len(bootstrap.artists))
-            difference = values[1, level][name] - values[0, other][name]
+            difference = values[1, level].get(name, np.nan) - values[0, other].get(name, np.nan)
             by_metric[name] = {"difference": difference, "interval": (low, high), "p": p}
-        p_value = mcnemar(second[level][1] == label, first[other][1] == label)
+        p_value = None if several else mcnemar(second[level][1] == label, first[other][1] == label)
         rows.append({"levels": (level, other), "metrics": by_metric, "mcnemar": p_value})
     return rows
 
 
-def compared_metrics() -> list[str]:
-    """Returns the names of the metrics that are compared, those that can be resampled."""
+def compared_metrics(task: str = SINGLE_LABEL) -> list[str]:
+    """Returns the names of the metrics of a task that are compared, those that can be resampled."""
     return [
         name
-        for name, metric in metrics.METRICS.items()
+        for name, metric in metrics_of(task).items()
         if metric.compared and (metric.from_confusion or metric.resampled)
     ]
 
@@ -241,18 +253,24 @@ def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second
     if base.results.get("fingerprint") == run.results.get("fingerprint"):
         return True
     rows_first, rows_second = shared_clips(first, second)
-    genre_first, genre_second = (np.array(scored.genres)[scored.label] for scored in (first, second))
     return (
         base.corpus == run.corpus
-        and np.array_equal(genre_first[rows_first], genre_second[rows_second])
+        and base.task == run.task
+        and _genres_of(first, rows_first) == _genres_of(second, rows_second)
         and np.array_equal(first.artist[rows_first], second.artist[rows_second])
     )
 
 
-def _genre_table(
-    runs: Sequence[FinishedRun], results: Sequence[dict[str, Any]], own: Sequence[str | None]
-) -> list[dict[str, Any]]:
-    """Returns F1 and clips of every genre in every run, the commonest genre first."""
+def _genres_of(scored: Predictions, rows: np.ndarray) -> list[list[str]]:
+    """Returns the names of the genres of some clips."""
+    names = np.array(scored.genres)
+    if scored.multi_label:
+        return [sorted(names[label].tolist()) for label in scored.label[rows]]
+    return [[name] for name in names[scored.label[rows]].tolist()]
+
+
+def _genre_table(results: Sequence[dict[str, Any]], own: Sequence[str | None], measure: str) -> list[dict[str, Any]]:
+    """Returns F1 (or AP) and clips of every genre in every run, the commonest genre first."""
     tables = [result.get("per_genre", {}).get(level, {}) for result, level in zip(results, own, strict=True)]
     support: dict[str, list[int]] = {}
     for table in tables:
@@ -262,7 +280,9 @@ def _genre_table(
         {
             "genre": genre,
             "support": support[genre][0],
-            "cells": [(table.get(genre, {}).get("f1"), table.get(genre, {}).get("support")) for table in tables],
+            "cells": [
+                (table.get(genre, {}).get(measure.lower()), table.get(genre, {}).get("support")) for table in tables
+            ],
         }
         for genre in sorted(support, key=lambda genre: -max(support[genre]))
     ]
@@ -272,7 +292,8 @@ def _validation_curves(
     runs: Sequence[FinishedRun], names: Sequence[str], own: Sequence[str | None]
 ) -> list[charts.Chart]:
     drawn = []
-    for metric, title in (("accuracy", "Validation accuracy"), ("micro_ap", "Validation average precision")):
+    main = ("macro_ap", "Validation macro AP") if runs[0].task == MULTI_LABEL else ("accuracy", "Validation accuracy")
+    for metric, title in (main, ("micro_ap", "Validation average precision")):
         lines = []
         for i, (run, name, level) in enumerate(zip(runs, names, own, strict=True)):
             x, y = validation_curve(run.log, f"validation/{level}/{metric}")

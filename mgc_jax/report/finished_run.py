@@ -4,15 +4,17 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mgc_jax.config.keys import SINGLE_LABEL
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.identity import belong_together
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.metrics import METRICS
 from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
+from mgc_jax.evaluation.tasks import metrics_of
 from tfds_fma.paths import local_path
 
 
@@ -51,6 +53,11 @@ class FinishedRun:
         return self.corpus == "demo"
 
     @property
+    def task(self) -> str:
+        """`config.task` of the run."""
+        return str(self.results.get("task", SINGLE_LABEL))
+
+    @property
     def splits(self) -> list[str]:
         """The splits that it was evaluated on."""
         return list(self.results["splits"])
@@ -83,7 +90,7 @@ def read_run(folder: Path) -> FinishedRun:
     if not isinstance(results.get("splits"), dict):
         raise UserError(f"{folder / 'results.json'} has no results (splits); evaluate the run again: --mode eval")
     for split, result in results["splits"].items():
-        if not _is_result(result):
+        if not _is_result(result, metrics_of(results.get("task"))):
             raise UserError(
                 f"{folder / 'results.json'} is damaged: {split!r} is no result; evaluate the run again: --mode eval"
             )
@@ -131,12 +138,12 @@ def _as_evaluated(config: dict[str, Any], results: dict[str, Any]) -> dict[str, 
     return config
 
 
-def _is_result(result: Any) -> bool:
+def _is_result(result: Any, known: Collection[str]) -> bool:
     """Whether it has the number of clips and bags, and metrics, all numbers, at each of its levels."""
     if not isinstance(result, dict):
         return False
     sizes = [result.get(name) for name in ("clips", "bags")]
-    by_level = [[result[level][name] for name in METRICS if name in result[level]] for level in levels_of(result)]
+    by_level = [[result[level][name] for name in known if name in result[level]] for level in levels_of(result)]
     parts = [result.get(name, {}) for name in ("intervals", "top_k", "frequency", "per_genre", "alone")]
     return (
         all(by_level)

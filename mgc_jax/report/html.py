@@ -23,8 +23,9 @@ _MINUS = "\N{MINUS SIGN}"
 
 def render_page(template: str, **values: Any) -> str:
     """Renders a template of this folder; text in the values is escaped."""
-    known = {"level_titles": {name: level.title for name, level in LEVELS.items()}, "metrics": METRICS}
-    return _environment().get_template(template).render(**known, fewest_artists=FEWEST_ARTISTS, **values)
+    titles = {name: level.title for name, level in LEVELS.items()}
+    known = {"level_titles": titles, "metrics": METRICS, "fewest_artists": FEWEST_ARTISTS}
+    return _environment().get_template(template).render(known | values)
 
 
 @functools.cache

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.config import keys
+from mgc_jax.config.keys import MULTI_LABEL
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import concentration
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.mistakes import block_means, load_examples, most_confused
 from mgc_jax.evaluation.predictions import Predictions
-from mgc_jax.report import charts
+from mgc_jax.evaluation.tasks import metrics_of
+from mgc_jax.report import charts, multi_label
 from mgc_jax.report.attention import attention_of, probabilities
 from mgc_jax.report.comparison import compared_metrics, paired_differences, scores_of, validation_curve
 from mgc_jax.report.finished_run import FinishedRun, levels_of, main_level, read_run, results_digest
@@ -41,9 +43,21 @@ def write_report(workdir: Path) -> Path:
     scored = run.scored(split)
     if scored is not None and not scored.levels:
         scored = None
+    if run.task == MULTI_LABEL:
+        template, of_task = "multi_label.html", multi_label.sections(run, split, scored)
+    else:
+        template = "report.html"
+        of_task = {
+            "genres": genre_table(run, split, scored),
+            "confusion": confusion_table(scored),
+            "quality": quality_charts(scored),
+            "attention": attention_of(scored),
+            "confused": confused_clips(scored, workdir),
+        }
     page = render_page(
-        "report.html",
+        template,
         run=run,
+        metrics=metrics_of(run.task),
         date=_date(run),
         digest=results_digest(run.folder),
         split=split,
@@ -54,15 +68,11 @@ def write_report(workdir: Path) -> Path:
         headlines=[(name, run.results["splits"][name]) for name in ("validation", "test") if name in run.splits],
         warnings={name: result.get("warnings", []) for name, result in run.results["splits"].items()},
         gains=_gains(scored),
-        compared=compared_metrics(),
+        compared=compared_metrics(run.task),
         curves=training_curves(run),
-        genres=genre_table(run, split, scored),
-        confusion=confusion_table(scored),
-        quality=quality_charts(scored),
-        attention=attention_of(scored),
-        confused=confused_clips(scored, workdir),
         changed=changed_options(run.config),
         options=dict(keys.leaves(run.config)),
+        **of_task,
     )
     path = Path(workdir) / _REPORT_FILE
     write_text(path, page, remedy="Make room there, or copy the run to where you may write.")
@@ -99,7 +109,7 @@ def _gains(scored: Predictions | None) -> list[dict[str, Any]]:
 
 
 def training_curves(run: FinishedRun) -> list[charts.Chart]:
-    """Draws loss, accuracy and average precision over epochs; none if the run has no steps."""
+    """Draws loss, accuracy (or macro AP) and average precision over epochs; none if the run has no steps."""
     train = [line for line in run.log if "train/loss" in line and "epoch" in line]
     if not train:
         return []
@@ -130,7 +140,8 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
         )
     ]  # fmt: skip
     selects_on = "inner validation" if run.results.get("selected_by", "").startswith("inner") else "validation"
-    for metric, title in (("accuracy", "Accuracy"), ("micro_ap", "Micro average precision")):
+    main = ("macro_ap", "Macro average precision") if run.task == MULTI_LABEL else ("accuracy", "Accuracy")
+    for metric, title in (main, ("micro_ap", "Micro average precision")):
         lines = validated(metric)
         in_training = ""
         if metric == "accuracy" and "train/accuracy" in train[-1]:

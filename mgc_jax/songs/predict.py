@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.special import log_expit
 
 from mgc_jax.data.bags import Bags, numbered_bags
 from mgc_jax.errors import UserError
-from mgc_jax.evaluation.metrics import mean_log_scores
+from mgc_jax.evaluation.metrics import mean_log_odds, mean_log_scores
+from mgc_jax.evaluation.multi_label import THRESHOLD
 from mgc_jax.scoring import BagScores
 from mgc_jax.songs.audio import Task, decoded, first_task, further_tasks, warn_of_other_resampler
 from mgc_jax.songs.files import bag_numbers
@@ -84,8 +86,9 @@ class Song:
     Attributes:
         path, tags, seconds, start, damage: as in `EmbeddedSong`.
         album: number of its bag.
-        window_scores: float64 [window, genre]: log scores of each window alone.
-        scores: float64 [genre]: their mean, normalized: log scores of the song alone.
+        window_scores: float64 [window, genre]: log scores of each window alone; of a multi-label model the log
+            probability of each genre by itself, as in all scores here.
+        scores: float64 [genre]: their mean, normalized (multi-label: the mean of the log odds): the song alone.
         attention: the weight of its windows in the bag (under the query of the bag's predicted genre, where genres
             have queries); None: the model has no pooling, or the bag is too large for it.
     """
@@ -127,6 +130,7 @@ class SongPredictions:
         failed: files that could not be used.
         window: length of a window, s.
         hop: distance of windows, s.
+        multi_label: whether a song may have several genres, which `genres_of` names.
     """
 
     genres: tuple[str, ...]
@@ -135,6 +139,11 @@ class SongPredictions:
     failed: tuple[Failure, ...]
     window: float
     hop: float
+    multi_label: bool = False
+
+    def genres_of(self, scores: np.ndarray) -> list[str]:
+        """Returns the genres whose probability is at least that of `evaluation.multi_label.THRESHOLD`."""
+        return [genre for genre, score in zip(self.genres, scores, strict=True) if np.exp(score) >= THRESHOLD]
 
     def genre(self, scores: np.ndarray) -> str:
         """Returns the genre of the highest score."""
@@ -175,7 +184,7 @@ def predict_songs(
     )  # fmt: skip
     embedded, failed = _separated(parts)
     songs, albums = _scored(model, embedded, bag_numbers([s.path for s in embedded], [s.tags for s in embedded], bags))
-    return SongPredictions(model.genres, songs, albums, failed, window, hop)
+    return SongPredictions(model.genres, songs, albums, failed, window, hop, bool(model.meta.genre_parents))
 
 
 def embed_songs(
@@ -324,8 +333,11 @@ def _scored(
     counts = np.array([len(song.embeddings) for song in embedded])
     begins = np.concatenate([[0], np.cumsum(counts)])
     window_scores = model.score_bags(embeddings, numbered_bags(np.arange(len(embeddings)))).scores.astype(np.float64)
-    scores = mean_log_scores(window_scores, begins)
+    log_probability = log_expit if model.meta.genre_parents else np.asarray  # log scores are log probabilities
+    scores = _mean_of(model)(window_scores, begins)
     albums, attention = _albums(model, embeddings, np.repeat(bag, counts), np.asarray(bag), scores)
+    albums = tuple(Album(album.songs, log_probability(album.scores)) for album in albums)
+    window_scores, scores = log_probability(window_scores), log_probability(scores)
     songs = tuple(
         Song(
             song.path, song.tags, song.seconds, song.start, song.damage, int(bag[number]),
@@ -335,6 +347,11 @@ def _scored(
         for number, song in enumerate(embedded)
     )  # fmt: skip
     return songs, albums
+
+
+def _mean_of(model: ClipModel) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns what averages the scores of a model over bags."""
+    return mean_log_odds if model.meta.genre_parents else mean_log_scores
 
 
 def _share(attention: np.ndarray | None, begin: int, end: int) -> float | None:
@@ -358,7 +375,7 @@ def _albums(
     bags = numbered_bags(bag)
     members = [tuple(map(int, bags.clips[a:b])) for a, b in itertools.pairwise(bags.offsets)]
     if model.meta.config["model"]["pooling"]["name"] == "none":
-        means = mean_log_scores(scores[bags.clips], bags.offsets)
+        means = _mean_of(model)(scores[bags.clips], bags.offsets)
         return tuple(Album(songs, mean) for songs, mean in zip(members, means, strict=True)), None
     try:
         pooled = model.score_bags(embeddings, numbered_bags(of_window))
@@ -383,7 +400,7 @@ def _one_by_one(
         try:
             pooled = model.score_bags(embeddings[windows], numbered_bags(one_bag))
         except UserError:
-            albums.append(Album(songs, mean_log_scores(scores[list(songs)], np.array([0, len(songs)]))[0]))
+            albums.append(Album(songs, _mean_of(model)(scores[list(songs)], np.array([0, len(songs)]))[0]))
             continue
         attention[windows] = pooled.attention_for_predicted(one_bag)
         albums.append(Album(songs, pooled.scores[0].astype(np.float64)))

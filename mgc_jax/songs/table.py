@@ -19,7 +19,10 @@ _WIDTH = 44  # characters of a title there
 
 
 def rows(predictions: SongPredictions) -> list[dict[str, Any]]:
-    """Returns a flat row per song: what CSV and Parquet hold; probabilities as `song/GENRE` and `bag/GENRE`."""
+    """Returns a flat row per song: what CSV and Parquet hold; probabilities as `song/GENRE` and `bag/GENRE`.
+
+    Of a multi-label model also `genres`, those from the threshold on, joined by "|".
+    """
     return [
         {
             "path": as_text(song.path),
@@ -30,6 +33,7 @@ def rows(predictions: SongPredictions) -> list[dict[str, Any]]:
             "windows": len(song.start),
             "genre": predictions.genre(song.scores),
             "probability": float(np.exp(song.scores.max())),
+            **({"genres": "|".join(predictions.genres_of(song.scores))} if predictions.multi_label else {}),
             "bag": song.album,
             "bag_genre": predictions.genre(album.scores),
             "attention": song.attention,
@@ -57,6 +61,7 @@ def as_json(predictions: SongPredictions) -> dict[str, Any]:
                 "album": song.tags.album,
                 "seconds": song.seconds,
                 "genre": predictions.genre(song.scores),
+                **({"genres": predictions.genres_of(song.scores)} if predictions.multi_label else {}),
                 "scores": _probabilities("", genres, song.scores),
                 "bag": song.album,
                 "attention": song.attention,

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 
@@ -51,14 +52,32 @@ def bag_loss(
     return jnp.sum(terms, axis=-1)
 
 
+def multi_label_loss(log_odds: Float[Array, "*bag genre"], target: Float[Array, "*bag genre"]) -> Float[Array, "*bag"]:
+    """Returns the binary cross entropy of every bag, summed over the genres: the negative log likelihood of a set.
+
+    Args:
+        log_odds: of each genre.
+        target: share of the bag's clips that have the genre, each between 0 and 1.
+    """
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(log_odds, target), axis=-1)
+
+
 def targets(
     label: Int[Array, "*bag"],
     num_genres: int,
     partner: Int[Array, "*bag"] | None = None,
     share: Float[Array, "*bag"] | None = None,
+    *,
+    shares: Float[Array, "target genre"] | None = None,
 ) -> Float[Array, "*bag genre"]:
-    """Shares of the genres in each bag: one-hot, or under mixup that of the bag and of its partner."""
-    own = jax.nn.one_hot(label, num_genres)
+    """Shares of the genres in each bag: one-hot, or under mixup that of the bag and of its partner.
+
+    Multi-label, `label` and `partner` are rows of `shares` instead (`data.bags.genre_shares`).
+    """
+
+    def of(label: Int[Array, "*bag"]) -> Float[Array, "*bag genre"]:
+        return jax.nn.one_hot(label, num_genres) if shares is None else shares[label]
+
     if partner is None or share is None:
-        return own
-    return share[..., None] * own + (1 - share[..., None]) * jax.nn.one_hot(partner, num_genres)
+        return of(label)
+    return share[..., None] * of(label) + (1 - share[..., None]) * of(partner)

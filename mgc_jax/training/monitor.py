@@ -92,15 +92,18 @@ class Monitor:
         by_level = {level: metrics for level, metrics in result.items() if isinstance(metrics, dict)}
         flat = {f"{level}/{name}": value for level, metrics in by_level.items() for name, value in metrics.items()}
         self._writer.write(self._step, {f"validation/{name}": value for name, value in flat.items()})
-        levels = "; ".join(f"{level} {m['accuracy']:.3f} (AP {m['micro_ap']:.3f})" for level, m in by_level.items())
+        levels = "; ".join(f"{level} {_in_words(metrics)}" for level, metrics in by_level.items())
         epoch, epochs = (n / self._timetable.steps_per_epoch for n in (self._step, self._timetable.total_steps))
-        told = TOLD_ACCURACY in self._train
-        accuracy = self._train[TOLD_ACCURACY if told else "train/accuracy"]
+        accuracy = "".join(
+            f", train accuracy{' (told the genre)' if name == TOLD_ACCURACY else ''} {self._train[name]:.3f}"
+            for name in (TOLD_ACCURACY, "train/accuracy")
+            if name in self._train
+        )
         self._progress.clear()
         report(
-            f"epoch {epoch:.0f}/{epochs:.0f}: loss {self._train['train/loss']:.3f}, train accuracy"
-            f"{' (told the genre)' if told else ''} {accuracy:.3f}, "
-            f"{self._train['train/clips_per_second']:,.0f} clips/s; validation accuracy: {levels}"
+            f"epoch {epoch:.0f}/{epochs:.0f}: loss {self._train['train/loss']:.3f}{accuracy}, "
+            f"{self._train['train/clips_per_second']:,.0f} clips/s; validation"
+            f"{' accuracy' if accuracy else ' macro AP'}: {levels}"
         )
         return flat
 
@@ -108,3 +111,10 @@ class Monitor:
         """Returns what a checkpoint saved now says of itself."""
         window = tuple(self._window.sums(self._step))
         return dataclasses.replace(self._meta, seconds=dict(self._progress.seconds), window=window)
+
+
+def _in_words(metrics: dict[str, float]) -> str:
+    """Returns the main metric of a level, and the micro average precision in brackets."""
+    if "accuracy" in metrics:
+        return f"{metrics['accuracy']:.3f} (AP {metrics['micro_ap']:.3f})"
+    return f"{metrics['macro_ap']:.3f} (micro AP {metrics['micro_ap']:.3f})"

@@ -68,7 +68,7 @@ def make_phase(experiment: Experiment, *, classifier_only: bool) -> Phase:
         class_weights(
             "none" if classifier_only else config.loss.class_weights, experiment.genre_count, config.loss.beta
         ),
-        adjustment * log_prior(experiment.genre_count), classifier_only=classifier_only,
+        adjustment * log_prior(experiment.genre_count), shares=experiment.shares, classifier_only=classifier_only,
     )  # fmt: skip
     train_step = make_train_step(
         loss, optimizer, experiment.mesh, trained=("head",) if classifier_only else None,

@@ -116,15 +116,17 @@ class MetricWindow:
     def means(self, step: int) -> dict[str, float]:
         """Returns the means since the last call; raises `UserError` if the loss is not finite.
 
-        The loss is per bag, as they are weighted; the accuracy is per clip, as validation counts it.
+        The loss is per bag, as they are weighted; the accuracy is per clip, as validation counts it. Where clips have
+        several genres there is no accuracy.
         """
         steps = self.sums(step)
         total = {name: float(np.sum(np.array([s[name] for s in steps], np.float32))) for name in steps[0]}
         seconds = time.perf_counter() - self._start
         self._sums, self._start = [], time.perf_counter()
+        accuracy = {self._accuracy: total["correct"] / max(total["clips"], 1)} if "correct" in total else {}
         return {
             "train/loss": total["loss"] / max(total["weight"], 1e-9),
-            self._accuracy: total["correct"] / max(total["clips"], 1),
+            **accuracy,
             "train/gradient_norm": total["gradient_norm"] / len(steps),
             "train/clips_per_second": total["clips"] / seconds,
         }

@@ -17,7 +17,7 @@ from mgc_jax.models.pooling.segments import of_own_bag
 from mgc_jax.runtime.devices import deal
 from mgc_jax.runtime.platform import data_devices, dealt_over, in_order, split_rows
 from mgc_jax.training.accumulation import accumulated
-from mgc_jax.training.losses import bag_loss, targets
+from mgc_jax.training.losses import bag_loss, multi_label_loss, targets
 from mgc_jax.training.optimizer import Optimizer
 from mgc_jax.training.state import TrainState
 
@@ -30,6 +30,7 @@ def make_loss(
     genre_weight: np.ndarray,
     adjustment: np.ndarray,
     *,
+    shares: np.ndarray | None = None,
     classifier_only: bool = False,
 ) -> Callable[..., Any]:
     """Returns loss(params, batch_stats, batch, clips, partners, key) -> (loss, (batch_stats, sums)).
@@ -38,7 +39,7 @@ def make_loss(
 
     The loss is the weighted sum of the bags' losses over `weight_per_step`, a constant: over an epoch every bag
     counts as its weight says, however the bags fell into batches. Of the sums, `correct` counts the clips in whose bag
-    the bag's genre has the highest score, whatever the bag's weight.
+    the bag's genre has the highest score, whatever the bag's weight; with several genres there is no such sum.
 
     Args:
         graph: the model's structure.
@@ -47,10 +48,13 @@ def make_loss(
         weight_per_step: mean total weight of a batch.
         genre_weight: float32 [genre]: see `losses.class_weights`.
         adjustment: float32 [genre]: added to the log scores in the loss.
+        shares: float32 [target, genre]: the targets of a multi-label model, of which a bag's label names one; the loss
+            is then `losses.multi_label_loss`, and options, weights and adjustment are not looked at. None: one genre.
         classifier_only: the encoder runs as in evaluation and gets no gradient.
     """
 
     weight, adjust = jnp.asarray(genre_weight), jnp.asarray(adjustment)
+    table = None if shares is None else jnp.asarray(shares)
 
     def loss(params, batch_stats, batch, clips, partners, key):
         model = nnx.merge(graph, params, batch_stats)
@@ -64,11 +68,16 @@ def make_loss(
         else:
             scores, _ = model(x, real, batch.at, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
-        losses = bag_loss(scores, targets(batch.label, scores.shape[-1], *mixed), options, weight, adjust)
-        right = of_own_bag(jnp.argmax(scores, axis=-1) == batch.label, Segments(batch.segment, batch.label.shape[-1]))
-        sums = {
+        wanted = targets(batch.label, scores.shape[-1], *mixed, shares=table)
+        if table is None:
+            losses = bag_loss(scores, wanted, options, weight, adjust)
+            right = jnp.argmax(scores, axis=-1) == batch.label
+            right = of_own_bag(right, Segments(batch.segment, batch.label.shape[-1]))
+            extra = {"correct": jnp.sum(right & (batch.segment < batch.segment.shape[-1]))}
+        else:
+            losses, extra = multi_label_loss(scores, wanted), {}
+        sums = extra | {
             "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),
-            "correct": jnp.sum(right & (batch.segment < batch.segment.shape[-1])),
             "weight": jnp.sum(batch.weight),
             "clips": jnp.sum(batch.real),
         }

@@ -17,7 +17,7 @@ from mgc_jax.models.pooling import POOLINGS
     ("options_of", "registry", "supplied"),
     [
         (encoder_options, ENCODERS, {"self", "clip_shape", "rngs"}),
-        (pooling_options, POOLINGS, {"self", "features", "num_genres", "subgenre_parents", "rngs"}),
+        (pooling_options, POOLINGS, {"self", "features", "num_genres", "subgenre_parents", "multi_label", "rngs"}),
     ],
 )
 def test_every_option_is_there_with_its_default(options_of, registry, supplied):

@@ -22,7 +22,7 @@ from mgc_jax.songs.files import bag_numbers
 from mgc_jax.songs.plot import write_curves
 from mgc_jax.songs.predict import EmbeddedSong, Failure, embed_songs, predict_songs
 from mgc_jax.songs.representation import song_representation
-from mgc_jax.songs.table import rows, terminal_table, write_predictions
+from mgc_jax.songs.table import as_json, rows, terminal_table, write_predictions
 from tfds_fma.clips.windows import Windows, cut_windows
 from tfds_fma.collection.songs import Tags, find_songs, read_tags
 from tfds_fma.errors import ClipError
@@ -43,6 +43,7 @@ def meta(**changes):
         "corpus": "demo",
         "stored_shape": (256, 96),
         "resampler": "soxr HQ, version unknown",
+        "genre_parents": (),
     } | changes
     return types.SimpleNamespace(**values)
 
@@ -79,6 +80,36 @@ def in_process(monkeypatch):
         yield from map(function, items)
 
     monkeypatch.setattr(audio, "ordered_map", in_order)
+
+
+class LogOdds(BandMeans):
+    """A multi-label model, whose scores are log odds and fit the tree."""
+
+    def __init__(self):
+        super().__init__()
+        self.meta.genre_parents = (-1, 0, -1)
+
+    def score_bags(self, embeddings, bags):
+        scores, attention = super().score_bags(embeddings, bags)
+        scores = 3 * scores + 2
+        scores[:, 0] = np.maximum(scores[:, 0], scores[:, 1])
+        return BagScores(scores, attention)
+
+
+def test_several_genres_have_a_probability_each(music, in_process):
+    predictions = predict_songs(LogOdds(), [music / "one"], hop=3.0)
+    for song in predictions.songs:
+        probability = np.exp(song.window_scores)
+        mean_log_odds = np.mean(np.log(probability / (1 - probability)), axis=0)
+        np.testing.assert_allclose(np.exp(song.scores), 1 / (1 + np.exp(-mean_log_odds)), rtol=1e-9)
+        assert song.scores[0] >= song.scores[1]
+        expected = [genre for genre, score in zip(GENRES, mean_log_odds, strict=True) if score >= 0]
+        assert predictions.genres_of(song.scores) == expected
+    row, whole = rows(predictions)[0], as_json(predictions)
+    assert row["genres"] == "|".join(whole["songs"][0]["genres"])
+    assert row["bag/Jazz"] == pytest.approx(whole["bags"][0]["scores"]["Jazz"])
+    assert 0 < row["bag/Jazz"] < 1
+    assert "genres" not in rows(predict_songs(BandMeans(), [music / "one"]))[0]
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ class ArrayFiles:
       axes: order of the axes, one of `AXES`.
       features: numeric columns of the table.
       genres: label list; empty: see `Arrays.genres`.
+      separator: between the genres of a cell, where clips may have several; "": a cell is the name of one genre.
       columns: of the table.
       flags: how the user sets each of these, for messages.
     """
@@ -59,6 +60,7 @@ class ArrayFiles:
     axes: str = "clip time mel"
     features: Sequence[str] = ()
     genres: Sequence[str] = ()
+    separator: str = ""
     columns: Columns = field(default_factory=Columns)
     flags: Mapping[str, str] = field(default_factory=lambda: _FLAGS_OF_PREPARE, repr=False)
 
@@ -83,7 +85,8 @@ class Arrays:
         those whose axes were exchanged are a view.
       row: int64 [clip]: the clip's row in `table`.
       table: all rows, in the table's order; there may be some that no clip belongs to.
-      genres: label list: as given, or FMA's genres that occur, in MATT's order, or the table's own, sorted.
+      genres: label list: as given, or FMA's genres that occur, in MATT's order, or the table's own, sorted; where
+        clips may have several genres, the table's own, sorted.
     """
 
     clips: np.ndarray
@@ -123,12 +126,18 @@ def read_arrays(files: ArrayFiles, log: Callable[[str], None] = lambda line: Non
         clips, rows = _feature_columns(files, texts), np.arange(len(table))
     for column in ("genre", "split"):
         _check_filled(files, column, table.take(rows))
-    genre = table.genre[rows]
-    genres = tuple(files.genres) or _label_list(set(genre.tolist()))
+    genre = np.array([name for cell in table.genre[rows].tolist() for name in genre_names(cell, files.separator)])
+    found = set(genre.tolist())
+    genres = tuple(files.genres) or (tuple(sorted(found)) if files.separator else _label_list(found))
     _check_words(files, files.columns.genre, genre, genres, f"Correct the table, or set {files.flags['genres']}")
     check_splits(files, table.split[rows])
     _check_words(files, files.columns.subset, table.subset[table.subset != ""], SUBSETS, "Correct the table")
     return Arrays(clips, rows, table, genres)
+
+
+def genre_names(cell: str, separator: str) -> list[str]:
+    """Returns the genres that a cell names: one, or (with a separator) those between separators, without spaces."""
+    return [name for part in cell.split(separator) if (name := part.strip())] if separator else [cell]
 
 
 def check_splits(files: ArrayFiles, splits: np.ndarray) -> None:

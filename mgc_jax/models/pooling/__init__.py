@@ -7,7 +7,9 @@ clip has the number of slots as its segment, and must not influence the others.
 A pooling is a class in its family's file, and an entry in `POOLINGS`. It is built as
 `Pooling(features, num_genres, *, <options>, rngs)`; the options are the keys of `config.model.pooling`. If it has a
 parameter `subgenre_parents`, it gets a tuple with the genre of every sub-genre, which begins with the genres
-themselves. The attribute `features` is the width of the vectors that it passes to the head. If it holds several views
+themselves. If it has a parameter `multi_label`, it is told whether a clip may have several genres, and can be trained
+so: its scores then are log odds, whose sigmoid is the probability of each genre by itself; it is given no useful
+`target`. The attribute `features` is the width of the vectors that it passes to the head. If it holds several views
 of every bag at once, the attribute `num_views` is their number; evaluation limits its chunks by it. If its scores in
 training depend on `target`, the attribute `told_genre` is true; their accuracy is then not set beside that of
 validation. It is called as
@@ -18,7 +20,7 @@ validation. It is called as
 * `segments`: `Segments`: the bag of each clip, and the number of places for bags.
 * `target`: in training a `Target`, outside of it None.
 * `classify`: the head, from vectors [..., feature] to logits [..., genre], with dropout in training.
-* `log_scores`: [row, bag, genre]: in training normalized over the genres.
+* `log_scores`: [row, bag, genre]: in training normalized over the genres; multi-label: log odds.
 * `attention`: the clips' weights, [row, bag, slot], or [row, bag, genre, slot] if they differ between genres.
 """
 

@@ -6,7 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgc_jax.models.pooling.options import check_size
-from mgc_jax.models.pooling.segments import Classify, Segments, Target, membership, softmax_in_bag, weighted_sum
+from mgc_jax.models.pooling.segments import (
+    Classify,
+    Segments,
+    Target,
+    genre_scores,
+    membership,
+    softmax_in_bag,
+    weighted_sum,
+)
 
 
 class GatedAttentionPooling(nnx.Module):
@@ -18,17 +26,20 @@ class GatedAttentionPooling(nnx.Module):
         output: w.
     """
 
-    def __init__(self, features: int, num_genres: int, *, hidden: int = 128, rngs: nnx.Rngs):
+    def __init__(
+        self, features: int, num_genres: int, *, hidden: int = 128, multi_label: bool = False, rngs: nnx.Rngs
+    ):
         """Builds the pooling.
 
         Args:
             features: width of an embedding.
             num_genres: number of labels.
             hidden: width of the hidden layer.
+            multi_label: whether the scores are log odds of each genre.
             rngs: source of the initial weights.
         """
         check_size("gated_attention", "hidden", hidden)
-        self.features = features
+        self.features, self.multi_label = features, multi_label
         glorot = nnx.initializers.glorot_uniform()
         self.content = nnx.Linear(features, hidden, use_bias=False, kernel_init=glorot, rngs=rngs)
         self.gate = nnx.Linear(features, hidden, use_bias=False, kernel_init=glorot, rngs=rngs)
@@ -44,4 +55,4 @@ class GatedAttentionPooling(nnx.Module):
         """Returns log scores of the bags, and the clips' weights."""
         scores = self.output(jnp.tanh(self.content(embeddings)) * jax.nn.sigmoid(self.gate(embeddings)))
         attention = softmax_in_bag(scores.swapaxes(1, 2), membership(segments))
-        return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention
+        return genre_scores(classify(weighted_sum(attention, embeddings)), self.multi_label), attention

@@ -11,6 +11,7 @@ from mgc_jax.models.pooling.segments import (
     Classify,
     Segments,
     Target,
+    genre_scores,
     membership,
     of_own_bag,
     softmax_in_bag,
@@ -140,6 +141,9 @@ class MattPooling(nnx.Module):
       (Lin et al. 2016). These scores do not sum to one. "own" takes each genre's logit from its own view and
       the softmax over these: one function for training and evaluation, which never sees the true genre.
 
+    Multi-label, there is no one gold query: whatever `train_query` is, each genre's log odds are the logit from its
+    own view, in training and in evaluation.
+
     Attributes:
         views: the queries.
     """
@@ -154,6 +158,7 @@ class MattPooling(nnx.Module):
         queries: str = "trained",
         train_query: str = "gold",
         hidden: int = 0,
+        multi_label: bool = False,
         rngs: nnx.Rngs,
     ):
         """Builds the pooling.
@@ -166,12 +171,19 @@ class MattPooling(nnx.Module):
             queries: trained, frozen or frozen_mismatched.
             train_query: gold, or own, which does not go with frozen_mismatched.
             hidden: width of the hidden layer of the score; 0: that of an embedding.
+            multi_label: whether the scores are log odds of each genre; it does not go with frozen_mismatched.
             rngs: source of the initial weights.
         """
         check_matt_options("matt", score, activation, queries, train_query, hidden)
+        if multi_label and queries == "frozen_mismatched":
+            raise UserError(
+                "matt: queries=frozen_mismatched is about one gold query in training, and with "
+                "config.task=multi_label there is none: choose queries=frozen for queries that are never trained"
+            )
         self.features = features
         self.num_views = num_genres
-        self.train_query, self.told_genre = train_query, train_query == "gold"
+        self.multi_label, self.train_query = multi_label, train_query
+        self.told_genre = train_query == "gold" and not multi_label
         self.views = QueryViews(
             features, num_genres, score=score, activation=activation, queries=queries, hidden=hidden, rngs=rngs
         )
@@ -184,11 +196,11 @@ class MattPooling(nnx.Module):
         classify: Classify,
     ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag *genre slot"]]:
         """Returns log scores of the bags, and the clips' weights: for the gold query, or for each genre."""
-        if target is not None and self.train_query == "gold":
+        if target is not None and self.told_genre:
             vectors, attention = self.views.one(embeddings, segments, target.label)
             return jax.nn.log_softmax(classify(vectors)), attention
         vectors, attention = self.views.every(embeddings, segments)
         logits = classify(vectors)
-        if self.train_query == "own":
-            return jax.nn.log_softmax(jnp.diagonal(logits, axis1=2, axis2=3)), attention
+        if self.multi_label or self.train_query == "own":
+            return genre_scores(jnp.diagonal(logits, axis1=2, axis2=3), self.multi_label), attention
         return jnp.diagonal(jax.nn.log_softmax(logits), axis1=2, axis2=3), attention

@@ -67,6 +67,11 @@ def log_sum_in_bag(
     return jax.nn.logsumexp(masked, axis=-1)
 
 
+def genre_scores(logits: Float[Array, "*leading genre"], multi_label: bool) -> Float[Array, "*leading genre"]:
+    """What logits say of the genres: log probabilities of one among all; multi-label: each its own log odds."""
+    return logits if multi_label else jax.nn.log_softmax(logits)
+
+
 def uniform(member: Bool[Array, "row bag slot"]) -> Float[Array, "row bag slot"]:
     """The same weight for every clip of a bag."""
     return member / jnp.maximum(member.sum(-1, keepdims=True), 1)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from mgc_jax.errors import UserError
 from mgc_jax.models.pooling.options import check_size
-from mgc_jax.models.pooling.segments import Classify, Segments, Target, membership, softmax_in_bag
+from mgc_jax.models.pooling.segments import Classify, Segments, Target, genre_scores, membership, softmax_in_bag
 
 
 class Attention(nnx.Module):
@@ -91,7 +91,15 @@ class SetTransformerPooling(nnx.Module):
     """
 
     def __init__(
-        self, features: int, num_genres: int, *, width: int = 64, heads: int = 4, layers: int = 1, rngs: nnx.Rngs
+        self,
+        features: int,
+        num_genres: int,
+        *,
+        width: int = 64,
+        heads: int = 4,
+        layers: int = 1,
+        multi_label: bool = False,
+        rngs: nnx.Rngs,
     ):
         """Builds the pooling.
 
@@ -101,6 +109,7 @@ class SetTransformerPooling(nnx.Module):
             width: width of the blocks and of the bag vector.
             heads: attention heads; they divide the width.
             layers: self-attention blocks; 0: the seed looks at the clips as they are.
+            multi_label: whether the scores are log odds of each genre.
             rngs: source of the initial weights.
         """
         check_size("set_transformer", "width", width)
@@ -108,7 +117,7 @@ class SetTransformerPooling(nnx.Module):
         check_size("set_transformer", "layers", layers, least=0)
         if width % heads:
             raise UserError(f"set_transformer: {width=} must be a multiple of {heads=}")
-        self.features = width
+        self.features, self.multi_label = width, multi_label
         glorot = nnx.initializers.glorot_uniform()
         self.embed = nnx.Linear(features, width, kernel_init=glorot, rngs=rngs)
         self.layers = nnx.List(Block(width, heads, rngs=rngs) for _ in range(layers))
@@ -130,4 +139,4 @@ class SetTransformerPooling(nnx.Module):
             x, _ = block(x, x, same_bag)
         seeds = jnp.broadcast_to(self.seed[...], (x.shape[0], segments.bags, x.shape[-1]))
         vectors, attention = self.pool(seeds, x, membership(segments))
-        return jax.nn.log_softmax(classify(self.norm(vectors))), attention
+        return genre_scores(classify(self.norm(vectors)), self.multi_label), attention

@@ -12,6 +12,7 @@ from mgc_jax.models.pooling.segments import (
     Classify,
     Segments,
     Target,
+    genre_scores,
     log_sum_in_bag,
     membership,
     of_own_bag,
@@ -22,10 +23,10 @@ from mgc_jax.models.pooling.segments import (
 
 
 class _Weightless(nnx.Module):
-    """Base class: only the width of an embedding is needed."""
+    """Base class: only the width of an embedding is needed, and whether the scores are log odds of each genre."""
 
-    def __init__(self, features: int, num_genres: int, *, rngs: nnx.Rngs):
-        self.features = features
+    def __init__(self, features: int, num_genres: int, *, multi_label: bool = False, rngs: nnx.Rngs):
+        self.features, self.multi_label = features, multi_label
 
 
 class MeanPooling(_Weightless):
@@ -44,7 +45,7 @@ class MeanPooling(_Weightless):
     ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
         attention = uniform(membership(segments))
-        return jax.nn.log_softmax(classify(weighted_sum(attention, embeddings))), attention
+        return genre_scores(classify(weighted_sum(attention, embeddings)), self.multi_label), attention
 
 
 class MaxPooling(_Weightless):
@@ -69,7 +70,7 @@ class MaxPooling(_Weightless):
         ties = weighted_sum(member.astype(embeddings.dtype), wins)
         share = wins / jnp.maximum(of_own_bag(ties, segments), 1)
         vectors = weighted_sum(member.astype(embeddings.dtype), share * embeddings)
-        return jax.nn.log_softmax(classify(vectors)), jnp.where(member, share.mean(-1)[:, None], 0)
+        return genre_scores(classify(vectors), self.multi_label), jnp.where(member, share.mean(-1)[:, None], 0)
 
 
 def _maximum(values: Float[Array, "row slot feature"], segments: Segments) -> Float[Array, "row bag feature"]:
@@ -82,7 +83,7 @@ def _maximum(values: Float[Array, "row slot feature"], segments: Segments) -> Fl
 
 
 class MeanProbabilityPooling(_Weightless):
-    """The mean of the genre probabilities that the head gives to each clip."""
+    """The mean of the genre probabilities that the head gives to each clip: by softmax, or multi-label by sigmoid."""
 
     def __call__(
         self,
@@ -92,8 +93,11 @@ class MeanProbabilityPooling(_Weightless):
         classify: Classify,
     ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag slot"]]:
         """Returns log scores of the bags, and the clips' weights."""
-        member = membership(segments)
-        logs = jax.nn.log_softmax(classify(embeddings))
+        member, logits = membership(segments), classify(embeddings)
+        if self.multi_label:  # the mean's log odds: both means are divided by the same size
+            logs, others = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+            return log_sum_in_bag(logs, member) - log_sum_in_bag(others, member), uniform(member)
+        logs = jax.nn.log_softmax(logits)
         size = jnp.maximum(member.sum(-1, keepdims=True), 1)
         return log_sum_in_bag(logs, member) - jnp.log(size), uniform(member)
 
@@ -102,7 +106,7 @@ class NoisyOrPooling(_Weightless):
     """Noisy-or: a bag is of a genre unless every clip fails to be, 1 - prod(1 - p), normalized over the genres.
 
     p is the softmax of a clip; on a bag of one clip the result is that softmax. A clip's weight for a genre is its
-    share of the sum of log(1 - p).
+    share of the sum of log(1 - p). Multi-label p is the sigmoid, and nothing is normalized.
     """
 
     def __call__(
@@ -114,9 +118,13 @@ class NoisyOrPooling(_Weightless):
     ) -> tuple[Float[Array, "row bag genre"], Float[Array, "row bag genre slot"]]:
         """Returns log scores of the bags, and the clips' weights for each genre."""
         member = membership(segments)
-        log_evidence = _log_softplus(_log_odds(classify(embeddings)))  # of -log(1 - p)
+        logits = classify(embeddings)
+        log_evidence = _log_softplus(logits if self.multi_label else _log_odds(logits))  # of -log(1 - p)
         attention = softmax_in_bag(log_evidence.swapaxes(1, 2)[:, None], member[:, :, None])
-        scores = _log_probability(log_sum_in_bag(log_evidence, member))
+        in_bag = log_sum_in_bag(log_evidence, member)
+        scores = _log_probability(in_bag)
+        if self.multi_label:  # log p - log(1 - p)
+            return scores + jnp.exp(in_bag), attention
         return jax.nn.log_softmax(scores), attention
 
 
