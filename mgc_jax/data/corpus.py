@@ -20,31 +20,26 @@ INNER = "inner validation"  # clips of the training folds that select the checkp
 class Corpus:
     """Clips and their track table; row i of every array is clip i.
 
-        Attributes:
-            name: what the user calls it: demo, fma_small, fma_medium, fma_large, fma_full, own_NAME, arrays.
-            genres: label names; `label` indexes them.
-            clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
-                In memory, or on the disk: then indexing reads them.
-            track_id: int64 [clip].
-    <<<<<<< HEAD
-            label: int32 [clip].
-            split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation; of a clip that the corpus's
-                own split leaves out, another word.
-    =======
-            label: int32 [clip]; of a multi-label corpus bool [clip, genre], closed upwards over `parents`.
-            split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation.
-    >>>>>>> multilabel
-            artist: str [clip], "" where unknown.
-            album: str [clip], "" where unknown.
-            subgenres: names; the first are `genres` themselves, for clips that have no sub-genre. Only hierarchical
-                pooling uses sub-genres; by default there are none but these.
-            subgenre_parents: the genre that each of them belongs to.
-            subgenre: int32 [clip], indexes `subgenres`.
-            features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
-            subset: str [clip], the smallest of FMA's subsets that has the clip (small, medium, large), "" where unknown.
-            resampler: what resampled the audio that the clips are made of, with its version; "" if nothing, or unknown.
-            parents: of a multi-label corpus, the genre above each, an index into `genres`; -1: a top genre. Empty where
-                every clip has one genre.
+    Attributes:
+        name: what the user calls it: demo, fma_small, fma_medium, fma_large, fma_full, own_NAME, arrays.
+        genres: label names; `label` indexes them.
+        clips: [clip, time, mel], [clip, feature] or audio [clip, samples]; uint8, float16, float32, or int16 (audio).
+            In memory, or on the disk: then indexing reads them.
+        track_id: int64 [clip].
+        label: int32 [clip]; of a multi-label corpus bool [clip, genre], closed upwards over `parents`.
+        split: str [clip], one of `SPLIT_NAMES`; `INNER` in a fold of a cross-validation; of a clip that the corpus's
+            own split leaves out, another word.
+        artist: str [clip], "" where unknown.
+        album: str [clip], "" where unknown.
+        subgenres: names; the first are `genres` themselves, for clips that have no sub-genre. Only hierarchical
+            pooling uses sub-genres; by default there are none but these.
+        subgenre_parents: the genre that each of them belongs to.
+        subgenre: int32 [clip], indexes `subgenres`.
+        features: which of FMA's features the clips hold, as in `config.data.features`; empty: what was prepared.
+        subset: str [clip], the smallest of FMA's subsets that has the clip (small, medium, large), "" where unknown.
+        resampler: what resampled the audio that the clips are made of, with its version; "" if nothing, or unknown.
+        parents: of a multi-label corpus, the genre above each, an index into `genres`; -1: a top genre. Empty where
+            every clip has one genre.
     """
 
     name: str
