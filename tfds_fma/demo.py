@@ -223,11 +223,12 @@ def _write_excerpt(folder: Path, seed: int, job: tuple[str, int, int]) -> None:
     """Renders one excerpt and writes it (runs in a worker process)."""
     import soundfile
 
+    from tfds_fma.collection.gtzan import genre_of
     from tfds_fma.synthesis.gtzan import render_excerpt
     from tfds_fma.synthesis.music import SAMPLE_RATE
 
     name, artist, number = job
-    genre = name.partition(".")[0]
+    genre = genre_of(name)
     audio = render_excerpt(genre, artist, number, seed)
     soundfile.write(folder / genre / f"{name}.au", audio, SAMPLE_RATE, format="AU", subtype="PCM_16")
 

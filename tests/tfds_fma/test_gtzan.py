@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfds_fma.collection.gtzan import Excerpt, audio_folder, excerpts, read_gtzan
+from tfds_fma.collection.gtzan import audio_folder, excerpts, genre_of, read_gtzan
 from tfds_fma.demo import make_gtzan
 from tfds_fma.describe import main as describe_main
 from tfds_fma.errors import UserError
@@ -37,7 +37,7 @@ def noise(name: str, seconds: float = 30) -> np.ndarray:
 def write(folder: Path, ending: str, names: tuple[str, ...] = NAMES, seconds: float = 30) -> Path:
     """Writes excerpts as folder/GENRE/GENRE.NNNNN.ENDING."""
     for name in names:
-        path = folder / Excerpt.genre(name) / f"{name}.{ending}"
+        path = folder / genre_of(name) / f"{name}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, noise(name, seconds), RATE, format=ending.upper(), subtype="PCM_16")
     return folder
@@ -57,7 +57,7 @@ class TestFacts:
             "train": 443, "validation": 197, "test": 290, "": 70,
         }  # fmt: skip
         per_genre = {
-            split: [sum(e.split == split and Excerpt.genre(n) == genre for n, e in known.items()) for genre in GENRES]
+            split: [sum(e.split == split and genre_of(n) == genre for n, e in known.items()) for genre in GENRES]
             for split in ("train", "validation", "test")
         }
         assert per_genre == {
@@ -84,7 +84,7 @@ class TestFacts:
         for excerpt in repeating.values():
             assert known[excerpt.repeats].artist == excerpt.artist != ""
             assert not known[excerpt.repeats].repeats
-        assert sum(Excerpt.genre(name) != Excerpt.genre(e.repeats) for name, e in repeating.items()) == 1
+        assert sum(genre_of(name) != genre_of(e.repeats) for name, e in repeating.items()) == 1
         assert sum(not excerpt.artist for excerpt in known.values()) == 81
 
 
@@ -109,7 +109,7 @@ def test_the_archive_becomes_a_dataset_of_segments(tmp_path, capsys):
         assert len(set(columns["album_id"][rows])) == 1
         assert set(columns["artist"][rows]) == {excerpts()[name].artist}
         third, _ = soundfile.read(
-            source / Excerpt.genre(name) / f"{name}.au", 5 * RATE, 10 * RATE, dtype="float32", always_2d=False
+            source / genre_of(name) / f"{name}.au", 5 * RATE, 10 * RATE, dtype="float32", always_2d=False
         )
         np.testing.assert_array_equal(clips[rows[2]], get_representation("stft_128x513").compute(third))
     assert len(set(columns["album_id"])) == 4

@@ -52,10 +52,10 @@ class Excerpt:
     artist: str
     repeats: str
 
-    @staticmethod
-    def genre(name: str) -> str:
-        """Returns the genre of the excerpt of that name."""
-        return name.partition(".")[0]
+
+def genre_of(name: str) -> str:
+    """Returns the genre of an excerpt such as ``blues.00000``."""
+    return name.partition(".")[0]
 
 
 def excerpts() -> dict[str, Excerpt]:
@@ -93,7 +93,7 @@ def read_gtzan(folder: Path, log: Callable[[str], None]) -> Songs:
     log(f"fault-filtered splits (Kereliuk, Sturm and Larsen 2015): {told}")
     return Songs(
         path=tuple(paths[name] for name in there),
-        genre=tuple(map(Excerpt.genre, there)),
+        genre=tuple(map(genre_of, there)),
         artist=tuple(excerpt.artist for excerpt in there.values()),
         album=("",) * len(there),
         title=tuple(there),
