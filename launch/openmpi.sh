@@ -4,7 +4,7 @@
 # JAX lets the processes meet where mpirun runs.
 #
 #   MPIRUN_FLAGS="--host node1,node2" launch/openmpi.sh --config configs/prcnn.py --workdir /shared/runs/prcnn
-#   JAX_PLATFORMS=cpu launch/openmpi.sh --config configs/matt_crnn_tf.py --workdir runs/mpi    # two processes here
+#   launch/openmpi.sh --config configs/matt_crnn_tf.py --workdir runs/mpi    # two processes here
 #
 # PROCESSES=N starts N processes in place of two, PYTHON=... another Python. SIGTERM and Ctrl-C save a checkpoint and
 # end with status 75; the same command resumes.
