@@ -58,6 +58,7 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
         exit 1
     fi
     read -r config seed <<<"${jobs[$SLURM_ARRAY_TASK_ID]}"
+    trap : TERM # SLURM sends it to all processes of a job: wait until the run is saved
     run_one "$config" "$seed" "$@"
     exit
 fi

@@ -120,10 +120,8 @@ def _start_worker(number: int, count: int) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # Grain imports JAX; nothing here computes with it
-    for name in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a batch system sends them to every process; the parent decides when to end
+    # A batch system sends them to every process; the parent decides when to end.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

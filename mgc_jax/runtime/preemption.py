@@ -1,7 +1,9 @@
-"""SIGTERM, which schedulers send before they take a machine away, and Ctrl-C (SIGINT).
+"""SIGTERM, which schedulers send before they take a machine away, SIGUSR1, which some send, and Ctrl-C (SIGINT).
+
+SIGUSR1 is also what Open MPI hands on to all processes at once; at SIGTERM its `mpirun` ends them.
 
 While a model trains, the step in progress ends and its state is saved; at other times there is nothing to save. In
-both cases the process ends, with the status `EXIT_STATUS` after SIGTERM and 130 after Ctrl-C, and the same command
+both cases the process ends, with the status 130 after Ctrl-C and `EXIT_STATUS` after the others, and the same command
 resumes. A second signal ends the process at once, also while XLA compiles and Python handles no signals.
 """
 
@@ -17,25 +19,26 @@ from typing import Any, NoReturn
 import numpy as np
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
-_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
 _SAME = 0.2  # seconds: launchers pass a signal on that the terminal has sent to the whole group, so it comes twice
 
 
 class Preempted(SystemExit):
-    """The process stops after SIGTERM; uncaught, this ends Python with `EXIT_STATUS` and no traceback."""
+    """The process stops after a signal; uncaught, this ends Python with `EXIT_STATUS` and no traceback."""
 
-    def __init__(self) -> None:
+    def __init__(self, by: str) -> None:
         super().__init__(EXIT_STATUS)
+        self._by = by
 
     def __str__(self) -> str:
-        return "stopped by SIGTERM; the same command resumes at the last checkpoint, or begins again without one"
+        return f"stopped by {self._by}; the same command resumes at the last checkpoint, or begins again without one"
 
 
 class Notice:
     """Whether this process has been asked to stop.
 
     Attributes:
-        requested: by what, "SIGTERM" or "Ctrl-C"; empty: it has not.
+        requested: by what, "SIGTERM", "SIGUSR1" or "Ctrl-C"; empty: it has not.
     """
 
     def __init__(self, *, watched: bool = False) -> None:
@@ -75,7 +78,7 @@ class Notice:
         """Raises what ends the process: `KeyboardInterrupt` after Ctrl-C, else `Preempted`."""
         if self.requested == _SIGNALS[signal.SIGINT]:
             raise KeyboardInterrupt
-        raise Preempted
+        raise Preempted(self.requested)
 
     def handle(self, number: int, frame: Any) -> None:
         """Handles a signal."""

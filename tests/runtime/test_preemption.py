@@ -31,7 +31,7 @@ def handler():
     def theirs(number, frame):
         raise AssertionError
 
-    before = {number: signal.signal(number, theirs) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, theirs) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     yield theirs
     for number, handler in before.items():
         assert signal.getsignal(number) is theirs
@@ -58,6 +58,8 @@ def test_a_request_stops_the_process_unless_somebody_is_about_to_save():
         with pytest.raises(Preempted, match="same command resumes") as stopped:
             ask()
     assert stopped.value.code == EXIT_STATUS == 75
+    with notice(), pytest.raises(Preempted, match="stopped by SIGUSR1; the same"):
+        ask(signal.SIGUSR1)
     with notice() as asked:
         deferred = asked.deferred()
         deferred.__enter__()
@@ -119,7 +121,7 @@ with notice(of_command=True) as asked, asked.deferred():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_is_answered_at_once_and_the_second_ends_the_process(number):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     restored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
@@ -165,7 +167,7 @@ def test_a_forked_worker_simply_ends():
     [
         (None, 0, ""),
         (UserError("no such thing"), 1, "error: no such thing\n"),
-        (Preempted(), 75, "stopped by SIGTERM; the same command resumes at the last checkpoint"),
+        (Preempted("SIGTERM"), 75, "stopped by SIGTERM; the same command resumes at the last checkpoint"),
         (RuntimeError("Unable to initialize backend 'rocm': not known."), 1, "error: JAX finds no device: Unable to"),
         (KeyboardInterrupt(), 130, "\ninterrupted; the same command resumes"),
     ],

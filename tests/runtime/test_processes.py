@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -228,3 +229,84 @@ def test_an_error_in_one_process_ends_both_with_its_message(folder, own, message
     for i in range(2):
         assert message in output(folder, "run", i)
         assert "Traceback" not in output(folder, "run", i)
+
+
+LONG = ("--config.train.epochs=12",)
+
+
+def launched(folder, workdir, *command, **variables):
+    """Starts a launcher as a user does, who adds the flags of `start_processes`."""
+    flags = ["--config", "small.py", "--workdir", workdir, "--config.data.corpus=arrays", *LONG]
+    flags += ["--config.data.arrays.clips=clips.npz", "--config.data.arrays.table=tracks.csv", "--cpu_devices=1"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable} | variables
+    with (folder / f"{workdir}.0").open("a") as log:
+        return subprocess.Popen([*command, *flags], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def same_as_one_process(folder, workdir):
+    assert finished(start_processes(folder, "one", *LONG, number=1, devices=2)) == [0], output(folder, "one")
+    one, other = curve(folder, "one"), curve(folder, workdir)
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_allclose(other[key], one[key], rtol=1e-5, atol=1e-6, err_msg=str(key))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed")
+def test_open_mpi_starts_two_processes_which_save_at_sigterm_and_resume(folder):
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    script = ROOT / "launch" / "openmpi.sh"
+    first = launched(folder, "mpi", script, **as_root)
+    wait_for_checkpoints(folder, "mpi", [first], 1)
+    first.send_signal(signal.SIGTERM)
+    assert finished([first]) == [75], output(folder, "mpi")
+    assert "SIGUSR1: stopped after step" in output(folder, "mpi")
+    assert finished([launched(folder, "mpi", script, **as_root)]) == [0], output(folder, "mpi")
+    assert "resuming mpi at step" in output(folder, "mpi")
+    same_as_one_process(folder, "mpi")
+
+
+def slurm(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def submitted(folder, workdir):
+    """Submits two processes on one node, and waits for a checkpoint; returns the number of the job."""
+    if shutil.which("sbatch") is None or not subprocess.run(["sinfo", "-h"], capture_output=True).stdout:
+        pytest.skip("no SLURM here")
+    small = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0", "--time=10"]
+    command = ["sbatch", "--parsable", f"--output={workdir}.log", *small, ROOT / "launch" / "slurm.sbatch"]
+    assert finished([launched(folder, workdir, *command)]) == [0], output(folder, workdir)
+    wait_for_checkpoints(folder, workdir, [], 1)
+    return output(folder, workdir).split()[0]
+
+
+def wait_for_state(job, *states):
+    deadline = time.monotonic() + 240
+    while (state := slurm("squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T")) not in states:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_slurm_starts_two_processes_which_save_at_sigterm_and_resume_from_the_queue(folder):
+    job = submitted(folder, "run")
+    slurm("scancel", "--signal=TERM", job)  # what --signal=TERM@120 does before the time limit
+    wait_for_state(job, "PENDING")
+    slurm("scontrol", "update", f"jobid={job}", "StartTime=now")
+    wait_for_state(job, "COMPLETED")
+    log = (folder / "run.log").read_text()
+    assert "back to the queue" in log
+    assert "resuming run at step" in log
+    same_as_one_process(folder, "run")
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_that_is_cancelled_saves_and_stays_away(folder):
+    job = submitted(folder, "run")
+    slurm("scancel", job)
+    wait_for_state(job, "CANCELLED")
+    log = (folder / "run.log").read_text()
+    assert "which is saved" in log
+    assert "back to the queue" not in log
