@@ -99,30 +99,22 @@ def _hierarchical(title: str, ratio: Callable[[Any, Any, Any], Any], **options: 
     )
 
 
+def _ranking(title: str, name: str, from_scores: Callable[[np.ndarray, np.ndarray], float], **options: Any) -> Metric:
+    """A metric that depends on the order of the scores alone; `ArtistBootstrap.ranking` has its resamples by name."""
+    return Metric(
+        title,
+        from_scores=from_scores,
+        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)[name],
+        **options,
+    )
+
+
 # By name, as in `evaluation.metrics.METRICS`; the first one selects checkpoints (`config.keys.SELECTED_BY`).
 MULTI_LABEL_METRICS: dict[str, Metric] = {
-    "macro_ap": Metric(
-        "macro AP",
-        from_scores=macro_ap,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["macro_ap"],
-    ),
-    "micro_ap": Metric(
-        "micro AP",
-        from_scores=micro_ap,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["micro_ap"],
-    ),
-    "macro_auc": Metric(
-        "macro AUC",
-        from_scores=macro_auc,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["macro_auc"],
-    ),
-    "micro_auc": Metric(
-        "micro AUC",
-        from_scores=micro_auc,
-        resampled=lambda bootstrap, label, log_odds: bootstrap.ranking(label, log_odds)["micro_auc"],
-        compared=False,
-        in_terminal=False,
-    ),
+    "macro_ap": _ranking("macro AP", "macro_ap", macro_ap),
+    "micro_ap": _ranking("micro AP", "micro_ap", micro_ap),
+    "macro_auc": _ranking("macro AUC", "macro_auc", macro_auc),
+    "micro_auc": _ranking("micro AUC", "micro_auc", micro_auc, compared=False, in_terminal=False),
     "hierarchical_precision": _hierarchical("hierarchical precision", _precision, compared=False, in_terminal=False),
     "hierarchical_recall": _hierarchical("hierarchical recall", _recall, compared=False, in_terminal=False),
     "hierarchical_f1": _hierarchical("hierarchical F1", _f1),
@@ -155,7 +147,7 @@ def level_metrics(predictions: Predictions) -> dict[str, Any]:
     """Returns the metrics of each level of one split, as computed after every epoch.
 
     Every clip counts with its own genres, at the level bag with the scores of its bag. Also `clips`, `bags`, and
-    `chance_macro_ap`, the macro AP of scores drawn at random: the mean share of the clips that have a genre.
+    `chance_macro_ap`, about the macro AP of scores drawn at random: the mean share of the clips that have a genre.
     """
     label = predictions.label
     result: dict[str, Any] = {"clips": len(predictions), "bags": len(predictions.bag_sizes)}
