@@ -15,7 +15,7 @@ python=${PYTHON:-python}
 # does not hear the terminal's Ctrl-C. Once a process has ended with an error, the others have 3 s for the same. Without
 # --bind-to none each of two processes would have one core.
 read -ra flags <<<"${MPIRUN_FLAGS:-}"
-setsid mpirun -n "${PROCESSES:-2}" --bind-to none --mca odls_base_sigkill_timeout 3 "${flags[@]}" \
+setsid mpirun -n "${PROCESSES:-2}" --bind-to none --mca odls_base_sigkill_timeout 3 ${flags[@]+"${flags[@]}"} \
     "$python" -u -m mgc_jax.main "$@" &
 job=$!
 trap 'kill -USR1 "$job"' TERM INT

@@ -269,8 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tfds_fma.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tree")
-    parser.add_argument("--dummy", action="store_true", help="six clips of 30 s, for tests of the builder")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dummy", action="store_true", help="six clips of 30 s, for tests of the builder")
+    instead.add_argument(
         "--gtzan", type=int, metavar="N", help="GTZAN's folders and names with N synthetic excerpts of each genre"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

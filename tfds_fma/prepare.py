@@ -176,7 +176,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
     if "gtzan" in args:
         if wrong := given((*_ARRAY_FLAGS, *_TREE_FLAGS, *_COLLECTION_FLAGS, "subset")):
-            raise UserError(f"{wrong[0]} is not for --gtzan, which has its own table: leave out the one or the other.")
+            raise UserError(f"{wrong[0]} is not for --gtzan: leave out the one or the other.")
         return
     if "audio" in args:
         wrong = given([name for name in (*_ARRAY_FLAGS, *_TREE_FLAGS, "subset") if name != "table"])

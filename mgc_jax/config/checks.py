@@ -153,7 +153,7 @@ def validate(config: ConfigDict) -> None:
 _ONE_GENRE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("baseline.name", ("",), "the baselines of scikit-learn predict one genre per clip"),
     ("batch.sampling", ("natural",), "bags of several genres cannot be drawn by genre"),
-    ("data.bag_key", ("paper", "pair"), "it counts bags of one genre"),
+    ("data.bag_key", ("paper",), "it is about bags of one genre"),
     ("data.folds", (0,), "folds are stratified by one genre per clip"),
     ("data.split", ("fma",), "it is stratified by one genre per clip"),
     ("eval.logit_adjustment", (0,), "it is about the prior of one genre among all"),
@@ -194,6 +194,8 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
      "without a CNN for the scores (config.model.encoder.attention=parallel_cnn or serial_cnn)"),
     (("model.encoder.dropout",), lambda c: c.model.encoder.get("hidden") == () and c.model.encoder.name == "mlp",
      "on the layers of an MLP that has none (config.model.encoder.hidden)"),
+    (("model.pooling.train_query",), lambda c: c.task == MULTI_LABEL,
+     "with config.task=multi_label, in which every genre has its own query"),
     (("data.auto_first",), lambda c: c.data.corpus != "auto", "without config.data.corpus=auto"),
     (("data.split_seed",), lambda c: c.data.split == "fma" and not c.data.folds,
      "on the corpus's own split (config.data.split=fma)"),

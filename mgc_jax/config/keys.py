@@ -68,9 +68,8 @@ def default() -> ConfigDict:
     # what selects a fold's checkpoint: inner (a part of the training clips, by artists of its own), scored (the fold
     # itself, which flatters its scores)
     config.data.fold_selection = "inner"
-    config.data.split_seed = (
-        0  # of the random draws of folds, 8-1-1, 8-1-1-albums; the same for every seed of training
-    )
+    # of the random draws of folds, 8-1-1, 8-1-1-albums; the same for every seed of training
+    config.data.split_seed = 0
     # zero mean, unit variance per feature, from all training clips, or per mel band, from at most 4096 of them (512
     # with a frontend). MATT's networks take spectrograms and features as they are, as far as its code is published
     config.data.standardize = True

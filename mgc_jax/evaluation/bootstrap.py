@@ -22,6 +22,9 @@ FEWEST_ARTISTS = 10
 # Resamples that are computed at a time: their curves are held at once.
 _BLOCK = 8
 
+# Of thresholds x resamples, likewise.
+_MOST_COUNTS = 2**22
+
 
 class ArtistBootstrap:
     """Draws artists with replacement, all their clips with them, and computes statistics of each resample.
@@ -68,7 +71,7 @@ class ArtistBootstrap:
             weight: [clip]; a mask picks a subset; by default 1.
         """
         weight = np.ones(len(self._artist)) if weight is None else np.asarray(weight, np.float64)
-        return self._sums(np.where(weight, value, 0) * weight) / _not_zero(self._sums(weight))
+        return self.sum(np.where(weight, value, 0) * weight) / _not_zero(self.sum(weight))
 
     def confusion(self, label: np.ndarray, predicted: np.ndarray, num_genres: int) -> np.ndarray:
         """Confusion matrix of each resample: float64 [resample, true genre, predicted genre], of whole numbers."""
@@ -94,10 +97,6 @@ class ArtistBootstrap:
             elif metric.resampled is not None:
                 samples[name] = metric.resampled(self, label, log_scores)
         return samples
-
-    def sum(self, value: np.ndarray) -> np.ndarray:
-        """Sum of a value per clip, [clip], in each resample: float64 [resample]."""
-        return self._sums(value)
 
     def ranking(self, label: np.ndarray, log_scores: np.ndarray) -> dict[str, np.ndarray]:
         """Average precision and area under the ROC curve of several genres per clip, of each resample.
@@ -200,10 +199,9 @@ class ArtistBootstrap:
         last = last[np.unique(np.searchsorted(last, np.flatnonzero(positive)))]
         threshold = np.searchsorted(last, np.arange(last[-1] + 1))
         positive, artist = positive[: len(threshold)], artist[: len(threshold)]
-        found, above = (
-            scipy.sparse.coo_array((np.ones(len(row)), (row, column)), (len(last), len(self.artists))).tocsr()
-            for row, column in ((threshold[positive], artist[positive]), (threshold, artist))
-        )
+        shape = len(last), len(self.artists)
+        above = _sums_of(threshold, artist, np.ones(len(threshold)), shape)
+        found = _sums_of(threshold[positive], artist[positive], np.ones(positive.sum()), shape)
         for start in range(0, len(self.draws), _BLOCK):
             block = slice(start, min(start + _BLOCK, len(self.draws)))
             drawn = np.ascontiguousarray(self.draws[block].T)
@@ -216,17 +214,15 @@ class ArtistBootstrap:
         """
         confidence, right, number = confidence_bins(label, log_scores, bins)
         gaps = (self._shares(number, right - confidence, bins).T @ self.draws.T).T
-        return np.abs(gaps).sum(axis=1) / _not_zero(self._sums(np.ones(len(right))))
+        return np.abs(gaps).sum(axis=1) / _not_zero(self.sum(np.ones(len(right))))
 
-    def _sums(self, value: np.ndarray) -> np.ndarray:
+    def sum(self, value: np.ndarray) -> np.ndarray:
+        """Sum of a value per clip, [clip], in each resample: float64 [resample]."""
         return self.draws @ np.bincount(self._artist, value, len(self.artists))
 
     def _shares(self, column: np.ndarray, value: np.ndarray, columns: int) -> scipy.sparse.csr_array:
         """Sums of a value per clip by artist and column: sparse [artist, column]."""
         return _sums_of(self._artist, column, value, (len(self.artists), columns))
-
-
-_MOST_COUNTS = 2**22  # of thresholds x resamples, held at once
 
 
 def _sums_of(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_array:

@@ -172,7 +172,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
             for name, values in samples.items()
         }
     per_genre = {level: genre_table(predictions, scores) for level, scores in predictions.levels.items()}
-    return result | {"intervals": intervals, "per_genre": per_genre, "warnings": []}
+    return result | {"intervals": intervals, "per_genre": per_genre}
 
 
 def genre_table(predictions: Predictions, log_odds: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -138,6 +138,11 @@ def load_predictions(
                 )
             log.info("%s: %d clips are in none of the splits of corpus %s: left out", path, unused.sum(), corpus.name)
             columns, track_id = {name: values[~unused] for name, values in columns.items()}, track_id[~unused]
+    if several and "genres" in columns and (unknown := columns["genres"] == "").any():
+        if unknown.all():
+            raise UserError(f"{path}: no clip has a genre in the column genres.")
+        log.info("%s: %d clips without a genre are left out: unknown is not none", path, unknown.sum())
+        columns, track_id = {name: values[~unknown] for name, values in columns.items()}, track_id[~unknown]
     label_column = "genres" if several else "genre"
     for name in ("split", label_column):
         if name not in columns:
@@ -312,11 +317,17 @@ def _column(name: str, values: pa.ChunkedArray) -> np.ndarray:
     """
     if name in _NAMES:
         items = values.to_pylist()
+        if name == "genres" and not all(isinstance(n, str | None) for item in items for n in _as_list(item)):
+            raise ValueError("the column genres is neither text nor lists of text")
         if name == "genres":  # in an order of their own, so that they can be compared
-            names = (item if isinstance(item, list) else genre_names(item or "", SEPARATOR) for item in items)
-            items = [SEPARATOR.join(sorted(item)) for item in names]
+            names = [item if isinstance(item, list) else genre_names(item or "", SEPARATOR) for item in items]
+            items = [SEPARATOR.join(sorted(filter(None, item))) for item in names]
         return np.array([*items, None], object)[:-1]  # in one row, whatever the values are
     return (values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values).to_numpy()
+
+
+def _as_list(item: Any) -> list[Any]:
+    return item if isinstance(item, list) else [item]
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -378,6 +389,14 @@ def _scores(
     wide, least = scores.astype(np.float64), np.finfo(np.float64).tiny
     if several:
         probabilities = scores.min() >= 0 and scores.max() <= 1
+        if scores.min() >= 0 and not probabilities:
+            raise UserError(
+                f"{path}: the columns {level}/<genre> are all at least 0 and up to {scores.max():.3g}, so "
+                "neither probabilities nor log odds. Divide percent by 100."
+            )
+        if scores.max() < 0:
+            log.warning("%s: the columns %s/<genre> are all below 0: as log odds they predict no genre at all. If they "
+                        "are log probabilities, give probabilities instead", path, level)  # fmt: skip
         taken_as = "probabilities" if probabilities else "log odds"
         log.info("%s: the columns %s/<genre> are taken as %s, of each genre by itself", path, level, taken_as)
         return scipy.special.logit(np.clip(wide, least, 1 - _LEAST_DOUBT)) if probabilities else scores

@@ -36,9 +36,10 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     names = run_names(runs)
     task = runs[0].task
     if other := next((name for name, run in zip(names, runs, strict=True) if run.task != task), None):
+        tasks = (task, MULTI_LABEL if task == SINGLE_LABEL else SINGLE_LABEL)
         raise UserError(
-            f"{names[0]} and {other} are of two tasks ({SINGLE_LABEL} and {MULTI_LABEL}), whose metrics cannot be "
-            "compared; compare runs of one task"
+            f"{names[0]} and {other} are of two tasks ({' and '.join(tasks)}), whose metrics cannot be compared; "
+            "compare runs of one task"
         )
     # The split that most of them have; of two that as many have, test.
     split = max(("test", "validation"), key=lambda name: sum(name in run.splits for run in runs))

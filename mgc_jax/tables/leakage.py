@@ -89,8 +89,16 @@ def shared(run: Predictions, column: str) -> float:
         run: predictions of the training and the test split.
         column: album or artist.
     """
-    trained = set(getattr(run.of_split("train"), column).tolist()) - {""}
-    return 100 * float(np.mean([value in trained for value in getattr(run.of_split("test"), column).tolist()]))
+    trained, tested = (_names(run.of_split(split), column) for split in ("train", "test"))
+    known = set(trained) - {""}
+    return 100 * float(np.mean([name in known for name in tested]))
+
+
+def _names(run: Predictions, column: str) -> list[str]:
+    """The artist of each clip, or its album with its artist: two may have albums of one title; "" where unknown."""
+    if column == "artist":
+        return run.artist.tolist()
+    return [f"{album}\n{by}" if album else "" for album, by in zip(run.album, run.artist, strict=True)]
 
 
 def markdown(rows: Sequence[Row], title: str, corpus: str) -> str:
@@ -103,9 +111,10 @@ def markdown(rows: Sequence[Row], title: str, corpus: str) -> str:
     """
     of_gtzan = corpus == gtzan.PAPER.corpus
     levels = [level for level in LEVELS if any(level in row.accuracy for row in rows)]
-    head = ["split", "test clips", "album in training, %", "artist in training, %"]
+    titles = {"clip": "segment", "clip_mean": "song"} if of_gtzan else {}
+    head = ["split", "test clips", f"{'song' if of_gtzan else 'album'} in training, %", "artist in training, %"]
     table = [
-        [*head, *(f"accuracy, %: {LEVELS[level].title}" for level in levels)],
+        [*head, *(f"accuracy, %: {titles.get(level, LEVELS[level].title)}" for level in levels)],
         ["---", *["---:"] * (3 + len(levels))],
     ]
     for row in rows:
@@ -113,13 +122,21 @@ def markdown(rows: Sequence[Row], title: str, corpus: str) -> str:
         values = [f"{row.clips:,}", f"{row.albums:.1f}", f"{row.artists:.1f}"] if row.clips else [""] * 3
         table.append([name, *values, *(_shown(row.accuracy.get(level)) for level in levels)])
     lines = [f"# {title}", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
-    lines.append(
-        "Mean over the seeds ± their standard deviation, and the 95 % interval of the mean: bootstrap over artists."
-    )
+    measured = [value for row in rows for value in row.accuracy.values()]
+    said = [
+        *(
+            ["mean over the seeds ± their standard deviation"]
+            if any(m.deviation is not None for m in measured)
+            else []
+        ),
+        *(["the 95 % interval: bootstrap over artists"] if any(m.low is not None for m in measured) else []),
+    ]
+    if said:
+        lines.append(f"In each cell: {', and '.join(said)}.")
     if of_gtzan:
         lines.append(
-            f"A clip is a segment, an album a song, and the clip mean scores a song. Feng et al. (2017) print "
-            f"{gtzan.PUBLISHED.value:g} %; how they split is not known to us."
+            "A song has the mean of the scores of its segments. Feng et al. (2017) print "
+            f"{gtzan.PUBLISHED.value:g} %, under a split that is not known."
         )
     lines += [f"FAILED, {row.rule}: {row.error}" for row in rows if row.error]
     return "\n".join(lines) + "\n"

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgc_jax.config.keys import MULTI_LABEL
 from mgc_jax.config.loading import load_config
 from mgc_jax.config.overrides import take_overrides
 from mgc_jax.data.splits import SPLITS
+from mgc_jax.errors import UserError
 from mgc_jax.runtime.files import write_text
 from mgc_jax.runtime.process_setup import prepare_process
 from mgc_jax.runtime.terminal import run_command, say
@@ -52,10 +54,14 @@ def _main(given: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mgc_jax.tables.leakage import compare, markdown  # imports JAX, which must come after `prepare_process`
 
     config, why = choose_corpus(load_config(given.config, overrides), "train")
+    if config.task == MULTI_LABEL:
+        raise UserError("protocols compares accuracies, of models of one genre per clip; set config.task=single_label")
     log.info(why)
     name = Path(given.config).stem
     workdir = local_path(given.workdir or Path("protocols") / name)
     rows = compare(config, given.splits, workdir / "runs", given.seeds)
+    if len({row.error for row in rows}) == 1 and rows[0].error:
+        raise UserError(rows[0].error)  # the corpus is not there, say
     text = markdown(rows, f"{name} on {config.data.corpus}", config.data.corpus)
     write_text(workdir / "protocols.md", text)
     say(text, sys.stdout)

@@ -83,6 +83,13 @@ def test_8_1_1_albums_keeps_albums_together_and_spreads_genres(caplog):
     assert (SPLITS["8-1-1-albums"](unused, data).split != dealt.split).any()
 
 
+def test_albums_of_one_title_by_two_artists_are_two():
+    corpus = make_corpus(num_clips=100)
+    titled = dataclasses.replace(corpus, album=np.full(100, "Greatest Hits"), artist=corpus.track_id.astype(str))
+    split = SPLITS["8-1-1-albums"](titled, keys.default().data).split
+    assert abs(np.sum(split == "train") - 80) < 6
+
+
 def test_folds_leave_out_what_the_corpus_leaves_out():
     corpus = make_corpus(num_clips=400)
     unused = corpus.album.astype(int) % 7 == 0

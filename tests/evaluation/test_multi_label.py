@@ -3,6 +3,8 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
 from scipy.special import expit, logit
@@ -215,12 +217,33 @@ def test_scores_alone_get_labels_and_tree_of_the_corpus(tmp_path):
     [
         ("track_id,split,genre,genres,clip/a\n1,test,a,a,0.5", "has both a column genre and a column genres"),
         ("track_id,split,genres,clip/a\n1,test,a|polka,0.5", "'polka' in the column genres is no genre"),
+        ("track_id,split,genres,clip/a\n1,test,a,90\n2,test,a,3", r"up to 90, so neither .* Divide percent by 100\."),
+        ("track_id,split,genres,clip/a\n1,test,,0.5", "no clip has a genre in the column genres"),
     ],
 )
 def test_mixtures_and_unknown_genres_are_refused(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         load_predictions(tmp_path / "p.csv")
+
+
+def test_a_clip_without_a_genre_is_left_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "p.csv").write_text("track_id,split,genres,clip/a,clip/b\n1,test,a,2,-1\n2,test,,1,1\n3,test,b,0,3\n")
+    assert load_predictions(tmp_path / "p.csv").track_id.tolist() == [1, 3]
+    assert "1 clips without a genre are left out" in caplog.text
+    table = {"track_id": [1, 2], "split": ["test"] * 2, "genres": [["a", None], None], "clip/a": [0.5, -1.0]}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    assert load_predictions(tmp_path / "p.parquet").track_id.tolist() == [1]
+    pq.write_table(pa.table(table | {"genres": [3, 4]}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match="the column genres is neither text nor lists of text"):
+        load_predictions(tmp_path / "p.parquet")
+
+
+def test_log_probabilities_are_doubted(tmp_path, caplog):
+    (tmp_path / "p.csv").write_text("track_id,split,genres,clip/a\n1,test,a,-0.1\n2,test,a,-3\n")
+    load_predictions(tmp_path / "p.csv")
+    assert "If they are log probabilities, give probabilities" in caplog.text
 
 
 def test_a_file_of_the_other_task_is_refused(tmp_path, corpus):

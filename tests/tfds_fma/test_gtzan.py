@@ -145,6 +145,31 @@ class TestArchive:
                 audio_folder(cut, tmp_path / "data", lambda line: None)
             assert [path.name for path in (tmp_path / "data" / "gtzan").iterdir()] == [".lock"]
 
+    @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+    def test_a_changed_byte_is_found(self, tmp_path, kind):
+        archive = tmp_path / f"genres.tar.{kind}"
+        with tarfile.open(archive, f"w:{kind}") as members:
+            members.add(write(tmp_path / "genres", "au", seconds=0.5), "genres")
+        content = bytearray(archive.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        archive.write_bytes(content)
+        with pytest.raises(UserError, match=r"damaged.*: download it again\."):
+            audio_folder(archive, tmp_path / "data", lambda line: None)
+
+    def test_another_archive_is_not_taken_for_the_first(self, tmp_path):
+        first = pack(write(tmp_path / "a" / "genres", "au", seconds=0.5), tmp_path / "a.tar.gz")
+        second = pack(write(tmp_path / "b" / "genres", "au", NAMES[:1], 0.5), tmp_path / "b.tar.gz")
+        folder = audio_folder(first, tmp_path / "data", lambda line: None)
+        assert audio_folder(first, tmp_path / "data", lambda line: None) == folder
+        with pytest.raises(UserError, match=r"is of another archive than .*b\.tar\.gz\. Remove it"):
+            audio_folder(second, tmp_path / "data", lambda line: None)
+
+    def test_a_relative_place_is_absolute_for_workers(self, tmp_path, monkeypatch):
+        archive = pack(write(tmp_path / "genres", "au", seconds=0.5), tmp_path / "genres.tar.gz")
+        monkeypatch.chdir(tmp_path)
+        assert audio_folder("genres", "data", lambda line: None) == tmp_path / "genres"
+        assert audio_folder(archive.name, "data", lambda line: None) == tmp_path / "data" / "gtzan" / "genres"
+
     def test_nothing_but_excerpts_is_written_and_nothing_elsewhere(self, tmp_path):
         archive, lines = tmp_path / "a" / "genres.tar.gz", []
         archive.parent.mkdir()
@@ -159,7 +184,8 @@ class TestArchive:
         folder = audio_folder(archive, tmp_path / "a" / "data", lines.append)
         files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir())
         unpacked = "a/data/gtzan/genres"
-        assert files == ["a/data/gtzan/.lock", f"{unpacked}/blues/blues.00000.au", f"{unpacked}/pop/pop.00001.wav",
+        assert files == ["a/data/gtzan/.lock", f"{unpacked}/.archive",
+                         f"{unpacked}/blues/blues.00000.au", f"{unpacked}/pop/pop.00001.wav",
                          "a/genres.tar.gz"]  # fmt: skip
         assert audio_folder(archive, tmp_path / "a" / "data", lines.append) == folder
         assert "unpacked before" in lines[-1]

@@ -15,6 +15,8 @@ Sturm's lists of mislabellings and of distortions are in print alone, and not he
 
 import collections
 import csv
+import gzip
+import lzma
 import re
 import shutil
 import tarfile
@@ -30,7 +32,10 @@ from tfds_fma.locks import only_one
 from tfds_fma.paths import local_path
 from tfds_fma.source.tracks import STORED_SPLITS, UNUSED
 
-_MEMBER = re.compile(r"(?:^|/)([a-z]+)/(\1\.\d{5}\.(?:au|wav))$")  # genres/blues/blues.00000.au
+_MEMBER = re.compile(r"(?:^|/)([a-z]+)/(\1\.\d{5})\.(au|wav)$")  # genres/blues/blues.00000.au
+
+# Says which archive a folder is of.
+_OF_ARCHIVE = ".archive"
 
 # One of GTZAN's has 1.3 MB.
 _MOST_BYTES = 16 << 20
@@ -102,7 +107,7 @@ def read_gtzan(folder: Path, log: Callable[[str], None]) -> Songs:
 
 
 def audio_folder(place: str | Path, data_dir: str | Path, log: Callable[[str], None]) -> Path:
-    """Returns the folder of the excerpts; unpacks an archive to ``data_dir/gtzan``, once.
+    """Returns the folder of the excerpts, absolute; unpacks an archive to ``data_dir/gtzan``, once.
 
     Args:
       place: the folder, or the archive ``genres.tar.gz``.
@@ -112,20 +117,25 @@ def audio_folder(place: str | Path, data_dir: str | Path, log: Callable[[str], N
     Raises:
       UserError: there is nothing, or the archive is cut off, damaged, or not GTZAN.
     """
-    place, target = local_path(place), local_path(data_dir) / "gtzan"
+    place, target = local_path(place).absolute(), local_path(data_dir).absolute() / "gtzan"
     if place.is_dir():
         return place
     if not place.is_file():
         raise UserError(f"{place} does not exist. {_REMEDY}")
     with only_one(target, log):
         unpacked, partial = target / "genres", target / ".incomplete"
+        status = place.stat()
+        archive = f"{place.name}, {status.st_size} bytes, {status.st_mtime_ns}"
         if unpacked.is_dir():
-            log(f"{place}: unpacked before, in {unpacked}")
-            return unpacked
+            if (unpacked / _OF_ARCHIVE).is_file() and (unpacked / _OF_ARCHIVE).read_text() == archive:
+                log(f"{place}: unpacked before, in {unpacked}")
+                return unpacked
+            raise UserError(f"{unpacked} is of another archive than {place}. Remove it, or give another --data_dir.")
         log(f"{place}: unpacking to {unpacked}")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _unpack(place, partial)
+            (partial / _OF_ARCHIVE).write_text(archive)
             partial.rename(unpacked)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -134,26 +144,30 @@ def audio_folder(place: str | Path, data_dir: str | Path, log: Callable[[str], N
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Writes the excerpts of a tar archive to ``folder/GENRE/``. Nothing else of it is used, no path and no link."""
+    known = excerpts()
     try:
         with tarfile.open(archive) as members:  # not as a stream, which takes an archive that is cut off for whole
             for member in members:
                 found = _MEMBER.search(member.name)
-                if not (found and member.isfile()):
+                if not (found and found[2] in known and member.isfile()):
                     continue
                 if member.size > _MOST_BYTES:
                     raise UserError(f"{archive}: {member.name} is larger than any of GTZAN's. Download it again.")
                 audio = members.extractfile(member)
                 assert audio is not None  # a file
-                path = folder / found[1] / found[2]
+                path = folder / found[1] / f"{found[2]}.{found[3]}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as file:
                     shutil.copyfileobj(audio, file)
             assert members.fileobj is not None
             while members.fileobj.read(1 << 20):  # to the checksum at the end
                 pass
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    # bz2 has no error of its own: it raises OSError without a number.
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         raise UserError(f"{archive} is cut off or damaged, or no tar archive: download it again. {_REMEDY}") from error
     except OSError as error:
+        if error.errno is None:
+            raise UserError(f"{archive} is damaged: download it again. {_REMEDY}") from error
         raise UserError(f"{archive} cannot be unpacked to {folder} ({in_words(error)}).") from error
     if not folder.is_dir():
         raise UserError(f"{archive} holds no file called as GTZAN's, such as blues.00000.au. {_REMEDY}")

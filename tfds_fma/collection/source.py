@@ -158,6 +158,7 @@ def gtzan_source(
     chosen = _of_audio(representation)
     songs = read_gtzan(audio_folder(place, data_dir, log), log)
     seconds = [_header_seconds(path) for path in songs.path]
+    # Albums are not told: so the windows of each excerpt are one.
     tracks = _tracks(songs, seconds, songs.split, [("", "")] * len(songs.split), chosen, "every")
     return _clip_source(tracks, set(songs.genre), chosen)
 
