@@ -395,8 +395,8 @@ def _scores(
                 "neither probabilities nor log odds. Divide percent by 100."
             )
         if scores.max() < 0:
-            log.warning("%s: the columns %s/<genre> are all below 0: as log odds they predict no genre at all. If they "
-                        "are log probabilities, give probabilities instead", path, level)  # fmt: skip
+            log.warning("%s: the columns %s/<genre> are all below 0: as log odds they predict no genre. If they are "
+                        "log probabilities, give probabilities instead", path, level)  # fmt: skip
         taken_as = "probabilities" if probabilities else "log odds"
         log.info("%s: the columns %s/<genre> are taken as %s, of each genre by itself", path, level, taken_as)
         return scipy.special.logit(np.clip(wide, least, 1 - _LEAST_DOUBT)) if probabilities else scores

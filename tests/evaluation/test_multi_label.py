@@ -243,7 +243,7 @@ def test_a_clip_without_a_genre_is_left_out(tmp_path, caplog):
 def test_log_probabilities_are_doubted(tmp_path, caplog):
     (tmp_path / "p.csv").write_text("track_id,split,genres,clip/a\n1,test,a,-0.1\n2,test,a,-3\n")
     load_predictions(tmp_path / "p.csv")
-    assert "If they are log probabilities, give probabilities" in caplog.text
+    assert "If they are log probabilities, give probabilities instead" in caplog.text
 
 
 def test_a_file_of_the_other_task_is_refused(tmp_path, corpus):
