@@ -8,18 +8,20 @@ The argument is the probe, linear, knn or mlp, and for linear and mlp also a poo
 `track_id`. docs/howto/frozen_encoders.md says how to compute them with published encoders, how to choose a layer, and
 what the probes reach on VGGish.
 
-None of them standardizes the embeddings:
+Settings:
 
 * linear is that of X-ARES (github.com/jimbozhang/xares, commit 161f0ef: src/xares/models/simple.py, task.py,
-  trainer.py). Layer normalization and one linear layer; Adam 1e-3, batches of 32 clips, 10 epochs (3 in its task on
-  FMA-small: --config.train.epochs=3), best validation accuracy. Its cosine schedule moves once an epoch and ends at a
-  tenth of the learning rate; ours moves each step and ends at zero.
+  trainer.py). Layer normalization and one linear layer on the embeddings as they are; Adam 1e-3, batches of 32 clips,
+  10 epochs (3 in its task on FMA-small: --config.train.epochs=3), best validation accuracy. Its cosine schedule moves
+  once an epoch and ends at a tenth of the learning rate; ours moves each step and ends at zero.
 * knn is that of X-ARES (trainer.py: KNN): the 10 nearest training clips by cosine similarity, weighted by the softmax
-  of the similarity at temperature 0.07.
+  of the similarity at temperature 0.07. Embeddings as they are.
 * mlp is that of MARBLE on GTZAN's genres (github.com/a43992899/MARBLE, commit 938c03a:
   configs/probe.MuQ.GTZANGenre.yaml, marble/modules/decoders.py). 512 units with ReLU and dropout 0.2; Adam 5e-3,
   batches of 8 x 8 accumulated clips, 50 epochs, best validation accuracy; the learning rate is halved where that
   stalls for more than 6 epochs. MARBLE also stops after 20 epochs without progress, and computes in bfloat16.
+  It takes embeddings as they are; here they are standardized, because with large ones (VGGish has up to 255) this
+  learning rate fails.
 
 With a pooling, bags are cut at random into sub-bags in training and count as many as their clips, as in
 configs/vggish.py.
@@ -44,7 +46,7 @@ def get_config(system="linear"):
     config.data.corpus = "arrays"
     config.data.bag_key = "pair"
     config.data.arrays.axes = "clip feature"
-    config.data.standardize = False
+    config.data.standardize = probe == "mlp"
     if probe == "knn":
         config.baseline.update(name="knn", n_neighbors=10, metric="cosine", weights="softmax")
         return config
