@@ -20,8 +20,8 @@ Settings:
   configs/probe.MuQ.GTZANGenre.yaml, marble/modules/decoders.py). 512 units with ReLU and dropout 0.2; Adam 5e-3,
   batches of 8 x 8 accumulated clips, 50 epochs, best validation accuracy; the learning rate is halved where that
   stalls for more than 6 epochs. MARBLE also stops after 20 epochs without progress, and computes in bfloat16.
-  It takes embeddings as they are; here they are standardized: on VGGish, whose values are 0 to 255, that gains 7 points
-  of accuracy.
+  It takes embeddings as they are; here they are standardized, which on VGGish (values of 0 to 255) gains 7 points of
+  accuracy.
 
 With a pooling, bags are cut at random into sub-bags in training and count as many as their clips, as in
 configs/vggish.py.
