@@ -54,6 +54,7 @@ ESTIMATORS: dict[str, type[ClassifierMixin]] = {
 _TITLES = {"lr": "LR", "knn": "KNN", "svm": "SVM", "mlp": "MLP (scikit-learn)"}
 _SMALL = 2**20  # numbers; below, BLAS is faster with one thread, on a busy machine tenfold
 _CALIBRATION_FOLDS = 5  # as many as libsvm has
+_TEMPERATURE = 0.07  # of the weights of neighbours in DINO (Caron et al. 2021) and X-ARES
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, *, test: bool = False) -> dict[str, Any]:
@@ -123,7 +124,8 @@ def make_estimator(baseline: ConfigDict, seed: int) -> ClassifierMixin:
     """Returns the estimator, not yet fitted.
 
     Args:
-        baseline: `config.baseline`.
+        baseline: `config.baseline`. Beside scikit-learn's own values, the weights of k nearest neighbours may be
+            "softmax" (`softmax_weights`).
         seed: `random_state` of the estimators that have one.
 
     Raises:
@@ -138,7 +140,21 @@ def make_estimator(baseline: ConfigDict, seed: int) -> ClassifierMixin:
             f"config.baseline: {kind.__name__} of scikit-learn has no parameter {', '.join(unknown)}. It has: "
             f"{', '.join(sorted(parameters))}."
         )
+    if options.get("weights") == "softmax":
+        options["weights"] = softmax_weights
     return kind(**({"random_state": seed} if "random_state" in parameters else {}) | options)
+
+
+def softmax_weights(distance: np.ndarray) -> np.ndarray:
+    """Returns the weight of each neighbour: the softmax of minus the distance at temperature 0.07, not normalized.
+
+    With metric="cosine", whose distance is one minus the similarity, scikit-learn's KNN then is the weighted KNN of
+    DINO (Caron et al. 2021) and X-ARES.
+
+    Args:
+        distance: [clip, neighbour].
+    """
+    return np.exp((distance.min(axis=1, keepdims=True) - distance) / _TEMPERATURE)
 
 
 def check_corpus(estimator: ClassifierMixin, corpus: Corpus) -> None:

@@ -106,7 +106,9 @@ def default() -> ConfigDict:
     # GPU the steps of a GRU in one kernel, which was not timed yet. Equal but for rounding.
     config.model.kernels = "auto"
 
-    config.baseline = ConfigDict()  # instead of the model, with the keyword arguments of the scikit-learn estimator
+    # Instead of the model, with the keyword arguments of the scikit-learn estimator. The weights of knn may also be
+    # softmax: of minus the distance at temperature 0.07, as X-ARES has it with metric=cosine
+    config.baseline = ConfigDict()
     config.baseline.name = ""  # lr, knn, svm, mlp; empty: the model
 
     config.batch = ConfigDict()  # training batch: whole bags, whose clips are dealt evenly to the devices

@@ -218,6 +218,17 @@ def test_mlp_of_the_notebooks():
     np.testing.assert_allclose(dropped[dropped != 0], (plain / 0.9)[dropped != 0], rtol=1e-5)
 
 
+def test_mlp_normalizes_each_clip():
+    """PyTorch's LayerNorm, written out; its scale and bias are trained."""
+    encoder = Mlp((6,), hidden=(), layer_norm=True, rngs=nnx.Rngs(0))
+    clips = np.random.default_rng(0).normal(3.0, 0.01, (4, 6)).astype(np.float32)
+    centred = clips - clips.mean(axis=1, keepdims=True)
+    expected = centred / np.sqrt(clips.var(axis=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(encoder(jnp.asarray(clips), jnp.ones(4, bool), False, None), expected, atol=1e-3)
+    assert encoder(jnp.asarray(clips, jnp.bfloat16), jnp.ones(4, bool), False, None).dtype == jnp.bfloat16
+    assert count_parameters(build("mlp", (6,), 3, hidden=(), layer_norm=True)) == 2 * 6 + 7 * 3
+
+
 @pytest.mark.parametrize(
     ("encoder", "shape", "message"),
     [
