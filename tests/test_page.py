@@ -49,6 +49,7 @@ class Model:
     """Calls a window "Low" or "High" by where its energy is, and attends to the first clip of a bag three times."""
 
     genres = ("Low", "High", "<i>Silent</i>")
+    genre_parents = ()
     mesh = SimpleNamespace(size=1)
     inputs = SimpleNamespace(frontend=None)
     meta = SimpleNamespace(

@@ -138,7 +138,7 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
         UserError: there are too few artists to fill every fold, or to select a checkpoint in one of them, whatever
             `fold` is.
     """
-    rows = np.flatnonzero(np.isin(corpus.split, ("train", "validation")))
+    rows = np.flatnonzero(np.isin(corpus.split, ("train", INNER, "validation")))
     alone = np.char.add("track ", corpus.track_id[rows].astype(str))
     label, artist = corpus.label[rows], np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
     artists = len(np.unique(artist))
