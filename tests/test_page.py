@@ -49,11 +49,10 @@ class Model:
     """Calls a window "Low" or "High" by where its energy is, and attends to the first clip of a bag three times."""
 
     genres = ("Low", "High", "<i>Silent</i>")
-    genre_parents = ()
     mesh = SimpleNamespace(size=1)
     inputs = SimpleNamespace(frontend=None)
     meta = SimpleNamespace(
-        corpus="demo", stored_shape=(256, 96), resampler="soxr HQ, version unknown",
+        corpus="demo", stored_shape=(256, 96), resampler="soxr HQ, version unknown", genre_parents=(),
         config={
             "data": {"representation": "mel_256x96", "features": []},
             "model": {"frontend": "", "pooling": {"name": "matt"}},
