@@ -174,7 +174,7 @@ def test_an_export_gives_the_scores_of_the_run(run, symbols_are_lengths):
         ({"eval.logit_adjustment": "1"}, "the prior of one genre among all"),
         ({"train.classifier_epochs": "2"}, "bags that are drawn by genre"),
         ({"data.folds": "5"}, "folds are stratified by one genre"),
-        ({"data.bag_key": "published"}, "it counts bags of one genre"),
+        ({"data.bag_key": "published"}, "it is about bags of one genre"),
     ],
 )
 def test_what_is_about_one_genre_is_refused(changes, message):
