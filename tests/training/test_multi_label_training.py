@@ -174,12 +174,17 @@ def test_an_export_gives_the_scores_of_the_run(run, symbols_are_lengths):
         ({"eval.logit_adjustment": "1"}, "the prior of one genre among all"),
         ({"train.classifier_epochs": "2"}, "bags that are drawn by genre"),
         ({"data.folds": "5"}, "folds are stratified by one genre"),
-        ({"data.bag_key": "published"}, "it is about bags of one genre"),
+        ({"data.bag_key": "pair"}, "it is about bags of one genre"),
     ],
 )
 def test_what_is_about_one_genre_is_refused(changes, message):
     with pytest.raises(UserError, match=rf"with config\.task=multi_label .*{message}"):
         load_config("matt_crnn_tf", {"task": "multi_label"} | changes)
+
+
+def test_the_query_of_one_genre_has_no_effect():
+    with pytest.raises(UserError, match=r"train_query='own' has no effect with config\.task=multi_label"):
+        load_config("matt_crnn_tf", {"task": "multi_label", "model.pooling.train_query": "own"})
 
 
 def test_the_task_brings_its_metric_unless_one_is_given():
