@@ -202,7 +202,7 @@ def peak_memory(source: Path, data_dir: Path) -> int:
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.05):
-            peak = max(peak, sum(proportional_set_size(pid) for pid in family(process.pid)))
+            peak = max(peak, memory_of(process.pid))
 
     process.start()
     watcher = threading.Thread(target=watch)
@@ -211,6 +211,11 @@ def peak_memory(source: Path, data_dir: Path) -> int:
     done.set()
     watcher.join()
     return peak
+
+
+def memory_of(pid: int | None) -> int:
+    """Proportional set size of a process and its children, in bytes."""
+    return sum(proportional_set_size(member) for member in family(pid))
 
 
 def family(pid: int | None) -> list[int]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.prepare import family, proportional_set_size
+from benchmarks.prepare import memory_of
 
 ROOT = Path(__file__).parents[1]
 SIZES = (2_500, 25_000)
@@ -201,7 +201,7 @@ def watch(process: subprocess.Popen, stop_at: Path | None) -> float:
     """Waits for a process; returns the peak of its memory, and its children's, in bytes."""
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(proportional_set_size(pid) for pid in family(process.pid)))
+        peak = max(peak, memory_of(process.pid))
         if stop_at is not None and stop_at.exists():
             process.send_signal(signal.SIGTERM)
             stop_at = None

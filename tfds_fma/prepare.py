@@ -13,7 +13,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfds_fma.command_line import DEFAULT_REPRESENTATION, exit_status
 from tfds_fma.errors import UserError
@@ -237,6 +237,7 @@ def _run(args: argparse.Namespace) -> None:
         beam_options = None if args.beam is None else shlex.split(args.beam)
     except ValueError as error:
         raise UserError(f"--beam={args.beam!r} cannot be split into options: {error}.") from error
+    work: dict[str, Any] = {"workers": args.workers, "overwrite": args.overwrite, "beam_options": beam_options}
     if "gtzan" in args:
         from tfds_fma.collection.source import gtzan_source
 
@@ -245,9 +246,7 @@ def _run(args: argparse.Namespace) -> None:
             own_subset(_GTZAN),
             representation,
             args.data_dir,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            beam_options=beam_options,
+            **work,
         )
         _tell_how_to_train(own_subset(_GTZAN), representation)
         return
@@ -261,9 +260,7 @@ def _run(args: argparse.Namespace) -> None:
             name,
             representation,
             args.data_dir,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            beam_options=beam_options,
+            **work,
         )
         _tell_how_to_train(own_subset(name), representation)
         return
@@ -272,11 +269,9 @@ def _run(args: argparse.Namespace) -> None:
         args.subset,
         representation,
         args.data_dir,
-        workers=args.workers,
-        overwrite=args.overwrite,
         download=args.download,
         unverified=args.unverified,
-        beam_options=beam_options,
+        **work,
     )
 
 

@@ -131,3 +131,14 @@ class Corpus:
             f"corpus {self.name}: {what}{len(self):,} clips of {self._clip_shape()} "
             f"({counts}), {len(self.genres)} genres, fingerprint {self.fingerprint}"
         )
+
+
+def known_or_alone(names: np.ndarray, track_id: np.ndarray) -> np.ndarray:
+    """Gives each clip whose artist or album is unknown ("") one of its own: str [clip]."""
+    return np.where(names == "", np.char.add("track ", track_id.astype(str)), names)
+
+
+def albums_of_artists(album: np.ndarray, artist: np.ndarray) -> np.ndarray:
+    """Tells albums of one title by two artists apart: str [clip], "" where the album is unknown."""
+    of_artist = np.char.add(np.char.add(album.astype(str), "\n"), artist.astype(str))  # no name holds a newline
+    return np.where(album == "", "", of_artist)

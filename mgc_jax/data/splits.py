@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.config.keys import split_rule
-from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus
+from mgc_jax.data.corpus import INNER, SPLIT_NAMES, Corpus, albums_of_artists, known_or_alone
 from mgc_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -43,13 +43,10 @@ def eight_one_one(corpus: Corpus, data: Any) -> Corpus:
 def eight_one_one_albums(corpus: Corpus, data: Any) -> Corpus:
     """Splits all albums at random, 8-1-1 in every genre; a clip of unknown album is one of its own.
 
-    Albums of one title by two artists are two.
-
     The segments of a song, whose album is the song, stay together. Artists are not kept together, as in 8-1-1.
     """
-    of_artist = np.char.add(np.char.add(corpus.album, "\n"), corpus.artist)  # no name holds a newline
-    alone = np.char.add("track ", corpus.track_id.astype(str))
-    _, first, album = np.unique(np.where(corpus.album == "", alone, of_artist), return_index=True, return_inverse=True)
+    albums = known_or_alone(albums_of_artists(corpus.album, corpus.artist), corpus.track_id)
+    _, first, album = np.unique(albums, return_index=True, return_inverse=True)
     return _at_random(corpus, "8-1-1-albums", "albums", stratified_split(corpus.label[first], data.split_seed)[album])
 
 
@@ -139,8 +136,7 @@ def cross_validation(corpus: Corpus, folds: int, fold: int, seed: int = 0, *, se
             `fold` is.
     """
     rows = np.flatnonzero(np.isin(corpus.split, ("train", INNER, "validation")))
-    alone = np.char.add("track ", corpus.track_id[rows].astype(str))
-    label, artist = corpus.label[rows], np.where(corpus.artist[rows] == "", alone, corpus.artist[rows])
+    label, artist = corpus.label[rows], known_or_alone(corpus.artist[rows], corpus.track_id[rows])
     artists = len(np.unique(artist))
     if artists < folds:
         raise UserError(f"config.data.folds={folds}, but the clips are of {artists} artists")

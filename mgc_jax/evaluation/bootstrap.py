@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from mgc_jax.evaluation.metrics import METRICS, confidence_bins, one_against_rest
+from mgc_jax.evaluation.metrics import METRICS, confidence_bins, one_against_rest, or_none
 
 # Of fewer artists there is no interval. The bootstrap knows only the artists that it has: of the mean of n equal ones
 # its percentile interval is sqrt((n - 1) / n) 1.96 / t(n - 1) as wide as Student's (Hesterberg, What Teachers Should
@@ -263,6 +263,11 @@ def interval(samples: np.ndarray, artists: int, confidence_level: float = 0.95) 
         return float("nan"), float("nan")
     low, high = np.quantile(samples, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return float(low), float(high)
+
+
+def json_interval(samples: np.ndarray, artists: int) -> list[float | None]:
+    """Returns the 95 % interval as JSON has it, with None for NaN; arguments as `interval`."""
+    return [or_none(bound) for bound in interval(samples, artists)]
 
 
 class PairedDifference(NamedTuple):

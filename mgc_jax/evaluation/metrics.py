@@ -338,6 +338,11 @@ def mean_log_odds(log_odds: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.add.reduceat(log_odds, offsets[:-1], axis=0) / np.diff(offsets)[:, None]
 
 
+def or_none(value: float) -> float | None:
+    """Returns a value as JSON has it, which has no NaN: None instead."""
+    return None if np.isnan(value) else float(value)
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
     """Divides; where the denominator is 0 the result is another value."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mgc_jax.evaluation.bootstrap import ArtistBootstrap, interval
-from mgc_jax.evaluation.metrics import Metric, micro_ap, one_against_rest
+from mgc_jax.evaluation.bootstrap import ArtistBootstrap, json_interval
+from mgc_jax.evaluation.metrics import Metric, micro_ap, one_against_rest, or_none
 from mgc_jax.evaluation.predictions import Predictions
 
 THRESHOLD = 0.5  # a probability; fixed, so that no split is looked at to choose it
@@ -167,10 +167,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     intervals: dict[str, Any] = {}
     for level, scores in predictions.levels.items():
         samples = set_metric_samples(bootstrap, predictions.label, scores)
-        intervals[level] = {
-            name: [_or_none(bound) for bound in interval(values, len(bootstrap.artists))]
-            for name, values in samples.items()
-        }
+        intervals[level] = {name: json_interval(values, len(bootstrap.artists)) for name, values in samples.items()}
     per_genre = {level: genre_table(predictions, scores) for level, scores in predictions.levels.items()}
     return result | {"intervals": intervals, "per_genre": per_genre}
 
@@ -188,13 +185,8 @@ def genre_table(predictions: Predictions, log_odds: np.ndarray) -> dict[str, dic
             "support": int(label[:, i].sum()),
             "artists": len(np.unique(predictions.artists[label[:, i]])),
             "train_clips": None if train is None else int(train[i]),
-            "ap": _or_none(ap[i]),
-            "auc": _or_none(auc[i]),
+            "ap": or_none(ap[i]),
+            "auc": or_none(auc[i]),
         }
         for i, genre in enumerate(genres)
     }
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else float(value)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mgc_jax.data.bags import Bags
-from mgc_jax.data.corpus import SPLIT_NAMES, Corpus
+from mgc_jax.data.corpus import SPLIT_NAMES, Corpus, known_or_alone
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import mean_log_odds, mean_log_scores
 
@@ -82,8 +82,7 @@ class Predictions:
     @functools.cached_property
     def artists(self) -> np.ndarray:
         """What is resampled: the artist of each clip, or the clip itself where the artist is unknown: str [clip]."""
-        alone = np.char.add("track ", self.track_id.astype(str))
-        return np.where(self.artist == "", alone, self.artist)
+        return known_or_alone(self.artist, self.track_id)
 
     @functools.cached_property
     def levels(self) -> dict[str, np.ndarray]:

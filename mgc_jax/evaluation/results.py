@@ -14,10 +14,10 @@ from mgc_jax.config.keys import MULTI_LABEL
 from mgc_jax.data.corpus import Corpus
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics, multi_label
-from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, ArtistBootstrap, concentration_warnings, interval
+from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, ArtistBootstrap, concentration_warnings, json_interval
 from mgc_jax.evaluation.identity import belong_together, identity, same_evaluation, says_all
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.metrics import Metric
+from mgc_jax.evaluation.metrics import Metric, or_none
 from mgc_jax.evaluation.mistakes import save_examples
 from mgc_jax.evaluation.predictions import Predictions, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions, save_predictions
@@ -83,7 +83,7 @@ def summary(predictions: Predictions, rare: Sequence[int] | None = None) -> dict
         predicted = predictions.predicted(level)
         samples = bootstrap.metrics(label, scores, predicted)
         by_level["intervals"][level] = {
-            name: _interval(values, len(bootstrap.artists)) for name, values in samples.items()
+            name: json_interval(values, len(bootstrap.artists)) for name, values in samples.items()
         }
         by_level["per_genre"][level] = metrics.per_genre(label, predicted, predictions.genres)
         if predictions.train_clips is not None:
@@ -131,19 +131,10 @@ def _top_k(
     result: dict[str, Any] = {"genres": [predictions.genres[g] for g in genres], "clips": int(counted.sum())}
     result["intervals"] = {}
     for k in (2, 3, 5):
-        result[str(k)] = _or_none(metrics.top_k(predictions.label, scores, genres, k))
+        result[str(k)] = or_none(metrics.top_k(predictions.label, scores, genres, k))
         right = metrics.among_top_k(predictions.label, scores, k)
-        result["intervals"][str(k)] = _interval(bootstrap.mean(right, counted), bootstrap.count(counted))
+        result["intervals"][str(k)] = json_interval(bootstrap.mean(right, counted), bootstrap.count(counted))
     return result
-
-
-def _interval(samples: np.ndarray, artists: int) -> list[float | None]:
-    return [_or_none(bound) for bound in interval(samples, artists)]
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else float(value)
 
 
 def _part(predictions: Predictions, predicted: np.ndarray, genres: tuple[int, ...]) -> dict[str, Any]:

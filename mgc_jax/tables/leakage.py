@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from mgc_jax.data.corpus import albums_of_artists
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.predictions import Predictions
@@ -96,9 +97,8 @@ def shared(run: Predictions, column: str) -> float:
 
 def _names(run: Predictions, column: str) -> list[str]:
     """The artist of each clip, or its album with its artist: two may have albums of one title; "" where unknown."""
-    if column == "artist":
-        return run.artist.tolist()
-    return [f"{album}\n{by}" if album else "" for album, by in zip(run.album, run.artist, strict=True)]
+    names = run.artist if column == "artist" else albums_of_artists(run.album, run.artist)
+    return names.tolist()
 
 
 def markdown(rows: Sequence[Row], title: str, corpus: str) -> str:
