@@ -11,6 +11,7 @@ from mgc_jax.config.keys import (
     BASELINES,
     BENCH_DATA,
     BENCH_VARIANTS,
+    CROPS,
     CORPORA,
     DTYPES,
     KERNELS,
@@ -112,6 +113,10 @@ def validate(config: ConfigDict) -> None:
     at_least("profile.last", config.profile.last, config.profile.first)
     _require(config.profile.first > 0 or not config.profile.last, "profile.last", config.profile.last,
              "config.profile.first says where the profile begins, from 1")  # fmt: skip
+    at_least("model.members", config.model.members, 1)
+    _require(config.model.members == 1 or not train.classifier_epochs, "train.classifier_epochs",
+             train.classifier_epochs, "a committee has several heads; set config.model.members to 1")  # fmt: skip
+    one_of("eval.crop", config.eval.crop, CROPS)
     at_least("eval.batch_clips", config.eval.batch_clips, 1)
     at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)
     at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
@@ -181,6 +186,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
      "without config.loss.class_weights=class_balanced"),
     (("augment.time_mask_frames",), lambda c: not c.augment.time_masks, "without config.augment.time_masks"),
     (("augment.mel_mask_bands",), lambda c: not c.augment.mel_masks, "without config.augment.mel_masks"),
+    (("eval.crop",), lambda c: not c.augment.crop_frames, "without crops in training (config.augment.crop_frames)"),
     (("optimizer.schedule_options.",), lambda c: c.optimizer.schedule in ("constant", "cosine"),
      "without a schedule of optax in config.optimizer.schedule, such as cosine_decay_schedule"),
     (("optimizer.plateau_patience", "optimizer.plateau_min_delta"), lambda c: c.optimizer.plateau_factor == 1,

@@ -33,6 +33,9 @@ KERNELS = ("auto", "plain", "gru_kernel")
 PLACEMENTS = ("auto", "device", "host", "stream")
 
 
+CROPS = ("middle", "whole")
+
+
 BENCH_DATA = ("synthetic", "corpus")
 
 
@@ -100,6 +103,7 @@ def default() -> ConfigDict:
     config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
     config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
+    config.model.members = 1  # above 1: a committee of such models, trained on the same batches, whose scores are averaged
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
     # auto: forms of the layers made for the platform; plain: XLA's own operations; gru_kernel: those of auto, and on a
@@ -127,7 +131,7 @@ def default() -> ConfigDict:
     config.loss.logit_adjustment = 0.0  # tau of the logit-adjusted loss (Menon et al. 2020); 0: off
 
     config.augment = ConfigDict()  # of training clips, after standardization
-    config.augment.crop_frames = 0  # a random window of this many frames; evaluation takes the middle one; 0: off
+    config.augment.crop_frames = 0  # a random window of this many frames in training; see eval.crop; 0: off
     config.augment.time_masks = 0  # SpecAugment (Park et al. 2019): bands of time set to the mean
     config.augment.time_mask_frames = 40  # their greatest width
     config.augment.mel_masks = 0  # and bands of mel bands
@@ -174,6 +178,9 @@ def default() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
     config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
+    # What evaluation sees of a model that is trained on crops: middle (the crop there), whole (all of the clip, for the
+    # encoders that take clips of any length: crnn_pooled)
+    config.eval.crop = "middle"
 
     config.bench = ConfigDict()  # of --mode bench; where several values may be given, () is that of the configuration
     config.bench.data = "synthetic"  # synthetic (noise in the shape of the clips), corpus (that of config.data)

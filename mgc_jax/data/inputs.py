@@ -24,7 +24,7 @@ class Inputs:
     """Turns stored clips into the encoder's input, inside jitted functions.
 
     Attributes:
-        clip_shape: of the encoder's input: (time, mel) or (feature,).
+        clip_shape: of the encoder's input in training: (time, mel) or (feature,).
         statistics: standardization.
         frontend: computes spectrograms of stored audio, or None.
     """
@@ -35,12 +35,13 @@ class Inputs:
         """Checks that what the configuration asks for fits the clips.
 
         Args:
-            config: the whole configuration; `augment` and `model.dtype` are used.
+            config: the whole configuration; `augment`, `eval.crop` and `model.dtype` are used.
             stored_shape: shape of a stored clip.
             frontend: computes spectrograms of stored audio; None: clips are taken as they are.
             statistics: standardization of spectrograms or features.
         """
         self.frontend, self.statistics, self._augment = frontend, statistics, config.augment
+        self._middle = config.eval.get("crop", "middle") == "middle"  # there was no such key in 0.1
         self._dtype = jnp.dtype(config.model.dtype)
         shape = tuple(stored_shape) if frontend is None else frontend.clip_shape
         crop = self._augment.crop_frames
@@ -67,7 +68,7 @@ class Inputs:
     def evaluation(self, clips: jax.Array) -> jax.Array:
         """Returns the inputs [n, ...] of stored clips [n, ...]."""
         values = self._standardized(clips)
-        if self._augment.crop_frames:
+        if self._augment.crop_frames and self._middle:
             values = augmentation.middle_crop(values, self._augment.crop_frames)
         return values.astype(self._dtype)
 

@@ -27,7 +27,8 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     mean, std = meta.standardization["mean"], meta.standardization["std"]
     standardized = any(mean) or any(value != 1 for value in std)
     kept = {name: meta.config["data"].get(name) for name in ("corpus", "representation", "features", "frames")}
-    crop = meta.config["augment"]["crop_frames"]
+    cropped = meta.config["eval"].get("crop", "middle") == "middle"
+    crop = meta.config["augment"]["crop_frames"] if cropped else 0
     common: dict[str, Any] = {
         "clip": {"shape": list(meta.stored_shape), "axes": _axes(meta), "dtype": "float32"},
         "inside_the_model": {

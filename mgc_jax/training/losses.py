@@ -28,12 +28,12 @@ def class_weights(name: str, count: np.ndarray, beta: float) -> np.ndarray:
 
 def bag_loss(
     log_scores: Float[Array, "*bag genre"],
-    target: Float[Array, "*bag genre"],
+    target: Float[Array, "*#bag genre"],
     options: Any,
     weight: Float[Array, " genre"],
     adjustment: Float[Array, " genre"],
 ) -> Float[Array, "*bag"]:
-    """Returns the loss of every bag.
+    """Returns the loss of every bag; log scores may have leading axes that the target lacks.
 
     Args:
         log_scores: log probabilities.
@@ -52,7 +52,7 @@ def bag_loss(
     return jnp.sum(terms, axis=-1)
 
 
-def multi_label_loss(log_odds: Float[Array, "*bag genre"], target: Float[Array, "*bag genre"]) -> Float[Array, "*bag"]:
+def multi_label_loss(log_odds: Float[Array, "*bag genre"], target: Float[Array, "*#bag genre"]) -> Float[Array, "*bag"]:
     """Returns the binary cross entropy of every bag, summed over the genres: the negative log likelihood of a set.
 
     Args:

@@ -69,13 +69,14 @@ def make_loss(
             scores, _ = model(x, real, batch.at, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
         wanted = targets(batch.label, scores.shape[-1], *mixed, shares=table)
+        opinions = scores.reshape(-1, *batch.label.shape, scores.shape[-1])  # of each member: it learns by itself
         if table is None:
-            losses = bag_loss(scores, wanted, options, weight, adjust)
-            right = jnp.argmax(scores, axis=-1) == batch.label
+            losses = bag_loss(opinions, wanted, options, weight, adjust).mean(0)
+            right = jnp.argmax(opinions.mean(0), axis=-1) == batch.label
             right = of_own_bag(right, Segments(batch.segment, batch.label.shape[-1]))
             extra = {"correct": jnp.sum(right & (batch.segment < batch.segment.shape[-1]))}
         else:
-            losses, extra = multi_label_loss(scores, wanted), {}
+            losses, extra = multi_label_loss(opinions, wanted).mean(0), {}
         sums = extra | {
             "loss": jnp.sum(jnp.where(batch.weight > 0, losses, 0) * batch.weight),
             "weight": jnp.sum(batch.weight),

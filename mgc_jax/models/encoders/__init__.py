@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mgc_jax.models.encoders.crnn import Crnn
+from mgc_jax.models.encoders.crnn_pooled import CrnnPooled
 from mgc_jax.models.encoders.crnn_tf import CrnnTf
 from mgc_jax.models.encoders.fcn4 import Fcn4
 from mgc_jax.models.encoders.mlp import Mlp
@@ -23,6 +24,7 @@ from mgc_jax.models.encoders.prcnn import BiGru, Cnn, Prcnn, PrcnnAttention, Prc
 ENCODERS: dict[str, Callable[..., Any]] = {
     "crnn_tf": CrnnTf,
     "crnn": Crnn,
+    "crnn_pooled": CrnnPooled,
     "fcn4": Fcn4,
     "mlp": Mlp,
     "cnn": Cnn,
