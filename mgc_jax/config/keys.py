@@ -103,7 +103,9 @@ def default() -> ConfigDict:
     config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
     config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
-    config.model.members = 1  # above 1: a committee of such models, trained on the same batches, whose scores are averaged
+    config.model.members = (
+        1  # above 1: a committee of so many such models, which see the same batches; scores averaged
+    )
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
     # auto: forms of the layers made for the platform; plain: XLA's own operations; gru_kernel: those of auto, and on a
@@ -178,8 +180,8 @@ def default() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
     config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
-    # What evaluation sees of a model that is trained on crops: middle (the crop there), whole (all of the clip, for the
-    # encoders that take clips of any length: crnn_pooled)
+    # What evaluation sees of a model that is trained on crops: middle (the crop there), whole (the clip, for encoders
+    # that take clips of any length: crnn_pooled)
     config.eval.crop = "middle"
 
     config.bench = ConfigDict()  # of --mode bench; where several values may be given, () is that of the configuration

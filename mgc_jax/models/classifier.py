@@ -60,7 +60,8 @@ class BagClassifier(nnx.Module):
             rngs: with a stream `dropout`, in training.
 
         Returns:
-            Log scores of each bag ([member, row, bag, genre] in the training of a committee), and `aux` with `embedding` [clip, feature] (not dealt) and `attention`.
+            Log scores of each bag (in the training of a committee of each member by itself), and `aux` with
+            `embedding` [clip, feature] (not dealt) and `attention`.
         """
         embeddings = in_order(self.embed(clips, mask, train=train, rngs=rngs))
         scores, attention = self.score_bags(
@@ -137,7 +138,7 @@ class Committee(BagClassifier):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "*member row bag genre"], jax.Array]:
-        """Scores the bags by every member; returns the log scores, in training one set per member, and the attention."""
+        """Scores the bags by every member; returns the log scores, in training each member's, and the attention."""
         parts = jnp.split(embeddings, len(self.members), axis=-1)
         scored = [
             member.score_bags(part, segment, target, bags=bags, train=train, rngs=rngs)

@@ -52,7 +52,9 @@ def bag_loss(
     return jnp.sum(terms, axis=-1)
 
 
-def multi_label_loss(log_odds: Float[Array, "*bag genre"], target: Float[Array, "*#bag genre"]) -> Float[Array, "*bag"]:
+def multi_label_loss(
+    log_odds: Float[Array, "*bag genre"], target: Float[Array, "*#bag genre"]
+) -> Float[Array, "*bag"]:
     """Returns the binary cross entropy of every bag, summed over the genres: the negative log likelihood of a set.
 
     Args:
