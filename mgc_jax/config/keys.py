@@ -106,6 +106,7 @@ def default() -> ConfigDict:
     config.model.members = (
         1  # above 1: a committee of so many such models, which see the same batches; scores averaged
     )
+    config.model.clips_too = False  # score a bag as the mean of its pooled score and that of its clips, each pooled alone
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
     # auto: forms of the layers made for the platform; plain: XLA's own operations; gru_kernel: those of auto, and on a

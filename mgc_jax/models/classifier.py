@@ -14,7 +14,14 @@ from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.layers import Count
 from mgc_jax.models.pooling import POOLINGS, Segments, Target
-from mgc_jax.models.pooling.segments import genre_scores
+from mgc_jax.models.pooling.segments import (
+    each_alone,
+    genre_scores,
+    membership,
+    of_own_bag,
+    uniform,
+    weighted_sum,
+)
 from mgc_jax.models.recurrent import use_gru_kernels
 from mgc_jax.runtime.platform import in_order, split_rows
 
@@ -28,9 +35,21 @@ class BagClassifier(nnx.Module):
         head: linear; its kernel is MATT's discriminative matrix M (equations 4 and 5).
     """
 
-    def __init__(self, encoder: Any, pooling: Any, num_genres: int, head_dropout: float, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        encoder: Any,
+        pooling: Any,
+        num_genres: int,
+        head_dropout: float,
+        *,
+        clips_too: bool = False,
+        multi_label: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.encoder = encoder
         self.pooling = pooling
+        self.clips_too = clips_too
+        self.multi_label = multi_label
         self.dropout = nnx.Dropout(head_dropout)
         glorot = nnx.initializers.glorot_uniform()
         self.head = nnx.Linear(pooling.features, num_genres, kernel_init=glorot, rngs=rngs)
@@ -99,7 +118,15 @@ class BagClassifier(nnx.Module):
             return self.head(self.dropout(vectors, rngs=rngs, deterministic=False) if train else vectors)
 
         segments = Segments(segment, segment.shape[1] if bags is None else bags)
-        return self.pooling(embeddings.astype(jnp.float32), segments, target, classify)
+        embeddings = embeddings.astype(jnp.float32)
+        scores, attention = self.pooling(embeddings, segments, target, classify)
+        if self.clips_too:
+            clips = each_alone(segments)
+            own = None if target is None else Target(*(of_own_bag(part, segments) for part in target))
+            of_clips, _ = self.pooling(embeddings, clips, own, classify)
+            both = jnp.stack([scores, weighted_sum(uniform(membership(segments)), of_clips)])
+            scores = both if train else genre_scores(both.mean(0), self.multi_label)
+        return scores, attention
 
 
 class Committee(BagClassifier):
@@ -190,7 +217,15 @@ def build_model(
     def member() -> BagClassifier:
         built = encoder(clip_shape, **encoder_options, rngs=rngs)
         pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
-        return BagClassifier(built, pooled, num_genres, model.head_dropout, rngs=rngs)
+        return BagClassifier(
+            built,
+            pooled,
+            num_genres,
+            model.head_dropout,
+            clips_too=getattr(model, "clips_too", False),
+            multi_label=multi_label,
+            rngs=rngs,
+        )
 
     members = [member() for _ in range(getattr(model, "members", 1))]
     classifier = members[0] if len(members) == 1 else Committee(members, multi_label=multi_label)
