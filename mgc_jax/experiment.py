@@ -93,6 +93,9 @@ class Experiment:
         check_selection(config.train.select, metrics_of(config.task))
         self.mesh = data_mesh(devices)
         self.corpus = open_together(config) if corpus is None else corpus
+        selects = config.train.select != keys.LAST
+        if not selects:
+            self.corpus = self.corpus.with_inner_in_training()
         log.info(self.corpus.summary())
         self.inputs = make_inputs(config, self.corpus)
         model = build_model(
@@ -115,11 +118,12 @@ class Experiment:
             for split in (*SPLIT_NAMES, INNER)
             if len(self.corpus.indices(split))
         }
-        self.selects_on = self.corpus.selects_on if self.corpus.selects_on in self.bags else None
+        self.selects_on = self.corpus.selects_on if selects and self.corpus.selects_on in self.bags else None
         if config.optimizer.plateau_factor < 1 and self.selects_on is None:
             raise UserError(
-                "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but this corpus "
-                "has no validation split. Set it to 1."
+                "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but "
+                + ("this corpus has no validation split" if selects else "config.train.select=last scores none")
+                + ". Set it to 1."
             )
         train = (
             training_bags(self.corpus, config.data.bag_key, config.data.pseudo_album_gap)

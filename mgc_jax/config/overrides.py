@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
-from mgc_jax.config.keys import SELECTED_BY, default, kind_of, leaves
+from mgc_jax.config.keys import LAST, SELECTED_BY, default, kind_of, leaves
 from mgc_jax.config.options import CHOICES, Choice
 from mgc_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 def _set(config: ConfigDict, key: str, value: Any) -> None:
     if key == "task" and value != config.task and value in SELECTED_BY:
         for there in (config, config.get("demo", {})):
-            if "select" in there.get("train", {}):
+            if there.get("train", {}).get("select", LAST) != LAST:
                 there.train.select = f"{there.train.select.partition('/')[0]}/{SELECTED_BY[value]}"
     choice = _NAMES.get(key)
     if choice is not None:

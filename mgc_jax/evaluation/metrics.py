@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mgc_jax.config.keys import LAST
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 
@@ -74,18 +75,20 @@ def genre_metrics(label: np.ndarray, log_scores: np.ndarray, predicted: np.ndarr
 
 
 def check_selection(select: str, metrics: Mapping[str, Metric] | None = None) -> None:
-    """Raises `UserError` unless `config.train.select` is a level and a metric that checkpoints can be selected by.
+    """Raises `UserError` unless `config.train.select` is `LAST`, or a level and a metric to select checkpoints by.
 
     Args:
         select: the value.
         metrics: those of the task; by default `METRICS`.
     """
+    if select == LAST:
+        return
     level, _, metric = select.partition("/")
     names = [name for name, entry in (METRICS if metrics is None else metrics).items() if entry.higher_is_better]
     if level not in LEVELS or metric not in names:
         raise UserError(
             f"config.train.select={select!r} is invalid: write <level>/<metric> with a level of "
-            f"{', '.join(LEVELS)} and a metric of {', '.join(names)}."
+            f"{', '.join(LEVELS)} and a metric of {', '.join(names)}, or {LAST}."
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mgc_jax.config import keys
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.export.preprocessing import describe
@@ -98,6 +99,8 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
     given = describe(meta)
     made = given.get("spectrogram", {}).get("name") or given["corpus"]["representation"]
     shape = " x ".join(map(str, meta.stored_shape))
+    select = config.train.select
+    chosen = "last" if select == keys.LAST else f"best by {select} on validation"
     lines = [
         f"# {describe_model(config.model)}",
         "",
@@ -107,8 +110,7 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
         "|---|---|",
         f"| trained on | {_CORPORA.get(meta.corpus, meta.corpus)} (fingerprint {meta.fingerprint}) |",
         f"| split | {_split(config)} |",
-        f"| weights | step {meta.step}, the best by {config.train.select} on validation"
-        f"{'; averaged (EMA)' if config.optimizer.ema else ''} |",
+        f"| weights | step {meta.step}, the {chosen}{'; averaged (EMA)' if config.optimizer.ema else ''} |",
         f"| parameters | {count_parameters(exported.model):,} |",
         f"| takes | {_KINDS[given['kind']]}, {shape}{f' ({made})' if given['kind'] != 'unknown' else ''} |",
         f"| gives | {'log odds of each genre by itself' if meta.genre_parents else 'log scores of the genres'} |",
