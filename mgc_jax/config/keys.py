@@ -106,12 +106,9 @@ def default() -> ConfigDict:
     config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
     config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
-    config.model.members = (
-        1  # above 1: a committee of so many such models, which see the same batches; scores averaged
-    )
-    config.model.clips_too = (
-        False  # score a bag as the mean of its pooled score and that of its clips, each pooled alone
-    )
+    config.model.members = 1  # above 1: a committee of so many models; they see the same batches, scores are averaged
+    # a bag's score is the mean of two, each trained: that of the bag, and the mean of its clips' when pooled alone
+    config.model.clips_too = False
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96
     config.model.dtype = "float32"  # of the encoder's computation; bfloat16: half the memory, weights stay float32
     # auto: forms of the layers made for the platform; plain: XLA's own operations; gru_kernel: those of auto, and on a
@@ -168,8 +165,8 @@ def default() -> ConfigDict:
     config.train.classifier_epochs = 0  # then the head alone, reset, on balanced genres (Kang et al. 2020); 0: off
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
-    # validation metric of the best checkpoint: <level>/<metric>; multi_label: macro_ap, micro_ap, macro_auc, ...; last:
-    # nothing selects, the last checkpoint counts, and a fold trains on all clips of the others
+    # validation metric of the best checkpoint: <level>/<metric>; multi_label: macro_ap, micro_ap, macro_auc, ...
+    # last: nothing selects, the last checkpoint counts, and a fold trains on all clips of the others
     config.train.select = f"bag/{SELECTED_BY[SINGLE_LABEL]}"
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
