@@ -26,6 +26,7 @@ from mgc_jax.evaluation.predictions import Predictions
 from mgc_jax.evaluation.tasks import metrics_of
 from mgc_jax.inference import STATE_VERSION, CheckpointMeta, check_weights
 from mgc_jax.models.classifier import build_model, check_names, count_parameters, split_model
+from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.logit_adjustment import log_prior
 from mgc_jax.models.recurrent import gru_form
 from mgc_jax.probe import Probe
@@ -98,6 +99,7 @@ class Experiment:
             self.corpus = self.corpus.with_inner_in_training()
         log.info(self.corpus.summary())
         self.inputs = make_inputs(config, self.corpus)
+        _check_length(config)
         model = build_model(
             config.model, self.inputs.clip_shape, len(self.corpus.genres),
             subgenre_parents=self.corpus.subgenre_parents, multi_label=multi_label, seed=config.seed,
@@ -228,3 +230,14 @@ def open_together(config: ConfigDict) -> Corpus:
     }  # fmt: skip
     processes.require_same("corpus", found)
     return corpus
+
+
+def _check_length(config: ConfigDict) -> None:
+    """Raises `UserError` where evaluation sees longer clips than the encoder was built for, and it takes no others."""
+    encoder = config.model.encoder.name
+    able = [name for name, made in ENCODERS.items() if getattr(made, "any_length", False)]
+    if config.augment.crop_frames and config.eval.crop == "whole" and encoder not in able:
+        raise UserError(
+            f"config.eval.crop='whole' needs an encoder for clips of any length ({', '.join(able)}), but {encoder} "
+            "takes clips of one length. Set it to middle, or config.augment.crop_frames to 0."
+        )

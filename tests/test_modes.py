@@ -111,6 +111,21 @@ def test_a_fold_is_looked_at_once_by_a_model_that_was_selected_on_other_clips(tm
     assert results["selected_by"] == f"{split}/bag/micro_ap"
 
 
+def test_select_last_scores_a_fold_once_after_training_on_all_clips_of_the_others(tmp_path):
+    corpus = make_corpus(num_clips=200, clip_shape=(6,))
+    changes = {"data.folds": 2, "data.arrays.axes": "clip feature", "train.select": "last", "train.epochs": 2}
+    config = small_config(tmp_path, corpus, **changes)
+    config.model.encoder = encoder_options("mlp", hidden=(4,))
+    results = modes.train(config, tmp_path / "run")
+    assert (results["selected_by"], results["best_step"]) == ("last step", results["last_step"])
+    splits = results["splits"]
+    assert set(splits) == {"train", "validation"}
+    assert splits["train"]["clips"] + splits["validation"]["clips"] == (corpus.split != "test").sum()
+    config.optimizer.plateau_factor = 0.5
+    with pytest.raises(UserError, match=r"train\.select=last scores none"):
+        modes.train(config, tmp_path / "other")
+
+
 def test_baselines_are_fitted_on_what_selects_a_checkpoint(tmp_path, config):
     """They choose nothing: their scores are those of a fold that sets no clip aside."""
     modes.cross_validate(config, tmp_path / "run")

@@ -20,6 +20,7 @@ ATTENTION = {"name": "prcnn_attention", "filters": (4,), "frequency_pools": (4,)
 ENCODERS = [
     {"name": "mlp"},
     {"name": "crnn", **BLOCKS, "gru_units": 4},
+    {"name": "crnn_pooled", **BLOCKS, "gru_units": 4, "features": 8},
     {"name": "crnn_tf", **BLOCKS, "gru_units": 4, "features": 8},
     {"name": "fcn4", **BLOCKS},
     {"name": "cnn", "filters": (4, 4), "pools": ((2, 2), (2, 2)), "kernel": (3, 2)},

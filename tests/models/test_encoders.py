@@ -53,6 +53,7 @@ def test_the_eight_scans_are_those_of_the_table():
 SMALL = {
     "crnn_tf": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2, "features": 3},
     "crnn": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2},
+    "crnn_pooled": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2, "features": 3},
     "fcn4": {"filters": (4,), "pools": ((3, 3),)},
     "cnn": {"filters": (4, 3), "pools": ((2, 2), (2, 2))},
     "bigru": {"gru_units": 2},

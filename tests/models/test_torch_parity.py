@@ -34,6 +34,11 @@ _SCORES = {"filters": (3, 4), "frequency_pools": (2, 3), **_GRU}
 CASES = {
     "crnn": ("crnn", (47, 21), {"filters": (4, 5), "pools": ((2, 2), (3, 4)), **_GRU}),
     "crnn_tf": ("crnn_tf", (42, 21), {"filters": (4, 5), "pools": ((2, 4), (2, 4)), "features": 6, **_GRU}),
+    "crnn_pooled": (
+        "crnn_pooled",
+        (47, 25),
+        {"averaged": (2, 3), "filters": (4, 5), "pools": ((2, 2), (3, 2)), "features": 6, **_GRU},
+    ),
     "fcn4": ("fcn4", (47, 19), {"filters": (4, 6), "pools": ((2, 4), (4, 5))}),
     "mlp": ("mlp", (9,), {"hidden": (8, 5)}),
     "cnn5": ("cnn", (229, 128), _FIVE),
@@ -51,8 +56,8 @@ CASES = {
     "serial_cnn": ("prcnn_attention", (23, 13), {"attention": "serial_cnn", "gru_layers": 2, **_SCORES}),
     "serial_linear": ("prcnn_attention", (23, 13), {"attention": "serial_linear", **_GRU}),
 }
-WITH_BATCH_NORM = ("crnn", "crnn_tf", "fcn4")
-WITH_DROPOUT = ("crnn", "crnn_tf", "mlp")
+WITH_BATCH_NORM = ("crnn", "crnn_pooled", "crnn_tf", "fcn4")
+WITH_DROPOUT = ("crnn", "crnn_pooled", "crnn_tf", "mlp")
 
 
 def _runs(case):

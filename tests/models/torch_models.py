@@ -137,6 +137,30 @@ class Crnn(nn.Module):
         )
 
 
+class CrnnPooled(nn.Module):
+    """Blocks on averages of the spectrogram, a dense layer, a bidirectional GRU, mean and maximum over time."""
+
+    def __init__(self, clip_shape, averaged, filters, pools, features, gru_units, dropout=0.0):
+        super().__init__()
+        mel = clip_shape[1] // averaged[0]
+        for pool_mel, _ in pools:
+            mel //= pool_mel
+        self.averaged = nn.AvgPool2d(averaged)
+        self.blocks = _conv_blocks(filters, pools, nn.ReLU, nn.MaxPool2d)
+        self.dense = nn.Linear(mel * filters[-1], features)
+        self.gru = nn.GRU(features, gru_units, batch_first=True, bidirectional=True)
+        self.features = 4 * gru_units
+
+    def forward(self, clips):
+        x = self.blocks(self.averaged(clips.mT[:, None]))
+        states, _ = self.gru(self.dense(x.permute(0, 3, 2, 1).flatten(2)))
+        return torch.cat([states.mean(1), states.amax(1)], -1)
+
+    def layout(self, tree):
+        layout = _each("blocks", tree["blocks"], _conv_block_layout) | _prefix("dense", _dense_layout(tree["dense"]))
+        return layout | _bidirectional_layout(tree["gru"], 0)
+
+
 # The eight GRUs of CRNN-TF on the map P[f, t, c]: the axis of the steps, whether it is read from its end, and whether
 # the other axis is turned before it is flattened.
 SCANS = (
@@ -278,9 +302,7 @@ class BiGru(nn.Module):
         if tree.get("embedding"):
             layout |= _prefix("embedding", _dense_layout(tree["embedding"]))
         for number, layer in tree["layers"].items():
-            for i, suffix in enumerate(("", "_reverse")):
-                weights = gru_layout(layer["directions"], i)
-                layout |= {f"gru.{name}_l{number}{suffix}": value for name, value in weights.items()}
+            layout |= _bidirectional_layout(layer, number)
         return layout
 
 
@@ -357,6 +379,7 @@ class PrcnnAttention(nn.Module):
 
 MODELS = {
     "crnn": Crnn,
+    "crnn_pooled": CrnnPooled,
     "crnn_tf": CrnnTf,
     "fcn4": Fcn4,
     "mlp": Mlp,
@@ -399,6 +422,15 @@ def _keras_gru_layout(tree, i):
         "from_input.weight": tree["kernel"][i].T,
         "from_input.bias": tree["bias"][i],
         "from_state.weight": tree["recurrent_kernel"][i].T,
+    }
+
+
+def _bidirectional_layout(tree, number):
+    """Layer `number` of an `nn.GRU` named gru."""
+    return {
+        f"gru.{name}_l{number}{suffix}": value
+        for i, suffix in enumerate(("", "_reverse"))
+        for name, value in gru_layout(tree["directions"], i).items()
     }
 
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from mgc_jax import modes
 from mgc_jax.config import keys
 from mgc_jax.config.loading import load_config
+from mgc_jax.config.options import encoder_options
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad
 from mgc_jax.data.inputs import make_inputs
@@ -29,6 +30,8 @@ from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
 from mgc_jax.experiment import Experiment
+from mgc_jax.export import export_workdir
+from mgc_jax.inference import load_export
 from mgc_jax.loading import load_model
 from mgc_jax.models.classifier import build_model, split_model
 from mgc_jax.runtime.devices import data_mesh
@@ -487,6 +490,27 @@ def test_inputs_in_evaluation_are_standardized_middle_crops(tmp_path, corpus):
     statistics = standardization(corpus, True)
     expected = (corpus.clips[:5, 5:35].astype(np.float32) - statistics.mean) / statistics.std
     np.testing.assert_allclose(inputs.evaluation(corpus.clips[:5]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_is_trained_on_crops_can_be_evaluated_on_whole_clips(tmp_path, corpus):
+    changes = {"augment.crop_frames": 20, "eval.crop": "whole", "train.epochs": 1}
+    config = small_config(tmp_path, corpus, **changes)
+    config.model.encoder = encoder_options("crnn_pooled", filters=(2,), pools=((2, 2),), features=3, gru_units=2)
+    inputs = make_inputs(config, corpus)
+    assert inputs.clip_shape == (20, 12)
+    assert inputs.evaluation(corpus.clips[:5]).shape == (5, 40, 12)
+    modes.train(config, tmp_path / "run")
+    exported = load_export(export_workdir(config, tmp_path / "run"))
+    rows = corpus.indices("validation")[:3]
+    clips = corpus.clips[rows]
+    scores, _ = exported(clips, np.arange(3))
+    for part in (slice(0, 10), slice(30, 40)):  # what the middle crop does not see
+        changed = clips.copy()
+        changed[:, part] += 5
+        assert np.abs(scores - exported(changed, np.arange(3))[0]).max() > 1e-4
+    config.model.encoder = encoder_options("crnn", filters=(2,), pools=((2, 2),), gru_units=2)
+    with pytest.raises(UserError, match=r"eval\.crop='whole' .* crnn takes clips of one length"):
+        modes.train(config, tmp_path / "other")
 
 
 @pytest.mark.parametrize(
