@@ -2,12 +2,19 @@
 
     python benchmarks/poolings.py vggish --clips vggish.npz --table tracks.csv --out poolings.jsonl
     python benchmarks/poolings.py echonest --table echonest.csv --out poolings.jsonl
+    python benchmarks/poolings.py vggish --fixed --clips vggish.npz --table tracks.csv --out poolings.jsonl
+    python benchmarks/poolings.py echonest --fixed --table echonest.csv --out poolings.jsonl
+    python benchmarks/poolings.py echonest --nested --table echonest.csv --out poolings.jsonl
     python benchmarks/poolings.py --show poolings.jsonl
 
 `vggish` trains on FMA-small's split and scores its validation clips; `echonest` scores all clips by 5-fold
-cross-validation grouped by artist. A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does,
-with the flags that the table names. Every finished run is a line of the output file, and is not made again; its scores
-are kept in the folder of the file's name, for the differences from averaged clips, which `--show` prints too.
+cross-validation grouped by artist. With `--fixed` both are cross-validated, for a number of epochs that is fixed
+before: nothing selects a checkpoint, and a fold trains on all clips of the others. `--nested` trains those systems for
+each fold without a part of the other folds' clips, and says which of them has the highest macro F1 on that part.
+
+A run is what `python -m mgc_jax.main --config configs/vggish.py:POOLING` does, with the flags that the table names.
+Every finished run is a line of the output file, and is not made again; its scores are kept in the folder of the file's
+name, for the differences from averaged clips, which `--show` prints too.
 """
 
 import argparse
@@ -80,6 +87,54 @@ REMEDIES = {
 }
 
 
+# Trained for a fixed time; the first of them is what the others are compared with.
+CLIPS_TOO = {"model.clips_too": True}
+COMMITTEE = {"model.members": 5}
+FIXED = {
+    "no bags": ("none", {}),
+    "mean": ("mean", SUB_BAGS),
+    "mean, clips too": ("mean", SUB_BAGS | CLIPS_TOO),
+    "gated attention, clips too": ("gated_attention", SUB_BAGS | CLIPS_TOO),
+    "set transformer": ("set_transformer", SUB_BAGS),
+    "set transformer, clips too": ("set_transformer", SUB_BAGS | CLIPS_TOO),
+    "no bags, committee of 5": ("none", COMMITTEE),
+    "set transformer, clips too, committee of 5": ("set_transformer", SUB_BAGS | CLIPS_TOO | COMMITTEE),
+}
+FIXED_REMEDIES = {
+    "no bags, logit adjustment 0.5": ("none", {"loss.logit_adjustment": 0.5}),
+    "set transformer, clips too, logit adjustment 0.25": (
+        "set_transformer",
+        SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": 0.25},
+    ),
+    "set transformer, clips too, logit adjustment 0.5": (
+        "set_transformer",
+        SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": 0.5},
+    ),
+}
+FIXED_TIME = {
+    "vggish": {"train.epochs": 20, "optimizer.learning_rate": 1e-3},
+    "echonest": {"train.epochs": 30},
+}
+FOLDS = 5
+
+
+def fixed_experiments(data, select="last"):
+    """(name of the row, argument of the configuration, flags) of what is trained for a fixed time.
+
+    With another `select`, a part of the training folds is set aside and scored at the end.
+    """
+    time = FIXED_TIME[data]
+    flags = time | {
+        "data.folds": FOLDS, "optimizer.schedule": "cosine", "train.select": select,
+        "train.eval_every_epochs": time["train.epochs"],
+    }  # fmt: skip
+    group = "fixed" if select == "last" else "inner"
+    for name, (pooling, changes) in (FIXED | (FIXED_REMEDIES if data == "echonest" else {})).items():
+        level = "clip_mean" if pooling == "none" else "bag"
+        chosen = {} if select == "last" else {"train.select": f"{level}/{select}"}
+        yield f"{group}: {name}", pooling, changes | flags | chosen
+
+
 def experiments(data):
     """(name of the row, argument of the configuration, flags), in the order of the table.
 
@@ -124,16 +179,25 @@ def run_one(data, pooling, flags, seed, arguments, scores):
     The scores go to the file `scores`.
     """
     start = time.perf_counter()
-    folds = 5 if data == "echonest" else 0
+    folds = flags.get("data.folds", FOLDS if data == "echonest" else 0)
     config = load_config(data, pooling, flags | {"seed": seed, "data.folds": folds}, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
         (modes.cross_validate if folds else modes.train)(config, workdir)
         predictions = load_predictions(workdir / PREDICTIONS_FILE).of_split("validation")
+        inner = [inner_score(workdir / f"fold-{fold}", config.train.select) for fold in range(folds)]
     scores.parent.mkdir(exist_ok=True)
     save_predictions(predictions, scores)
     metrics = level_metrics(predictions)
-    return {level: metrics[level] for level in LEVELS if level in metrics}, time.perf_counter() - start
+    levels = {level: metrics[level] for level in LEVELS if level in metrics}
+    return levels, inner, time.perf_counter() - start
+
+
+def inner_score(folder, select):
+    """The last value of the selecting metric in a run's log; None where nothing selects."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    values = [line[f"validation/{select}"] for line in lines if f"validation/{select}" in line]
+    return values[-1] if values else None
 
 
 def main():
@@ -144,6 +208,8 @@ def main():
     parser.add_argument("--out", default="poolings.jsonl", help="file of the finished runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="only the rows whose name contains this")
+    parser.add_argument("--fixed", action="store_true", help="five folds of all clips, trained for a fixed time")
+    parser.add_argument("--nested", action="store_true", help="these systems on a part of each fold's training clips")
     parser.add_argument("--show", default="", help="print the tables of such a file")
     arguments = parser.parse_args()
     if arguments.show:
@@ -155,14 +221,20 @@ def main():
     out = Path(arguments.out)
     lines = out.read_text().splitlines() if out.exists() else []
     done = {(line["data"], line["name"], line["seed"]) for line in map(json.loads, lines)}
+    rows = list(
+        fixed_experiments(arguments.data, "macro_f1") if arguments.nested
+        else fixed_experiments(arguments.data) if arguments.fixed
+        else experiments(arguments.data)
+    )  # fmt: skip
     for seed in range(arguments.seeds):
-        for name, pooling, flags in experiments(arguments.data):
+        for name, pooling, flags in rows:
             if (arguments.data, name, seed) in done or arguments.only not in name:
                 continue
             with contextlib.redirect_stderr(io.StringIO()):
                 scores = scores_file(out, arguments.data, name, seed)
-                levels, seconds = run_one(arguments.data, pooling, flags, seed, arguments, scores)
+                levels, inner, seconds = run_one(arguments.data, pooling, flags, seed, arguments, scores)
             line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "levels": levels}
+            line["inner"] = inner
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             main_level = levels.get("bag", levels["clip"])
@@ -174,9 +246,20 @@ def show(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     metrics = [name for name, metric in METRICS.items() if metric.compared]
     titles = " | ".join(METRICS[name].title for name in metrics)
-    for data in dict.fromkeys(line["data"] for line in lines):
-        print(f"\n### {data}\n\n| system | level | {titles} | seeds |\n|---|---|{'---|' * len(metrics)}---|")
-        for name, *_ in experiments(data):
+    groups = {
+        (data, group): [row for row in rows if any((line["data"], line["name"]) == (data, row) for line in lines)]
+        for data in dict.fromkeys(line["data"] for line in lines)
+        for group, rows in (
+            ("", [name for name, *_ in experiments(data)]),
+            ("fixed", [name for name, *_ in fixed_experiments(data)]),
+        )
+    }
+    show_nested(lines)
+    for (data, group), names in groups.items():
+        if not names:
+            continue
+        print(f"\n### {data} {group}\n\n| system | level | {titles} | seeds |\n|---|---|{'---|' * len(metrics)}---|")
+        for name in names:
             runs = [
                 line.get("levels") or line["views"] for line in lines if line["data"] == data and line["name"] == name
             ]
@@ -187,7 +270,24 @@ def show(path):
                 deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(metrics))
                 cells = " | ".join(f"{m:.1f} ± {d:.1f}" for m, d in zip(values.mean(axis=0), deviation, strict=True))
                 print(f"| {name} | {LEVELS[level].title} | {cells} | {len(runs)} |")
-        show_differences(path, data, [line for line in lines if line["data"] == data])
+        show_differences(path, data, [line for line in lines if line["data"] == data and line["name"] in names])
+
+
+def show_nested(lines):
+    """Prints which system has the highest macro F1 on the part that was set aside in each fold, seeds averaged."""
+    for data in dict.fromkeys(line["data"] for line in lines):
+        scores = {}
+        for line in lines:
+            if line["data"] == data and line["name"].startswith("inner: "):
+                scores.setdefault(line["name"].removeprefix("inner: "), []).append(line["inner"])
+        if not scores:
+            continue
+        mean = {name: np.mean(values, axis=0) for name, values in scores.items()}
+        print(f"\n### {data}, set aside\n\n| system | macro F1 in each fold | seeds |\n|---|---|---|")
+        for name, values in mean.items():
+            print(f"| {name} | {', '.join(f'{100 * value:.1f}' for value in values)} | {len(scores[name])} |")
+        for fold, values in enumerate(zip(*mean.values(), strict=True)):
+            print(f"fold {fold}: {list(mean)[int(np.argmax(values))]}")
 
 
 def show_differences(path, data, lines):
@@ -196,13 +296,14 @@ def show_differences(path, data, lines):
     for line in lines:
         if scores_file(path, data, line["name"], line["seed"]).exists():
             seeds.setdefault(line["name"], []).append(line["seed"])
-    if "no bags" not in seeds:
+    baseline = next((name for name in seeds if name.removeprefix("fixed: ") == "no bags"), None)
+    if baseline is None:
         return
     titles = " | ".join(METRICS[name].title for name in compared_metrics())
     print(f"\n| minus averaged clips, no bags | {titles} | seeds |\n|---|{'---|' * (len(compared_metrics()) + 1)}")
-    base, artists = resampled(path, data, "no bags", seeds["no bags"])
+    base, artists = resampled(path, data, baseline, seeds[baseline])
     for name in seeds:
-        if name == "no bags":
+        if name == baseline:
             continue
         values, _ = resampled(path, data, name, seeds[name])
         cells = []

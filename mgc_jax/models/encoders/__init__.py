@@ -20,6 +20,7 @@ from mgc_jax.models.encoders.crnn_tf import CrnnTf
 from mgc_jax.models.encoders.fcn4 import Fcn4
 from mgc_jax.models.encoders.mlp import Mlp
 from mgc_jax.models.encoders.prcnn import BiGru, Cnn, Prcnn, PrcnnAttention, PrcnnAttentionLiteral
+from mgc_jax.models.encoders.statistics import Statistics
 
 ENCODERS: dict[str, Callable[..., Any]] = {
     "crnn_tf": CrnnTf,
@@ -32,5 +33,6 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     "prcnn": Prcnn,
     "prcnn_attention": PrcnnAttention,
     "prcnn_attention_literal": PrcnnAttentionLiteral,
+    "statistics": Statistics,
 }
 """Name in `config.model.encoder.name` -> class: `mgc_jax.ENCODERS["mlp"]((518,), rngs=nnx.Rngs(0))`."""
