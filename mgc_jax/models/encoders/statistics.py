@@ -1,5 +1,6 @@
 """Statistics of a spectrogram over time, and a dense layer on them."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -55,7 +56,7 @@ class Statistics(nnx.Module):
         check_fractions(dropout=dropout)
         mel = clip_shape[1]
         self.cepstra, self.bands, self.noise, self.features = min(cepstra, mel), min(bands, mel), noise, hidden
-        size = nnx.eval_shape(self._statistics, jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)).shape[1]
+        size = jax.eval_shape(self._statistics, jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)).shape[1]
         self.norm = MaskedBatchNorm(size)
         self.dense = Dense(size, hidden, rngs=rngs)
         self.dropout = Dropout(dropout)
@@ -111,9 +112,6 @@ def _log_modulation(x: Float[Array, "n time band"]) -> Float[Array, "n range ban
     amplitude = jnp.hypot(
         *(jnp.einsum("ft,ntb->nfb", wave.astype(np.float32), centred) for wave in (np.cos(angle), np.sin(angle)))
     )
-    ranges = [
-        amplitude[:, low - edges[0] : max(high, low + 1) - edges[0]]
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    ranges = [amplitude[:, low - edges[0] : max(high, low + 1) - edges[0]] for low, high in itertools.pairwise(edges)]
     means = [part.mean(1) if part.shape[1] else jnp.zeros_like(x[:, 0]) for part in ranges]
     return jnp.log(jnp.stack(means, 1) / np.sqrt(frames) + 1e-3)
