@@ -89,16 +89,10 @@ REMEDIES = {
 
 # Trained for a fixed time; the first of them is what the others are compared with.
 CLIPS_TOO = {"model.clips_too": True}
-COMMITTEE = {"model.members": 5}
 FIXED = {
     "no bags": ("none", {}),
-    "mean": ("mean", SUB_BAGS),
-    "mean, clips too": ("mean", SUB_BAGS | CLIPS_TOO),
-    "gated attention, clips too": ("gated_attention", SUB_BAGS | CLIPS_TOO),
     "set transformer": ("set_transformer", SUB_BAGS),
     "set transformer, clips too": ("set_transformer", SUB_BAGS | CLIPS_TOO),
-    "no bags, committee of 5": ("none", COMMITTEE),
-    "set transformer, clips too, committee of 5": ("set_transformer", SUB_BAGS | CLIPS_TOO | COMMITTEE),
 }
 FIXED_REMEDIES = {
     "no bags, logit adjustment 0.5": ("none", {"loss.logit_adjustment": 0.5}),
