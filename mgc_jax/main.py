@@ -44,8 +44,9 @@ _MODE = flags.DEFINE_enum(
 _TEST = flags.DEFINE_bool(
     "test", False, "Evaluate on the test split too: once, when all choices are made. results.json counts how often."
 )
-_PREDICTIONS = flags.DEFINE_string(
-    "predictions", None, "With --mode eval: a file of scores to evaluate, Parquet or CSV, also of other software. "
+_PREDICTIONS = flags.DEFINE_list(
+    "predictions", None, "With --mode eval: a file of scores to evaluate, Parquet or CSV, also of other software, or "
+    "the folder of a run; several, with commas between them, are averaged. "
     "--config gives the corpus, if the file lacks genres, splits or artists; --workdir receives results and report.",
 )  # fmt: skip
 _DETERMINISTIC = flags.DEFINE_bool(
@@ -111,7 +112,9 @@ def _main(argv: list[str]) -> int:
     if _PREDICTIONS.value:
         from mgc_jax import modes
 
-        modes.evaluate_predictions(local_path(_PREDICTIONS.value), config, workdir, test=_TEST.value)
+        modes.evaluate_predictions(
+            [local_path(path) for path in _PREDICTIONS.value], config, workdir, test=_TEST.value
+        )
         return 0
     if source is None or config is None:
         raise UserError("--config is missing, for instance --config configs/matt_crnn_tf.py; see --help")

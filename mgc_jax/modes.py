@@ -7,6 +7,7 @@ them, when it starts.
 
 import importlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from mgc_jax.config.loading import read_config
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import METRICS, check_selection
-from mgc_jax.evaluation.predictions import Predictions, concatenate
+from mgc_jax.evaluation.predictions import Predictions, average, concatenate
 from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.evaluation.results import finish, format_table, show_earlier, summaries
 from mgc_jax.evaluation.tasks import metrics_of
@@ -309,11 +310,13 @@ def run(mode: str, config: ConfigDict, workdir: Path, *, test: bool = False) -> 
 _OF_SCORES = ("model", "corpus", "fingerprint", "corpus_splits")  # what a file of scores says that is not of its run
 
 
-def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | None, *, test: bool = False) -> None:
-    """Evaluates the scores in a file; prints the results, or writes them to a new folder.
+def evaluate_predictions(
+    paths: Sequence[Path], config: ConfigDict | None, workdir: Path | None, *, test: bool = False
+) -> None:
+    """Evaluates the scores in a file, or the average of several; prints the results, or writes them to a new folder.
 
     Args:
-        path: the file; see `mgc_jax.evaluation.predictions_file`.
+        paths: the files, or folders of runs; see `mgc_jax.evaluation.predictions_file`.
         config: describes the corpus; None if the file has all that is needed.
         workdir: the folder, if any.
         test: evaluate the test split, too.
@@ -329,14 +332,19 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
         log.info(why)
         corpus = open_corpus(config.data, config.task)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
-    predictions = load_predictions(path, corpus, **bags)
+    files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in paths]
+    parts = [load_predictions(file, corpus, **bags) for file in files]
+    predictions = parts[0] if len(parts) == 1 else average(parts)
+    name = " + ".join(file.parent.name if file.name == PREDICTIONS_FILE else file.stem for file in files)
     of_test = predictions.split == "test"
     if of_test.any() and not test:
         log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())
         predictions = predictions.take(~of_test)
     if not len(predictions):
-        raise UserError(f"{path} has nothing but the test split; --test evaluates it")
-    headline = f"the scores in {path}"
+        raise UserError(f"{name} has nothing but the test split; --test evaluates it")
+    headline = (
+        f"the scores in {files[0]}" if len(files) == 1 else f"the average of {len(files)} models' scores: {name}"
+    )
     if workdir is None:
         task = keys.MULTI_LABEL if predictions.multi_label else keys.SINGLE_LABEL
         print(f"\n{headline}\n{format_table(summaries(predictions), metrics_of(task))}")
@@ -348,7 +356,7 @@ def evaluate_predictions(path: Path, config: ConfigDict | None, workdir: Path | 
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     said = {key: value for key, value in predictions.info.items() if key in _OF_SCORES}
-    finish(predictions, {"model": path.stem, **said}, workdir, headline, corpus, keep_test=False)
+    finish(predictions, {"model": name, **said}, workdir, headline, corpus, keep_test=False)
     _write_report(workdir)
 
 

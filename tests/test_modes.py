@@ -83,11 +83,25 @@ def test_the_scores_of_a_run_evaluated_alone_are_no_run(tmp_path, config):
     scores = load_predictions(tmp_path / "run" / PREDICTIONS_FILE)
     of_model = scores.info | {"model": "M", "best_step": 3, "weights": 7, "bag_key": "pair"}
     save_predictions(scores.replace(info=of_model), tmp_path / "scores.parquet")
-    modes.evaluate_predictions(tmp_path / "scores.parquet", None, tmp_path / "alone")
+    modes.evaluate_predictions([tmp_path / "scores.parquet"], None, tmp_path / "alone")
     alone = read_run(tmp_path / "alone")
     assert alone.results["model"] == "M"
     assert not {"best_step", "weights"} & alone.results.keys()
     assert (tmp_path / "alone" / "report.html").exists()
+
+
+def test_the_scores_of_several_runs_are_averaged(tmp_path, config, capsys):
+    config.data.folds = 0
+    for number, strength in enumerate((0.001, 1.0)):
+        config.baseline.C = strength
+        modes.train(config, tmp_path / str(number))
+    folders = [tmp_path / "0", tmp_path / "1"]
+    modes.evaluate_predictions(folders, None, tmp_path / "both")
+    assert "the average of 2 models' scores: 0 + 1" in capsys.readouterr().out
+    parts = [load_predictions(folder / PREDICTIONS_FILE).of_split("validation") for folder in folders]
+    found = load_predictions(tmp_path / "both" / PREDICTIONS_FILE).of_split("validation")
+    np.testing.assert_allclose(found.clip_scores, np.mean([part.clip_scores for part in parts], axis=0), atol=1e-5)
+    assert read_run(tmp_path / "both").results["model"] == "0 + 1"
 
 
 @pytest.mark.parametrize("selection", ["inner", "scored"])

@@ -113,9 +113,6 @@ def validate(config: ConfigDict) -> None:
     at_least("profile.last", config.profile.last, config.profile.first)
     _require(config.profile.first > 0 or not config.profile.last, "profile.last", config.profile.last,
              "config.profile.first says where the profile begins, from 1")  # fmt: skip
-    at_least("model.members", config.model.members, 1)
-    _require(config.model.members == 1 or not train.classifier_epochs, "train.classifier_epochs",
-             train.classifier_epochs, "a committee has several heads; set config.model.members to 1")  # fmt: skip
     one_of("eval.crop", config.eval.crop, CROPS)
     at_least("eval.batch_clips", config.eval.batch_clips, 1)
     at_least("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0)

@@ -106,7 +106,6 @@ def default() -> ConfigDict:
     config.model.pooling = ConfigDict()  # name, and the keyword arguments of that pooling
     config.model.pooling.name = "matt"  # none (bags of one clip), mean (+MIL), matt, ...: mgc_jax/models/pooling
     config.model.head_dropout = 0.5  # dropout on the bag vector
-    config.model.members = 1  # above 1: a committee of so many models; they see the same batches, scores are averaged
     # a bag's score is the mean of two, each trained: that of the bag, and the mean of its clips' when pooled alone
     config.model.clips_too = False
     config.model.frontend = ""  # clips are audio: the spectrogram to compute from them, such as mel_1360x96

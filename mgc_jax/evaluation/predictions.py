@@ -9,6 +9,7 @@ import numpy as np
 
 from mgc_jax.data.bags import Bags
 from mgc_jax.data.corpus import SPLIT_NAMES, Corpus, known_or_alone
+from mgc_jax.errors import UserError
 from mgc_jax.evaluation.levels import LEVELS
 from mgc_jax.evaluation.metrics import mean_log_odds, mean_log_scores
 
@@ -190,6 +191,40 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         if any(level in part.predicted_genres for part in parts)
     }
     return dataclasses.replace(parts[0], **per_clip, predicted_genres=own)
+
+
+def average(parts: Sequence[Predictions]) -> Predictions:
+    """Averages the log probabilities (multi-label: the log odds) of several models for the same clips and bags.
+
+    The result is of all of them alike; it has no attention, and the scores of bags only if all parts have them.
+
+    Raises:
+        UserError: the parts are of other clips, bags, labels or genres.
+    """
+    first = parts[0]
+    for number, part in enumerate(parts[1:], 2):
+        for name in ("genres", "track_id", "split", "label", "bag", "parents"):
+            if not np.array_equal(getattr(first, name), getattr(part, name)):
+                raise UserError(
+                    f"predictions 1 and {number} cannot be averaged: they differ in {name}. Give those of models of "
+                    "one corpus, split, set of genres and kind of bags"
+                )
+
+    def mean(scores: list[np.ndarray | None]) -> np.ndarray | None:
+        given = [np.asarray(score, np.float64) for score in scores if score is not None]
+        if len(given) < len(scores):
+            return None
+        if not first.multi_label:  # SVM's are no probabilities before
+            given = [score - np.logaddexp.reduce(score, axis=1, keepdims=True) for score in given]
+        return np.mean(given, axis=0)
+
+    return first.replace(
+        clip_scores=mean([part.clip_scores for part in parts]),
+        bag_scores=mean([part.bag_scores for part in parts]),
+        predicted_genres={},
+        attention=None,
+        info={key: value for key, value in first.info.items() if key in ("corpus", "fingerprint", "corpus_splits")},
+    )
 
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:

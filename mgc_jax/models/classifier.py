@@ -1,4 +1,4 @@
-"""The classifier: encoder, pooling and head, once or as a committee."""
+"""The classifier: encoder, pooling and head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +32,8 @@ class BagClassifier(nnx.Module):
     Attributes:
         encoder: one of `ENCODERS`.
         pooling: one of `POOLINGS`.
+        clips_too: `config.model.clips_too`.
+        multi_label: whether the scores are log odds of each genre.
         head: linear; its kernel is MATT's discriminative matrix M (equations 4 and 5).
     """
 
@@ -65,7 +67,7 @@ class BagClassifier(nnx.Module):
         bags: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "*member row bag genre"], dict[str, jax.Array]]:
+    ) -> tuple[Float[Array, "*opinion row bag genre"], dict[str, jax.Array]]:
         """Embeds clips and scores the bags of each row.
 
         Args:
@@ -79,8 +81,8 @@ class BagClassifier(nnx.Module):
             rngs: with a stream `dropout`, in training.
 
         Returns:
-            Log scores of each bag (in the training of a committee of each member by itself), and `aux` with
-            `embedding` [clip, feature] (not dealt) and `attention`.
+            Log scores of each bag, and `aux` with `embedding` [clip, feature] (not dealt) and `attention`. With
+            `clips_too` there are two in training, each to be trained: that of the bag and that of its clips.
         """
         embeddings = in_order(self.embed(clips, mask, train=train, rngs=rngs))
         scores, attention = self.score_bags(
@@ -108,7 +110,7 @@ class BagClassifier(nnx.Module):
         bags: int | None = None,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "*member row bag genre"], jax.Array]:
+    ) -> tuple[Float[Array, "*opinion row bag genre"], jax.Array]:
         """Pools embeddings and classifies the bags; returns their log scores, and the attention weights.
 
         Pooling and head work in float32, whatever the encoder's type.
@@ -127,54 +129,6 @@ class BagClassifier(nnx.Module):
             both = jnp.stack([scores, weighted_sum(uniform(membership(segments)), of_clips)])
             scores = both if train else genre_scores(both.mean(0), self.multi_label)
         return scores, attention
-
-
-class Committee(BagClassifier):
-    """Classifiers of one kind, each with its own initial weights and dropout; in training each has its own loss.
-
-    The scores are the geometric mean of the members' probabilities, normalized; multi-label the mean of the log odds.
-    An embedding is those of the members side by side, the attention the mean of theirs.
-
-    Attributes:
-        members: the classifiers.
-    """
-
-    def __init__(self, members: Sequence[BagClassifier], *, multi_label: bool):
-        self.members = nnx.List(members)
-        self.pooling = members[0].pooling  # of all members: the options are the same
-        self.multi_label = multi_label
-
-    def embed(
-        self,
-        clips: Float[Array, "clip *shape"],
-        mask: Bool[Array, " clip"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "clip feature"]:
-        """Returns the embeddings of every clip by all members, side by side."""
-        return jnp.concatenate([member.embed(clips, mask, train=train, rngs=rngs) for member in self.members], -1)
-
-    def score_bags(
-        self,
-        embeddings: Float[Array, "row slot feature"],
-        segment: Int[Array, "row slot"],
-        target: Target | None = None,
-        *,
-        bags: int | None = None,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "*member row bag genre"], jax.Array]:
-        """Scores the bags by every member; returns the log scores, in training each member's, and the attention."""
-        parts = jnp.split(embeddings, len(self.members), axis=-1)
-        scored = [
-            member.score_bags(part, segment, target, bags=bags, train=train, rngs=rngs)
-            for member, part in zip(self.members, parts, strict=True)
-        ]
-        scores, attention = (jnp.stack(part) for part in zip(*scored, strict=True))
-        if not train:
-            scores = genre_scores(scores.mean(0), self.multi_label)
-        return scores, attention.mean(0)
 
 
 def build_model(
@@ -213,22 +167,17 @@ def build_model(
     if "subgenre_parents" in options_of(pooling, frozenset()):
         pooling_options["subgenre_parents"] = subgenre_parents or tuple(range(num_genres))
     rngs = nnx.Rngs(seed)
-
-    def member() -> BagClassifier:
-        built = encoder(clip_shape, **encoder_options, rngs=rngs)
-        pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
-        return BagClassifier(
-            built,
-            pooled,
-            num_genres,
-            model.head_dropout,
-            clips_too=getattr(model, "clips_too", False),
-            multi_label=multi_label,
-            rngs=rngs,
-        )
-
-    members = [member() for _ in range(getattr(model, "members", 1))]
-    classifier = members[0] if len(members) == 1 else Committee(members, multi_label=multi_label)
+    built = encoder(clip_shape, **encoder_options, rngs=rngs)
+    pooled = pooling(built.features, num_genres, **pooling_options, rngs=rngs)
+    classifier = BagClassifier(
+        built,
+        pooled,
+        num_genres,
+        model.head_dropout,
+        clips_too=getattr(model, "clips_too", False),
+        multi_label=multi_label,
+        rngs=rngs,
+    )
     set_platform_kernels(classifier, kernels != "plain")
     if kernels == "gru_kernel":
         use_gru_kernels(classifier, model.dtype)

@@ -69,7 +69,7 @@ def make_loss(
             scores, _ = model(x, real, batch.at, batch.segment, target, train=True, rngs=rngs)
         mixed = (None, None) if batch.mix is None else (batch.mix.label, batch.mix.share)
         wanted = targets(batch.label, scores.shape[-1], *mixed, shares=table)
-        opinions = scores.reshape(-1, *batch.label.shape, scores.shape[-1])  # of each member: it learns by itself
+        opinions = scores.reshape(-1, *batch.label.shape, scores.shape[-1])  # two with model.clips_too
         if table is None:
             losses = bag_loss(opinions, wanted, options, weight, adjust).mean(0)
             right = jnp.argmax(opinions.mean(0), axis=-1) == batch.label

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from mgc_jax.data.bags import bags_of
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.metrics import mean_log_scores
-from mgc_jax.evaluation.predictions import Predictions, concatenate, of_corpus
+from mgc_jax.evaluation.predictions import Predictions, average, concatenate, of_corpus
 from mgc_jax.evaluation.predictions_file import load_predictions, save_predictions
 from mgc_jax.evaluation.results import level_metrics, summaries
 
@@ -78,6 +78,19 @@ def test_parts_are_joined_whichever_of_them_name_other_genres(tmp_path):
         np.testing.assert_array_equal(joined.predicted("clip"), np.concatenate([p.predicted("clip") for p in parts]))
     partly = concatenate([alike, other.replace(attention=None)])
     assert partly.attention is None
+
+
+def test_the_average_of_models_is_that_of_their_log_probabilities():
+    first = make_predictions()
+    second = first.replace(clip_scores=-first.clip_scores * 3, predicted_genres={"clip": np.zeros(len(first), int)})
+    both = average([first, second])
+    expected = [log_softmax(part.clip_scores.astype(np.float64), axis=1) for part in (first, second)]
+    np.testing.assert_allclose(both.clip_scores, np.mean(expected, axis=0))
+    assert both.predicted_genres == {}
+    assert both.attention is None
+    assert average([first, second.replace(bag_scores=None)]).bag_scores is None
+    with pytest.raises(UserError, match="predictions 1 and 2 cannot be averaged: they differ in track_id"):
+        average([first, second.take(np.arange(len(first) - 1))])
 
 
 def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Committees, and bags that are scored by their clips, too."""
+"""Bags that are scored by their clips, too (`config.model.clips_too`)."""
 
 import jax
 import jax.numpy as jnp
@@ -36,25 +36,6 @@ def scored(model, clips, segment=SEGMENT, **options):
     return np.asarray(score_in_rows(model, jnp.asarray(clips), jnp.asarray(segment), **options)[0])
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_a_committee_averages_members_that_differ(clips, multi_label):
-    committee = build(members=3, multi_label=multi_label)
-    assert count_parameters(committee) == 3 * count_parameters(build())
-    each = np.stack([scored(member, clips) for member in committee.members])
-    assert np.abs(each - each[:1])[1:, REAL_BAG].max(-1).min() > 1e-3  # other initial weights
-    mean = each.mean(0)
-    expected = mean if multi_label else log_softmax(mean, -1)
-    np.testing.assert_allclose(scored(committee, clips)[REAL_BAG], expected[REAL_BAG], rtol=1e-5, atol=1e-5)
-
-
-def test_in_training_each_member_gives_its_own_scores(clips):
-    committee = build("matt", members=2)
-    options = {"target": TARGET, "train": True, "rngs": nnx.Rngs(dropout=0)}
-    own = scored(committee, clips, **options)
-    each = [scored(member, clips, **options) for member in committee.members]
-    np.testing.assert_allclose(own[:, REAL_BAG], np.stack(each)[:, REAL_BAG], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("pooling", ["mean", "max", "matt", "set_transformer"])
 def test_clips_too_averages_the_bag_and_its_clips_alone(clips, pooling):
     plain, both = build(pooling), build(pooling, clips_too=True)
@@ -82,7 +63,7 @@ def test_clips_too_tells_every_clip_the_genre_of_its_bag(clips):
 
 
 def test_what_is_in_empty_slots_does_not_matter(clips):
-    model = build(members=2, clips_too=True)
+    model = build(clips_too=True)
     filled = np.where(SEGMENT[..., None] < 7, clips, 1e3)
     np.testing.assert_allclose(scored(model, filled)[REAL_BAG], scored(model, clips)[REAL_BAG], rtol=1e-4, atol=1e-5)
 
