@@ -95,14 +95,9 @@ FIXED = {
     "set transformer, clips too": ("set_transformer", SUB_BAGS | CLIPS_TOO),
 }
 FIXED_REMEDIES = {
-    "no bags, logit adjustment 0.5": ("none", {"loss.logit_adjustment": 0.5}),
     "set transformer, clips too, logit adjustment 0.25": (
         "set_transformer",
         SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": 0.25},
-    ),
-    "set transformer, clips too, logit adjustment 0.5": (
-        "set_transformer",
-        SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": 0.5},
     ),
 }
 FIXED_TIME = {
