@@ -6,8 +6,8 @@
 
 The argument is the data: echonest or vggish, with the arrays and the encoder of configs/echonest.py and
 configs/vggish.py. Bags are cut at random into sub-bags, which count as many as their clips; a bag's score is the mean
-of that of the set transformer for the bag and of those for its clips alone (config.model.clips_too). Trained for a fixed
-number of epochs: nothing selects a checkpoint. docs/results.md has the results.
+of that of the set transformer for the bag and of those for its clips alone (config.model.clips_too). Trained for a
+fixed number of epochs: nothing selects a checkpoint. docs/results.md has the results.
 """
 
 from mgc_jax.config.loading import load_config

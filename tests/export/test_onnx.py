@@ -28,6 +28,7 @@ ENCODERS = [
     {"name": "prcnn", **PRCNN},
     {"name": "prcnn", **PRCNN, "activation": "leaky_relu"},
     {"name": "prcnn_attention_literal", **PRCNN},
+    {"name": "statistics", "cepstra": 8, "bands": 3, "hidden": 8},
     *({**ATTENTION, "attention": f"{where}_{how}"} for where in ("parallel", "serial") for how in ("cnn", "linear")),
 ]
 POOLINGS = [

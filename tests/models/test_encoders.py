@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 from flax import nnx
 from helpers import score_in_rows
 from test_recurrent import keras_states, randomized
@@ -9,7 +10,7 @@ from test_recurrent import keras_states, randomized
 from mgc_jax.config.keys import default
 from mgc_jax.errors import UserError
 from mgc_jax.models.classifier import build_model, count_parameters, split_model
-from mgc_jax.models.encoders import ENCODERS, Crnn, CrnnTf, Fcn4, Mlp
+from mgc_jax.models.encoders import ENCODERS, Crnn, CrnnTf, Fcn4, Mlp, Statistics
 from mgc_jax.models.pooling import Target
 from mgc_jax.runtime import platform
 
@@ -59,6 +60,7 @@ SMALL = {
     "bigru": {"gru_units": 2},
     "prcnn": {"filters": (4, 3), "pools": ((2, 2), (2, 2)), "gru_units": 2},
     "prcnn_attention": {"filters": (4,), "frequency_pools": (4,), "gru_units": 2},
+    "statistics": {"cepstra": 4, "bands": 3, "hidden": 2, "noise": 0.0},
     "prcnn_attention_literal": {"filters": (4,), "pools": ((2, 2),), "gru_units": 2},
 }
 
@@ -76,6 +78,42 @@ def test_crnn_is_a_gru_over_time_on_a_gru_over_time():
     sequences = maps.transpose(0, 2, 1, 3).reshape(2, 5, -1)
     expected = [keras_states(keras_states(sequence, *first), *second)[-1] for sequence in sequences]
     np.testing.assert_allclose(encoder(clips, jnp.ones(2, bool), False, None), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_those_of_scipy_and_numpy():
+    clips = np.random.default_rng(0).normal(size=(3, 50, 16)).cumsum(1).astype(np.float32)
+    encoder = Statistics((50, 16), cepstra=14, bands=4, hidden=5, rngs=nnx.Rngs(0))
+    cepstra = scipy.fft.dct(clips.astype(np.float64), axis=2, norm="ortho")[..., :14]
+    upper = np.triu_indices(13, 1)
+    groups = clips.reshape(3, 50, 4, 4).mean(-1).astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(groups - groups.mean(1, keepdims=True), axis=1)) / np.sqrt(50)
+    # Edges at .004, .012, .024, .048, .096, .192, .32 and .504 cycles per frame; the lowest of 50 frames is 1/50.
+    ranges = [slice(1, 2)] * 3 + [slice(2, 5), slice(5, 10), slice(10, 16), slice(16, 25)]
+    expected = [
+        cepstra.mean(1),
+        cepstra.std(1),
+        np.diff(cepstra, axis=1).std(1),
+        (cepstra[:, 4:] - cepstra[:, :-4]).std(1),
+        np.stack([np.corrcoef(clip[:, :13].T)[upper] for clip in cepstra]),
+        np.concatenate([np.log(spectrum[:, part].mean(1) + 1e-3) for part in ranges], 1),
+    ]
+    features = np.concatenate(expected, 1)
+    assert encoder.norm.mean.shape == features.shape[1:]
+    mean, var = features.mean(0), features.var(0)
+    encoder.norm.mean[...], encoder.norm.var[...] = jnp.asarray(mean), jnp.asarray(var)
+    kernel, bias = np.asarray(encoder.dense.kernel[...]), np.asarray(encoder.dense.bias[...])
+    hidden = np.clip((features - mean) / np.sqrt(var + 1e-3), -4, 4) @ kernel + bias
+    found = encoder(jnp.asarray(clips), jnp.ones(3, bool), False, None)
+    np.testing.assert_allclose(found, np.maximum(hidden, 0), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["crnn_pooled", "statistics"])
+def test_encoders_for_clips_of_any_length_take_longer_ones(name):
+    encoder = ENCODERS[name]((16, 8), **SMALL[name], rngs=nnx.Rngs(0))
+    clips = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 8)), jnp.float32)
+    whole = encoder(clips, jnp.ones(2, bool), False, None)
+    assert whole.shape == (2, encoder.features)
+    assert np.abs(whole - encoder(clips[:, :16], jnp.ones(2, bool), False, None)).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", SMALL)
