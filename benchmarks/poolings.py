@@ -95,10 +95,11 @@ FIXED = {
     "set transformer, clips too": ("set_transformer", SUB_BAGS | CLIPS_TOO),
 }
 FIXED_REMEDIES = {
-    "set transformer, clips too, logit adjustment 0.25": (
+    f"set transformer, clips too, logit adjustment {tau}": (
         "set_transformer",
-        SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": 0.25},
-    ),
+        SUB_BAGS | CLIPS_TOO | {"loss.logit_adjustment": tau},
+    )
+    for tau in (0.25, 0.5)
 }
 FIXED_TIME = {
     "vggish": {"train.epochs": 20, "optimizer.learning_rate": 1e-3},
