@@ -5,7 +5,7 @@
 The argument is the pooling, any of mgc_jax/models/pooling, or that after "mlp+" ("mlp+matt"): no other encoder takes
 vectors. The table has one row per track with the columns below. Cross-validation grouped by artist: --mode
 cross_validate --config.data.folds=5. On 4,752 tracks of FMA-medium (12 genres) a run takes about ten seconds on one
-CPU core; docs/results.md has the results of every pooling.
+CPU core; docs/measurements.md has the results of every pooling.
 """
 
 from mgc_jax.config import options

@@ -7,7 +7,7 @@ The argument is encoder and pooling joined by "+" (mgc_jax/models), an encoder a
 pooling alone (matt: on CRNN-TF).
 The arrays are [clip, mel, time] uint8 with `track_id` beside them; the table has track_id, split, genre_top and
 artist_id. Layers of CRNN, CRNN-TF and FCN-4 are narrower than published, and pools shorter, so that an epoch of
-6,394 clips takes about a minute on a CPU. docs/results.md has the results of every encoder.
+6,394 clips takes about a minute on a CPU. docs/measurements.md has the results of every encoder.
 """
 
 from mgc_jax.config import options
