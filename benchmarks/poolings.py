@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import sys
 import tempfile
 import time
@@ -101,10 +102,7 @@ FIXED_REMEDIES = {
     )
     for tau in (0.25, 0.5)
 }
-FIXED_TIME = {
-    "vggish": {"train.epochs": 20, "optimizer.learning_rate": 1e-3},
-    "echonest": {"train.epochs": 30},
-}
+FIXED_TIME = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "best_bags.py"))["EPOCHS"]
 FOLDS = 5
 
 
@@ -113,10 +111,9 @@ def fixed_experiments(data, select="last"):
 
     With another `select`, a part of the training folds is set aside and scored at the end.
     """
-    time = FIXED_TIME[data]
-    flags = time | {
+    flags = FIXED_TIME[data] | {
         "data.folds": FOLDS, "optimizer.schedule": "cosine", "train.select": select,
-        "train.eval_every_epochs": time["train.epochs"],
+        "train.eval_every_epochs": FIXED_TIME[data]["train.epochs"],
     }  # fmt: skip
     group = "fixed" if select == "last" else "inner"
     for name, (pooling, changes) in (FIXED | (FIXED_REMEDIES if data == "echonest" else {})).items():
@@ -175,7 +172,11 @@ def run_one(data, pooling, flags, seed, arguments, scores):
         workdir = Path(folder) / "run"
         (modes.cross_validate if folds else modes.train)(config, workdir)
         predictions = load_predictions(workdir / PREDICTIONS_FILE).of_split("validation")
-        inner = [inner_score(workdir / f"fold-{fold}", config.train.select) for fold in range(folds)]
+        inner = (
+            [inner_score(workdir / f"fold-{fold}", config.train.select) for fold in range(folds)]
+            if arguments.nested
+            else []
+        )
     scores.parent.mkdir(exist_ok=True)
     save_predictions(predictions, scores)
     metrics = level_metrics(predictions)
@@ -184,10 +185,9 @@ def run_one(data, pooling, flags, seed, arguments, scores):
 
 
 def inner_score(folder, select):
-    """The last value of the selecting metric in a run's log; None where nothing selects."""
+    """The last value of the selecting metric in a run's log."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    values = [line[f"validation/{select}"] for line in lines if f"validation/{select}" in line]
-    return values[-1] if values else None
+    return [line[f"validation/{select}"] for line in lines if f"validation/{select}" in line][-1]
 
 
 def main():
@@ -198,8 +198,9 @@ def main():
     parser.add_argument("--out", default="poolings.jsonl", help="file of the finished runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="only the rows whose name contains this")
-    parser.add_argument("--fixed", action="store_true", help="five folds of all clips, trained for a fixed time")
-    parser.add_argument("--nested", action="store_true", help="these systems on a part of each fold's training clips")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--fixed", action="store_true", help="five folds of training and validation, for a fixed time")
+    group.add_argument("--nested", action="store_true", help="these systems on a part of each fold's training clips")
     parser.add_argument("--show", default="", help="print the tables of such a file")
     arguments = parser.parse_args()
     if arguments.show:

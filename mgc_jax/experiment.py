@@ -92,14 +92,14 @@ class Experiment:
         multi_label = config.task == keys.MULTI_LABEL
         check_names(config.model, multi_label=multi_label)
         check_selection(config.train.select, metrics_of(config.task))
+        _check_length(config)
         self.mesh = data_mesh(devices)
         self.corpus = open_together(config) if corpus is None else corpus
         selects = config.train.select != keys.LAST
-        if not selects:
-            self.corpus = self.corpus.with_inner_in_training()
-        log.info(self.corpus.summary())
-        self.inputs = make_inputs(config, self.corpus)
-        _check_length(config)
+        # What is trained on and scored. `self.corpus` stays as it was opened: its fingerprint tells corpora apart
+        corpus = self.corpus if selects else self.corpus.with_inner_in_training()
+        log.info(corpus.summary())
+        self.inputs = make_inputs(config, corpus)
         model = build_model(
             config.model, self.inputs.clip_shape, len(self.corpus.genres),
             subgenre_parents=self.corpus.subgenre_parents, multi_label=multi_label, seed=config.seed,
@@ -116,11 +116,11 @@ class Experiment:
             clips = place_clips(self.corpus.clips, config.data.placement, self.mesh, config.data.workers)
         self.clips: ClipStore = clips
         self.bags = {
-            split: bags_of(self.corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
+            split: bags_of(corpus, split, config.data.bag_key, config.data.pseudo_album_gap)
             for split in (*SPLIT_NAMES, INNER)
-            if len(self.corpus.indices(split))
+            if len(corpus.indices(split))
         }
-        self.selects_on = self.corpus.selects_on if selects and self.corpus.selects_on in self.bags else None
+        self.selects_on = corpus.selects_on if selects and corpus.selects_on in self.bags else None
         if config.optimizer.plateau_factor < 1 and self.selects_on is None:
             raise UserError(
                 "config.optimizer.plateau_factor lowers the learning rate where validation stalls, but "
@@ -128,13 +128,13 @@ class Experiment:
                 + ". Set it to 1."
             )
         train = (
-            training_bags(self.corpus, config.data.bag_key, config.data.pseudo_album_gap)
+            training_bags(corpus, config.data.bag_key, config.data.pseudo_album_gap)
             if self.has_pooling
-            else single_clip_bags(self.corpus, "train")
+            else single_clip_bags(corpus, "train")
         )
         self.shares: np.ndarray | None = None
         if multi_label:
-            train, self.shares = genre_shares(self.corpus, train)
+            train, self.shares = genre_shares(corpus, train)
         self.train_bags: Bags = train
         targets = np.eye(len(self.corpus.genres)) if self.shares is None else self.shares
         weight = train.sizes if config.loss.bag_weight == "size" else None

@@ -154,13 +154,14 @@ def evaluate_best(
         "selected_by": selected_by,
         "seconds": checkpoints.meta(latest).seconds if latest is not None else {},
     }
-    headline = f"{about['model']} on {corpus.name}, best checkpoint at step {step} ({about['selected_by']})"
+    chosen = "best checkpoint at" if experiment.selects_on else "checkpoint of"
+    headline = f"{about['model']} on {corpus.name}, {chosen} step {step} ({about['selected_by']})"
     workdir, splits = experiment.workdir, nonempty_splits(corpus, test=test)
     if not again:
         earlier = processes.from_first(lambda: show_earlier(about, workdir, headline, test="test" in splits))
         if earlier is not None:
             return earlier
-    clips = ", ".join(f"{len(corpus.indices(split)):,} {split}" for split in splits)
+    clips = ", ".join(f"{len(experiment.bags[split].clips):,} {split}" for split in splits)
     report(f"evaluating the checkpoint of step {step} ({clips} clips) ...")
     parts = [experiment.predict(split, *state.evaluated) for split in splits]
     results = processes.from_first(lambda: finish(concatenate(parts), about, workdir, headline, corpus))
@@ -333,18 +334,20 @@ def evaluate_predictions(
         corpus = open_corpus(config.data, config.task)
         bags = {"bag_key": config.data.bag_key, "pseudo_album_gap": config.data.pseudo_album_gap}
     files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in paths]
-    parts = [load_predictions(file, corpus, **bags) for file in files]
-    predictions = parts[0] if len(parts) == 1 else average(parts)
-    name = " + ".join(file.parent.name if file.name == PREDICTIONS_FILE else file.stem for file in files)
-    of_test = predictions.split == "test"
-    if of_test.any() and not test:
-        log.info("%d clips of the test split are left out; --test evaluates them", of_test.sum())
-        predictions = predictions.take(~of_test)
-    if not len(predictions):
-        raise UserError(f"{name} has nothing but the test split; --test evaluates it")
-    headline = (
-        f"the scores in {files[0]}" if len(files) == 1 else f"the average of {len(files)} models' scores: {name}"
-    )
+    parts = {str(file): load_predictions(file, corpus, **bags) for file in files}
+    of_test = sum(int(np.sum(part.split == "test")) for part in parts.values())
+    if of_test and not test:
+        log.info("%d clips of the test split are left out; --test evaluates them", of_test)
+        parts = {name: part.take(part.split != "test") for name, part in parts.items()}
+    for name, part in parts.items():
+        if not len(part):
+            raise UserError(f"{name} has nothing but the test split; --test evaluates it")
+    predictions = next(iter(parts.values())) if len(parts) == 1 else average(parts)
+    if len(files) == 1:
+        name, headline = files[0].stem, f"the scores in {files[0]}"
+    else:
+        name = " + ".join(f.resolve().parent.name if f.name == PREDICTIONS_FILE else f.stem for f in files)
+        headline = f"the average of {len(files)} models' scores: {name}"
     if workdir is None:
         task = keys.MULTI_LABEL if predictions.multi_label else keys.SINGLE_LABEL
         print(f"\n{headline}\n{format_table(summaries(predictions), metrics_of(task))}")
@@ -356,7 +359,8 @@ def evaluate_predictions(
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     said = {key: value for key, value in predictions.info.items() if key in _OF_SCORES}
-    finish(predictions, {"model": name, **said}, workdir, headline, corpus, keep_test=False)
+    about = {"model": name, **said} if len(files) == 1 else {**said, "model": name}
+    finish(predictions, about, workdir, headline, corpus, keep_test=False)
     _write_report(workdir)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mgc_jax.config import earlier
-from mgc_jax.config.keys import default, leaves, split_rule, to_json
+from mgc_jax.config.keys import LAST, default, leaves, split_rule, to_json
 from mgc_jax.config.options import ENCODER, POOLING
 
 
@@ -47,7 +47,7 @@ def differences(
     if config.optimizer.plateau_factor < 1:  # counts evaluations
         ignored = tuple(key for key in ignored if key != "train.eval_every_epochs")
     if not training:
-        ignored += ("eval.", "data.bag_key")
+        ignored += ("eval.logit_adjustment", "data.bag_key")
     if not config.train.classifier_epochs and (rescaled or config.optimizer.schedule == "constant"):
         ignored += ("train.epochs",)
     now, then = dict(leaves(to_json(config))), dict(leaves(to_json(default()))) | dict(leaves(earlier.current(before)))
@@ -56,7 +56,7 @@ def differences(
         values["data.split"] = split_rule(values["data.split"], values["data.folds"])
         if values["data.split"] == "fma":  # draws nothing
             values["data.split_seed"] = 0
-        if values["data.split"] != "folds":  # has none
+        if values["data.split"] != "folds" or values["train.select"] == LAST:  # has none
             values["data.fold_selection"] = "inner"
     packing = ["the batches are packed in another way"] if training and earlier.packed_in_rows(before) else []
     return packing + [

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,38 +193,77 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     return dataclasses.replace(parts[0], **per_clip, predicted_genres=own)
 
 
-def average(parts: Sequence[Predictions]) -> Predictions:
+def average(parts: Mapping[str, Predictions]) -> Predictions:
     """Averages the log probabilities (multi-label: the log odds) of several models for the same clips and bags.
 
-    The result is of all of them alike; it has no attention, and the scores of bags only if all parts have them.
+    The result has the levels that all of them have, and no attention; what they say differently of themselves is left
+    out.
+
+    Args:
+        parts: of each model, by its name.
 
     Raises:
-        UserError: the parts are of other clips, bags, labels or genres.
+        UserError: the parts are of other clips, bags, labels or genres, or they have no level in common.
     """
-    first = parts[0]
-    for number, part in enumerate(parts[1:], 2):
-        for name in ("genres", "track_id", "split", "label", "bag", "parents"):
-            if not np.array_equal(getattr(first, name), getattr(part, name)):
-                raise UserError(
-                    f"predictions 1 and {number} cannot be averaged: they differ in {name}. Give those of models of "
-                    "one corpus, split, set of genres and kind of bags"
-                )
+    name, first = next(iter(parts.items()))
+    aligned = [first]
+    for other, part in list(parts.items())[1:]:
+        order = _rows_of(part, first.track_id)
+        if order is None or len(part) != len(first):
+            lacks = len(np.setdiff1d(first.track_id, part.track_id)), len(np.setdiff1d(part.track_id, first.track_id))
+            raise UserError(
+                f"{name} and {other} cannot be averaged: {lacks[0]:,} clips are in the first alone, {lacks[1]:,} in "
+                "the second. Give models of one corpus and split"
+            )
+        same_bags = part.bag[order][first.offsets[:-1]][first.bag]  # of each clip, the bag of the first one in ours
+        differs = [
+            field
+            for field, equal in {
+                "genres": (part.genres, part.parents) == (first.genres, first.parents),
+                "splits": np.array_equal(part.split[order], first.split),
+                "labels": np.array_equal(part.label[order], first.label),
+                "bags": np.array_equal(part.bag[order], same_bags) and len(part.bag_sizes) == len(first.bag_sizes),
+            }.items()
+            if not equal
+        ]
+        if differs:
+            raise UserError(f"{name} and {other} cannot be averaged: they have other {' and '.join(differs)}")
+        scores = {
+            field: None if (value := getattr(part, field)) is None else value[order]
+            for field in ("clip_scores", "bag_scores")
+        }
+        aligned.append(part.replace(**scores))
+    means = {
+        field: _mean_log_probabilities([getattr(part, field) for part in aligned], first.multi_label)
+        for field in ("clip_scores", "bag_scores")
+    }
+    if all(mean is None for mean in means.values()):
+        raise UserError(
+            f"{', '.join(parts)} cannot be averaged: some have scores of clips alone, others of bags alone"
+        )
+    same = {field: getattr(first, field) for field in ("fold", "train_clips", "train_clips_outside_small")}
+    for field, value in same.items():
+        same[field] = value if all(np.array_equal(getattr(part, field), value) for part in parts.values()) else None
+    info = {key: value for key, value in first.info.items() if all(p.info.get(key) == value for p in aligned)}
+    return first.replace(**means, **same, predicted_genres={}, attention=None, info=info)
 
-    def mean(scores: list[np.ndarray | None]) -> np.ndarray | None:
-        given = [np.asarray(score, np.float64) for score in scores if score is not None]
-        if len(given) < len(scores):
-            return None
-        if not first.multi_label:  # SVM's are no probabilities before
-            given = [score - np.logaddexp.reduce(score, axis=1, keepdims=True) for score in given]
-        return np.mean(given, axis=0)
 
-    return first.replace(
-        clip_scores=mean([part.clip_scores for part in parts]),
-        bag_scores=mean([part.bag_scores for part in parts]),
-        predicted_genres={},
-        attention=None,
-        info={key: value for key, value in first.info.items() if key in ("corpus", "fingerprint", "corpus_splits")},
-    )
+def _rows_of(predictions: Predictions, track_id: np.ndarray) -> np.ndarray | None:
+    """The rows of these tracks, or None where one is missing."""
+    order = np.argsort(predictions.track_id, kind="stable")
+    at = np.searchsorted(predictions.track_id, track_id, sorter=order)
+    rows = order[np.minimum(at, len(order) - 1)]
+    return rows if np.array_equal(predictions.track_id[rows], track_id) else None
+
+
+def _mean_log_probabilities(scores: list[np.ndarray | None], multi_label: bool) -> np.ndarray | None:
+    """The mean of the models' scores, each normalized (SVM's and MATT's are no probabilities); None: one has none."""
+    given = [np.asarray(score, np.float64) for score in scores if score is not None]
+    if len(given) < len(scores):
+        return None
+    if not multi_label:
+        given = [score - np.logaddexp.reduce(score, axis=1, keepdims=True) for score in given]
+    return np.mean(given, axis=0)
 
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:

@@ -15,7 +15,6 @@ from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.layers import Count
 from mgc_jax.models.pooling import POOLINGS, Segments, Target
 from mgc_jax.models.pooling.segments import (
-    each_alone,
     genre_scores,
     membership,
     of_own_bag,
@@ -123,11 +122,14 @@ class BagClassifier(nnx.Module):
         embeddings = embeddings.astype(jnp.float32)
         scores, attention = self.pooling(embeddings, segments, target, classify)
         if self.clips_too:
-            clips = each_alone(segments)
-            own = None if target is None else Target(*(of_own_bag(part, segments) for part in target))
-            of_clips, _ = self.pooling(embeddings, clips, own, classify)
-            both = jnp.stack([scores, weighted_sum(uniform(membership(segments)), of_clips)])
+            # The same clips, each in a row of its own
+            alone = Segments((segments.of_clip == segment.shape[1]).astype(int).reshape(-1, 1), 1)
+            own = None if target is None else Target(*(of_own_bag(part, segments).reshape(-1, 1) for part in target))
+            of_clips, _ = self.pooling(embeddings.reshape(-1, 1, embeddings.shape[-1]), alone, own, classify)
+            equal = uniform(membership(segments))
+            both = jnp.stack([scores, weighted_sum(equal, of_clips.reshape(*segment.shape, -1))])
             scores = both if train else genre_scores(both.mean(0), self.multi_label)
+            attention = (attention + (equal if attention.ndim == 3 else equal[:, :, None])) / 2
         return scores, attention
 
 
@@ -244,7 +246,7 @@ def describe_model(model: Any) -> str:
         return encoder
     defaults = options_of(pooling, POOLING.supplied)
     changed = [key for key, default in defaults.items() if options.get(key, default) != default]
-    form = ", ".join(f"{key}={options[key]}" for key in changed)
+    form = ", ".join([f"{key}={options[key]}" for key in changed] + ["clips too"] * getattr(model, "clips_too", False))
     title = name.replace("matt", "MATT") if "matt" in name else f"MIL ({name})"
     return f"{encoder} + {title}" + (f" ({form})" if form else "")
 

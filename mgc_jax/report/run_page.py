@@ -116,7 +116,7 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
     epochs_per_step = train[-1]["epoch"] / train[-1]["step"]
     mark = None
     if "best_step" in run.results:
-        mark = (run.results["best_step"] * epochs_per_step, "best checkpoint")
+        mark = (run.results["best_step"] * epochs_per_step, "checkpoint")
     x = np.array([line["epoch"] for line in train])
 
     def trained(key: str) -> charts.Line:
@@ -131,7 +131,7 @@ def training_curves(run: FinishedRun) -> list[charts.Chart]:
                 lines.append(charts.Line(LEVELS[level].title, epochs, values, colour, len(lines)))
         return lines
 
-    best = f" The dashed vertical line is the best checkpoint, chosen by {run.results.get('selected_by', 'nothing')}."
+    best = f" The dashed vertical line is the checkpoint, chosen by {run.results.get('selected_by', 'nothing')}."
     best = best if mark else ""
     drawn = [
         charts.line_chart(

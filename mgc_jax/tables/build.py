@@ -231,6 +231,9 @@ def _facts(
         "less it.",
     ]
     chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
+    if "last step" in chosen:
+        facts.append("Of our models the last checkpoint counts: nothing selected one.")
+    chosen -= {"last step"}
     if chosen:
         facts.append(
             f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)

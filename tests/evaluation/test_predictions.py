@@ -82,15 +82,40 @@ def test_parts_are_joined_whichever_of_them_name_other_genres(tmp_path):
 
 def test_the_average_of_models_is_that_of_their_log_probabilities():
     first = make_predictions()
-    second = first.replace(clip_scores=-first.clip_scores * 3, predicted_genres={"clip": np.zeros(len(first), int)})
-    both = average([first, second])
-    expected = [log_softmax(part.clip_scores.astype(np.float64), axis=1) for part in (first, second)]
-    np.testing.assert_allclose(both.clip_scores, np.mean(expected, axis=0))
+    scores = {"clip_scores": first.clip_scores * 3, "bag_scores": first.bag_scores[::-1].copy()}
+    order = np.arange(len(first)).reshape(-1, 3)[::-1].ravel()  # the bags in another order, numbered anew
+    second = first.replace(
+        **scores, info={"corpus": "arrays", "fingerprint": "g"}, fold=np.zeros(len(first), np.int32)
+    )
+    second = second.replace(predicted_genres={"clip": np.zeros(len(first), int)})
+    both = average({"one": first, "two": second.take(order).replace(bag=first.bag)})
+    for level in ("clip_scores", "bag_scores"):
+        expected = [log_softmax(getattr(part, level).astype(np.float64), axis=1) for part in (first, second)]
+        np.testing.assert_allclose(getattr(both, level), np.mean(expected, axis=0))
+    assert both.info == {"corpus": "arrays"}  # of which fingerprint is unknown
     assert both.predicted_genres == {}
     assert both.attention is None
-    assert average([first, second.replace(bag_scores=None)]).bag_scores is None
-    with pytest.raises(UserError, match="predictions 1 and 2 cannot be averaged: they differ in track_id"):
-        average([first, second.take(np.arange(len(first) - 1))])
+    assert both.fold is None
+    assert average({"one": first, "two": second.replace(bag_scores=None)}).bag_scores is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p: p.take(np.arange(len(p) - 1)),
+            "one and two cannot .*: 1 clips are in the first alone, 0 in the second",
+        ),
+        (lambda p: p.replace(track_id=p.track_id + 1), "1 clips are in the first alone, 1 in the second"),
+        (lambda p: p.replace(label=(p.label + 1) % 3), "they have other labels"),
+        (lambda p: p.replace(bag=np.arange(len(p)) // 6), "they have other bags"),
+        (lambda p: p.replace(genres=GENRES[::-1]), "they have other genres"),
+        (lambda p: p.replace(clip_scores=None), "some have scores of clips alone, others of bags alone"),
+    ],
+)
+def test_what_cannot_be_averaged_is_told(change, message):
+    with pytest.raises(UserError, match=message):
+        average({"one": make_predictions(bag_scores=None), "two": change(make_predictions())})
 
 
 def test_every_metric_can_be_computed_from_the_file_alone(tmp_path):

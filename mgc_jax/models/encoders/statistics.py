@@ -1,6 +1,7 @@
 """Statistics of a spectrogram over time, and a dense layer on them."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -10,18 +11,22 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from scipy.fft import dct
 
+from mgc_jax.errors import UserError
 from mgc_jax.models.encoders.common import check_fractions, check_sizes, check_spectrogram
 from mgc_jax.models.layers import Dense, Dropout, MaskedBatchNorm
 from mgc_jax.runtime import platform
 
 _CORRELATED = 13  # cepstral coefficients whose correlations are features
-# Edges of the modulation frequencies, in cycles per frame: about an octave each, up to half a cycle.
+_SMALLEST = 1e-6  # added to a square before its root is taken
+# Edges of the ranges of modulation frequency, in cycles per frame: about an octave each. A clip of fewer than 125
+# frames has no frequency of its own in the lowest ranges, which then repeat its lowest one.
 _MODULATIONS = (0.004, 0.012, 0.024, 0.048, 0.096, 0.192, 0.32, 0.504)
 
 
 class Statistics(nnx.Module):
     """Timbre and rhythm without convolutions: summary statistics of the clip, standardized, and one dense layer.
 
+    For spectrograms of some 100 to 2,000 frames: the transform over time is a product with a matrix of frames squared.
     Of neither paper; the features are those of the time before deep networks (Tzanetakis & Cook 2002; McKinney &
     Breebaart 2003): of cepstral coefficients mean, deviation, deviation of their changes over one and four frames, and
     correlations; of groups of mel bands the log energy in ranges of modulation frequency. Attributes: `norm`, `dense`.
@@ -54,6 +59,8 @@ class Statistics(nnx.Module):
         check_spectrogram(clip_shape)
         check_sizes(cepstra=cepstra, bands=bands, hidden=hidden)
         check_fractions(dropout=dropout)
+        if not 0 <= noise < math.inf:
+            raise UserError(f"config.model.encoder: noise={noise!r} must be a number of at least 0")
         mel = clip_shape[1]
         self.cepstra, self.bands, self.noise, self.features = min(cepstra, mel), min(bands, mel), noise, hidden
         size = jax.eval_shape(self._statistics, jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)).shape[1]
@@ -66,8 +73,10 @@ class Statistics(nnx.Module):
     ) -> Float[Array, "n feature"]:
         """Returns one embedding per clip."""
         x = self._statistics(clips.astype(jnp.float32))[:, None, None]
-        x = jnp.clip(self.norm(x, mask, train)[:, 0, 0], -4, 4)  # of a silent clip they are far from all others
-        if train and self.noise and rngs is not None:
+        x = jnp.clip(self.norm(x, mask, train)[:, 0, 0], -4, 4)  # of a silent clip they are far off
+        if train and self.noise:
+            if rngs is None:
+                raise ValueError("noise in training needs rngs with a stream `dropout`")
             key = rngs.dropout()
             x += self.noise * platform.draw_per_clip(lambda shape: jax.random.normal(key, shape), x.shape)
         x = nnx.relu(self.dense(x.astype(clips.dtype)))
@@ -75,16 +84,16 @@ class Statistics(nnx.Module):
 
     def _statistics(self, clips: Float[Array, "n time mel"]) -> Float[Array, "n statistic"]:
         transform = dct(np.eye(clips.shape[2], dtype=np.float32), axis=0, norm="ortho")[: self.cepstra]
-        cepstra = clips @ transform.T
+        cepstra = jnp.matmul(clips, transform.T, precision="highest")
         correlated = _standardized(cepstra[..., :_CORRELATED])
-        correlation = jnp.einsum("nti,ntj->nij", correlated, correlated) / clips.shape[1]
+        correlation = jnp.einsum("nti,ntj->nij", correlated, correlated, precision="highest") / clips.shape[1]
         upper = np.triu_indices(correlation.shape[1], 1)
         groups = jnp.stack([band.mean(-1) for band in jnp.array_split(clips, self.bands, axis=-1)], -1)
         parts = [
             cepstra.mean(1),
-            cepstra.std(1),
-            _changes(cepstra, 1).std(1),
-            _changes(cepstra, 4).std(1),
+            _deviation(cepstra),
+            _deviation(_changes(cepstra, 1)),
+            _deviation(_changes(cepstra, 4)),
             correlation[:, *upper],
             _log_modulation(groups).reshape(clips.shape[0], -1),
         ]
@@ -97,9 +106,13 @@ def _changes(x: Float[Array, "n time feature"], frames: int) -> Float[Array, "n 
     return x[:, frames:] - x[:, : x.shape[1] - frames]
 
 
+def _deviation(x: Float[Array, "n time feature"]) -> Float[Array, "n feature"]:
+    """The standard deviation over time; a gradient exists where nothing changes, too."""
+    return jnp.sqrt(x.var(1) + _SMALLEST)
+
+
 def _standardized(x: Float[Array, "n time feature"]) -> Float[Array, "n time feature"]:
-    centred = x - x.mean(1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(1, keepdims=True) + 1e-6)
+    return (x - x.mean(1, keepdims=True)) / _deviation(x)[:, None]
 
 
 def _log_modulation(x: Float[Array, "n time band"]) -> Float[Array, "n range band"]:
@@ -109,9 +122,11 @@ def _log_modulation(x: Float[Array, "n time band"]) -> Float[Array, "n range ban
     numbers = np.arange(edges[0], max(frames // 2, edges[0]) + 1)
     angle = 2 * np.pi * numbers[:, None] * np.arange(frames) / frames
     centred = x - x.mean(1, keepdims=True)
-    amplitude = jnp.hypot(
-        *(jnp.einsum("ft,ntb->nfb", wave.astype(np.float32), centred) for wave in (np.cos(angle), np.sin(angle)))
-    )
-    ranges = [amplitude[:, low - edges[0] : max(high, low + 1) - edges[0]] for low, high in itertools.pairwise(edges)]
-    means = [part.mean(1) if part.shape[1] else jnp.zeros_like(x[:, 0]) for part in ranges]
+    parts = [
+        jnp.einsum("ft,ntb->nfb", wave.astype(np.float32), centred, precision="highest")
+        for wave in (np.cos(angle), np.sin(angle))
+    ]
+    amplitude = jnp.sqrt(jnp.square(parts[0]) + jnp.square(parts[1]) + _SMALLEST)
+    bins = [(low, max(high, low + 1)) for low, high in itertools.pairwise(edges)]
+    means = [amplitude[:, low - edges[0] : high - edges[0]].mean(1) for low, high in bins]
     return jnp.log(jnp.stack(means, 1) / np.sqrt(frames) + 1e-3)

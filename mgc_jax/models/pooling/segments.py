@@ -44,12 +44,6 @@ def membership(segments: Segments) -> Bool[Array, "row bag slot"]:
     return segments.of_clip[:, None, :] == jnp.arange(segments.bags)[None, :, None]
 
 
-def each_alone(segments: Segments) -> Segments:
-    """Returns the segments in which every clip is a bag of its own, whose number is that of its slot."""
-    slots = segments.of_clip.shape[1]
-    return Segments(jnp.where(segments.of_clip < segments.bags, jnp.arange(slots), slots), slots)
-
-
 def of_own_bag(values: Shaped[Array, "row bag *rest"], segments: Segments) -> Shaped[Array, "row slot *rest"]:
     """Returns for each clip the value of its bag; any bag's value where there is no clip."""
     segment = jnp.minimum(segments.of_clip, values.shape[1] - 1)
