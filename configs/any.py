@@ -4,8 +4,8 @@
 
 The argument is encoder and pooling joined by "+" (mgc_jax/models; default crnn_tf+matt), an encoder alone (prcnn:
 without bags), or a pooling alone (matt: on CRNN-TF). The representation is what the encoder was made for:
-mel_1360x96 for CRNN-TF, CRNN and FCN-4, mel_640x128 for the encoders of the PRCNN report, features_518 for the MLP.
-Of arrays, only the files are to be named: --config.data.corpus=arrays --config.data.arrays.clips=mels.npz
+mel_1360x96 for the CRNNs, FCN-4 and statistics, mel_640x128 for the encoders of the PRCNN report, features_518 for the
+MLP. Of arrays, only the files are to be named: --config.data.corpus=arrays --config.data.arrays.clips=mels.npz
 --config.data.arrays.table=tracks.csv. AdamW with a cosine schedule, the same for all; no published figures. Not yet
 run here on FMA. Without prepared FMA it trains on the demo corpus: the command above takes 4 minutes on 2 busy CPU
 cores; validation accuracy about 0.46 per clip, 0.61 averaged over bags, 0.65 for the bag model, 0.28 for the majority

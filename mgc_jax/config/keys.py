@@ -165,7 +165,7 @@ def default() -> ConfigDict:
     config.train.eval_every_epochs = 1
     config.train.log_every_steps = 20
     # validation metric of the best checkpoint: <level>/<metric>; multi_label: macro_ap, micro_ap, macro_auc, ...
-    # last: nothing selects, the last checkpoint counts, and a fold trains on all clips of the others
+    # last: nothing selects or is evaluated, the last checkpoint counts, a fold trains on all clips of the others
     config.train.select = f"bag/{SELECTED_BY[SINGLE_LABEL]}"
     config.train.checkpoint_every_steps = 0  # also between evaluations; 0: only there
     config.train.keep_checkpoints = 2  # the last ones, beside the best one
@@ -184,7 +184,7 @@ def default() -> ConfigDict:
     config.eval.batch_clips = 64  # clips embedded at once, over all devices
     config.eval.logit_adjustment = 0.0  # tau of post-hoc logit adjustment (Menon et al. 2020); 0: off
     # What evaluation sees of a model that is trained on crops: middle (the crop there), whole (the clip, for encoders
-    # that take clips of any length: crnn_pooled)
+    # that take clips of any length: crnn_pooled, statistics)
     config.eval.crop = "middle"
 
     config.bench = ConfigDict()  # of --mode bench; where several values may be given, () is that of the configuration

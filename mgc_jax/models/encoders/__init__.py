@@ -2,7 +2,8 @@
 
 Every encoder is called as `encoder(clips, mask, train, rngs)`: clips are [n, time, mel] or [n, feature], already
 standardized; mask [n] is False for padding clips, which batch statistics leave out; rngs has a stream `dropout` in
-training. The attribute `features` is the width of the embedding.
+training. The attribute `features` is the width of the embedding. If the attribute `any_length` is true, evaluation may
+give it longer clips than it was built for (`config.eval.crop = "whole"`).
 
 Clips are float32 or bfloat16. Weights are float32; they are cast to the dtype of the clips, which is the dtype of the
 computation and of the embedding.
