@@ -31,8 +31,10 @@ def tables_of(text):
         if line.startswith("|"):
             table.append([cell.strip() for cell in line.strip("|").split("|")])
         elif found := FIGURE.match(line):
+            if not table:
+                raise ValueError(f"{found[1]} has no table above it")
             yield found[1], [table[0], *table[2:]]
-        elif line.strip() and not line.startswith("|") and table and not line.startswith("!"):
+        elif line.strip():
             table = []
 
 
@@ -52,7 +54,7 @@ def number(text):
 
 
 def draw(rows):
-    """Returns a figure as SVG: a panel for every column that has a number in each row where it has anything."""
+    """Returns a figure as SVG: a panel for every column with such numbers."""
     head, *rows = rows
     columns = [i for i in range(1, len(head)) if any(value_of(row[i]) for row in rows)]
     mpl.rcParams.update({"svg.hashsalt": "mgc-jax", "font.size": 9, "svg.fonttype": "none"})

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mgc_jax import modes
 from mgc_jax.config import keys
 from mgc_jax.config.loading import load_config
-from mgc_jax.config.options import encoder_options
+from mgc_jax.config.options import encoder_options, pooling_options
 from mgc_jax.data.bags import bags_of
 from mgc_jax.data.batches import TrainBatches, pad
 from mgc_jax.data.inputs import make_inputs
@@ -29,6 +29,7 @@ from mgc_jax.data.open import open_corpus
 from mgc_jax.data.placement import DeviceClips
 from mgc_jax.data.standardization import standardization
 from mgc_jax.errors import UserError
+from mgc_jax.evaluation.predictions_file import PREDICTIONS_FILE, load_predictions
 from mgc_jax.experiment import Experiment
 from mgc_jax.export import export_workdir
 from mgc_jax.inference import load_export
@@ -511,6 +512,21 @@ def test_a_model_that_is_trained_on_crops_can_be_evaluated_on_whole_clips(tmp_pa
     config.model.encoder = encoder_options("crnn", filters=(2,), pools=((2, 2),), gru_units=2)
     with pytest.raises(UserError, match=r"eval\.crop='whole' .* crnn takes clips of one length"):
         modes.train(config, tmp_path / "other")
+
+
+def test_a_model_that_scores_clips_too_is_evaluated_and_exported_alike(tmp_path, corpus):
+    config = small_config(
+        tmp_path, corpus, **{"model.clips_too": True, "batch.sub_bags": True, "train.select": "last"}
+    )
+    config.model.pooling = pooling_options("set_transformer", width=8, heads=2)
+    config.batch.bags = 0
+    modes.train(config, tmp_path / "run")
+    found = load_predictions(tmp_path / "run" / PREDICTIONS_FILE).of_split("validation")
+    exported = load_export(export_workdir(config, tmp_path / "run"))
+    rows = np.searchsorted(corpus.track_id, found.track_id)
+    scores, _ = exported(corpus.clips[rows], found.bag)
+    np.testing.assert_allclose(scores[found.bag], found.bag_scores, atol=1e-4)
+    assert "last" in (tmp_path / "run" / "export" / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize(

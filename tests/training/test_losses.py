@@ -37,6 +37,12 @@ def test_cross_entropy():
     np.testing.assert_allclose(loss(), -of_label(log_softmax(LOGITS, -1)), rtol=1e-5)
 
 
+def test_scores_of_a_bag_and_of_its_clips_have_a_loss_each():
+    pair = jnp.asarray(log_softmax(np.stack([LOGITS, -LOGITS]), -1))
+    both = bag_loss(pair, targets(jnp.asarray(LABEL), 3), options(), ONE, ZERO)
+    np.testing.assert_allclose(both, [-of_label(log_softmax(part, -1)) for part in (LOGITS, -LOGITS)], rtol=1e-5)
+
+
 def test_focal():
     p = of_label(softmax(LOGITS, -1))
     np.testing.assert_allclose(loss(name="focal", focal_gamma=2.0), -((1 - p) ** 2) * np.log(p), rtol=1e-4)
