@@ -245,7 +245,7 @@ def show(path):
             ("fixed", [name for name, *_ in fixed_experiments(data)]),
         )
     }
-    show_nested(lines)
+    show_nested(path, lines)
     for (data, group), names in groups.items():
         if not names:
             continue
@@ -264,21 +264,51 @@ def show(path):
         show_differences(path, data, [line for line in lines if line["data"] == data and line["name"] in names])
 
 
-def show_nested(lines):
-    """Prints which system has the highest macro F1 on the part that was set aside in each fold, seeds averaged."""
+def show_nested(path, lines):
+    """Prints which system has the highest macro F1 on what was set aside in each fold, and what these score."""
     for data in dict.fromkeys(line["data"] for line in lines):
-        scores = {}
+        scores, seeds = {}, {}
         for line in lines:
-            if line["data"] == data and line["name"].startswith("inner: "):
-                scores.setdefault(line["name"].removeprefix("inner: "), []).append(line["inner"])
+            group, _, name = line["name"].partition(": ")
+            if line["data"] == data and group == "inner":
+                scores.setdefault(name, []).append(line["inner"])
+            elif line["data"] == data and group == "fixed":
+                seeds.setdefault(name, set()).add(line["seed"])
         if not scores:
             continue
         mean = {name: np.mean(values, axis=0) for name, values in scores.items()}
         print(f"\n### {data}, set aside\n\n| system | macro F1 in each fold | seeds |\n|---|---|---|")
         for name, values in mean.items():
             print(f"| {name} | {', '.join(f'{100 * value:.1f}' for value in values)} | {len(scores[name])} |")
-        for fold, values in enumerate(zip(*mean.values(), strict=True)):
-            print(f"fold {fold}: {list(mean)[int(np.argmax(values))]}")
+        chosen = [list(mean)[int(np.argmax(values))] for values in zip(*mean.values(), strict=True)]
+        for fold, name in enumerate(chosen):
+            print(f"fold {fold}: {name}")
+        of_seeds = []
+        for seed in sorted(set.intersection(*(seeds.get(name, set()) for name in chosen))):
+            of_seeds.append(nested_scores([scores_file(path, data, f"fixed: {name}", seed) for name in chosen]))
+        if of_seeds:
+            label = of_seeds[0][0]
+            each = [genre_metrics(label, values, values.argmax(1)) for _, values in of_seeds]
+            together = sum(values for _, values in of_seeds)
+            averaged = genre_metrics(label, together, together.argmax(1))
+            for metric in ("accuracy", "macro_f1", "micro_ap"):
+                found = [100 * values[metric] for values in each]
+                print(
+                    f"{metric}: {np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}; averaged {100 * averaged[metric]:.1f}"
+                )
+
+
+def nested_scores(files):
+    """Labels and log probabilities of all clips, by track id: those of fold k from the k-th file."""
+    parts = [load_predictions(file) for file in files]
+    label, scores = [], []
+    for fold, part in enumerate(parts):
+        rows = np.flatnonzero(part.fold == fold)
+        rows = rows[np.argsort(part.track_id[rows])]
+        values = part.levels["bag" if "bag" in part.levels else "clip_mean"][rows].astype(np.float64)
+        scores.append(values - np.logaddexp.reduce(values, axis=1, keepdims=True))
+        label.append(part.label[rows])
+    return np.concatenate(label), np.concatenate(scores)
 
 
 def show_differences(path, data, lines):
