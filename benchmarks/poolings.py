@@ -293,9 +293,8 @@ def show_nested(path, lines):
             averaged = genre_metrics(label, together, together.argmax(1))
             for metric in ("accuracy", "macro_f1", "micro_ap"):
                 found = [100 * values[metric] for values in each]
-                print(
-                    f"{metric}: {np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}; averaged {100 * averaged[metric]:.1f}"
-                )
+                spread = f"{np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}"
+                print(f"{metric}: {spread}; seeds averaged {100 * averaged[metric]:.1f}")
 
 
 def nested_scores(files):
