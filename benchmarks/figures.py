@@ -4,7 +4,7 @@
 
 A figure `![...](pictures/results_NAME.svg)` is of the table above it. Each row of the table is a row of the figure,
 each of its columns with such numbers a panel: 67.0 ± 1.9, a mean and a standard deviation, or +2.6 (-0.4 to +5.9), a
-value and its interval. Other columns are left out.
+value and its interval, or beside such a bare number, which is a point. Other columns are left out.
 """
 
 import io
@@ -45,6 +45,8 @@ def value_of(cell):
         return value, value - deviation, value + deviation
     if found := INTERVAL.match(cell):
         return tuple(map(number, found.groups()))
+    if re.fullmatch(NUMBER, cell):
+        return (number(cell),) * 3
     return None
 
 
@@ -56,7 +58,8 @@ def number(text):
 def draw(rows):
     """Returns a figure as SVG: a panel for every column with such numbers."""
     head, *rows = rows
-    columns = [i for i in range(1, len(head)) if any(value_of(row[i]) for row in rows)]
+    ranges = re.compile(f"{DEVIATION.pattern}|{INTERVAL.pattern}")
+    columns = [i for i in range(1, len(head)) if any(ranges.match(row[i]) for row in rows)]
     mpl.rcParams.update({"svg.hashsalt": "mgc-jax", "font.size": 9, "svg.fonttype": "none"})
     size = (2.6 + 2.1 * len(columns), 0.6 + 0.28 * len(rows))
     figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained")

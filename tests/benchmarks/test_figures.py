@@ -38,6 +38,7 @@ def test_a_figure_without_a_table_is_an_error():
 def test_values_are_means_with_deviations_or_values_with_intervals():
     assert value_of("67.0 ± 1.9") == (67.0, pytest.approx(65.1), pytest.approx(68.9))
     assert value_of("**+2.6** (\N{MINUS SIGN}0.4 to +5.9)") == (2.6, -0.4, 5.9)
+    assert value_of("67.0") == (67.0, 67.0, 67.0)
     assert value_of("yes") is None
 
 
