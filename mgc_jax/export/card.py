@@ -97,7 +97,9 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
     meta = exported.meta
     config = ConfigDict(meta.config)
     given = describe(meta)
-    made = given.get("spectrogram", {}).get("name") or given["corpus"]["representation"]
+    made = given.get("spectrogram", {}).get("name")
+    if made is None and meta.corpus != "arrays":  # of arrays from elsewhere the key means nothing
+        made = given["corpus"]["representation"]
     shape = " x ".join(map(str, meta.stored_shape))
     select = config.train.select
     chosen = "last" if select == keys.LAST else f"best by {select} on validation"
@@ -112,7 +114,7 @@ def model_card(exported: ExportedModel, results: Mapping[str, Any] | None) -> st
         f"| split | {_split(config)} |",
         f"| weights | step {meta.step}, the {chosen}{'; averaged (EMA)' if config.optimizer.ema else ''} |",
         f"| parameters | {count_parameters(exported.model):,} |",
-        f"| takes | {_KINDS[given['kind']]}, {shape}{f' ({made})' if given['kind'] != 'unknown' else ''} |",
+        f"| takes | {_KINDS[given['kind']]}, {shape}{f' ({made})' if made and given['kind'] != 'unknown' else ''} |",
         f"| gives | {'log odds of each genre by itself' if meta.genre_parents else 'log scores of the genres'} |",
         f"| post-hoc logit adjustment | {'yes, inside all formats' if any(meta.adjustment) else 'none'} |",
         f"| code | {meta.code or 'not recorded'} |",
