@@ -271,7 +271,7 @@ def test_mlp_normalizes_each_clip():
 @pytest.mark.parametrize(
     ("encoder", "shape", "message"),
     [
-        ({"name": "cnn_tf"}, (40, 12), "choose one of crnn_tf, crnn, fcn4, mlp, cnn, bigru, prcnn"),
+        ({"name": "cnn_tf"}, (40, 12), "choose one of crnn_tf, crnn, crnn_pooled, fcn4, mlp, cnn, bigru, prcnn"),
         ({"name": "crnn_tf", "filter": (3,)}, (40, 12), "has no option filter; it has filters"),
         ({"name": "crnn_tf", "filters": (3, 4)}, (40, 12), "one pool per block"),
         ({"name": "crnn_tf"}, (8,), "use the encoder mlp"),
