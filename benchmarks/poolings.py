@@ -106,20 +106,19 @@ FIXED_TIME = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "best_ba
 FOLDS = 5
 
 
-def fixed_experiments(data, select="last"):
+def fixed_experiments(data, *, nested=False):
     """(name of the row, argument of the configuration, flags) of what is trained for a fixed time.
 
-    With another `select`, a part of the training folds is set aside and scored at the end.
+    Nested, a part of the training folds is set aside, and its macro F1 is measured at the end.
     """
     flags = FIXED_TIME[data] | {
-        "data.folds": FOLDS, "optimizer.schedule": "cosine", "train.select": select,
+        "data.folds": FOLDS, "optimizer.schedule": "cosine",
         "train.eval_every_epochs": FIXED_TIME[data]["train.epochs"],
     }  # fmt: skip
-    group = "fixed" if select == "last" else "inner"
     for name, (pooling, changes) in (FIXED | (FIXED_REMEDIES if data == "echonest" else {})).items():
         level = "clip_mean" if pooling == "none" else "bag"
-        chosen = {} if select == "last" else {"train.select": f"{level}/{select}"}
-        yield f"{group}: {name}", pooling, changes | flags | chosen
+        select = f"{level}/macro_f1" if nested else "last"
+        yield f"{'inner' if nested else 'fixed'}: {name}", pooling, changes | flags | {"train.select": select}
 
 
 def experiments(data):
@@ -212,11 +211,8 @@ def main():
     out = Path(arguments.out)
     lines = out.read_text().splitlines() if out.exists() else []
     done = {(line["data"], line["name"], line["seed"]) for line in map(json.loads, lines)}
-    rows = list(
-        fixed_experiments(arguments.data, "macro_f1") if arguments.nested
-        else fixed_experiments(arguments.data) if arguments.fixed
-        else experiments(arguments.data)
-    )  # fmt: skip
+    fixed = arguments.fixed or arguments.nested
+    rows = list(fixed_experiments(arguments.data, nested=arguments.nested) if fixed else experiments(arguments.data))
     for seed in range(arguments.seeds):
         for name, pooling, flags in rows:
             if (arguments.data, name, seed) in done or arguments.only not in name:
@@ -224,8 +220,8 @@ def main():
             with contextlib.redirect_stderr(io.StringIO()):
                 scores = scores_file(out, arguments.data, name, seed)
                 levels, inner, seconds = run_one(arguments.data, pooling, flags, seed, arguments, scores)
-            line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1), "levels": levels}
-            line["inner"] = inner
+            line = {"data": arguments.data, "name": name, "seed": seed, "seconds": round(seconds, 1)}
+            line |= {"levels": levels, "inner": inner}
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             main_level = levels.get("bag", levels["clip"])

@@ -137,7 +137,7 @@ def evaluate_best(
     state, config, corpus = best_state(experiment, checkpoints), experiment.config, experiment.corpus
     step, latest = int(state.step), checkpoints.latest_step()
     meta = checkpoints.meta(step)
-    selected_by = f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else "last step"
+    selected_by = f"{experiment.selects_on}/{config.train.select}" if experiment.selects_on else keys.LAST_STEP
     if (gone := checkpoints.lost_best()) is not None:
         selected_by += f" of those that are left: that of step {gone:,}, which was better, is gone"
     about = {
@@ -359,8 +359,7 @@ def evaluate_predictions(
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error}") from error
     said = {key: value for key, value in predictions.info.items() if key in _OF_SCORES}
-    about = {"model": name, **said} if len(files) == 1 else {**said, "model": name}
-    finish(predictions, about, workdir, headline, corpus, keep_test=False)
+    finish(predictions, {"model": name, **said}, workdir, headline, corpus, keep_test=False)
     _write_report(workdir)
 
 

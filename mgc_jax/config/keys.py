@@ -12,6 +12,7 @@ SINGLE_LABEL, MULTI_LABEL = TASKS = ("single_label", "multi_label")
 
 
 LAST = "last"  # in place of a metric in `train.select`
+LAST_STEP = "last step"  # in results, in place of what selected the checkpoint
 
 
 # The metric that `train.select` names where nothing else is said.

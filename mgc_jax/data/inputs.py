@@ -20,6 +20,12 @@ _SPECTROGRAM_CLIPS = 4096
 _FRONTEND_CLIPS = 512  # where spectrograms are computed on the way
 
 
+def middle_frames(config: Any) -> int:
+    """Returns how many frames in the middle of a clip evaluation sees of a configuration; 0: all."""
+    middle = config["eval"].get("crop", "middle") == "middle"  # an older export has no such key
+    return config["augment"]["crop_frames"] if middle else 0
+
+
 class Inputs:
     """Turns stored clips into the encoder's input, inside jitted functions.
 
@@ -41,7 +47,7 @@ class Inputs:
             statistics: standardization of spectrograms or features.
         """
         self.frontend, self.statistics, self._augment = frontend, statistics, config.augment
-        self._middle = config.eval.get("crop", "middle") == "middle"  # there was no such key in 0.1
+        self._middle_frames = middle_frames(config)
         self._dtype = jnp.dtype(config.model.dtype)
         shape = tuple(stored_shape) if frontend is None else frontend.clip_shape
         crop = self._augment.crop_frames
@@ -68,8 +74,8 @@ class Inputs:
     def evaluation(self, clips: jax.Array) -> jax.Array:
         """Returns the inputs [n, ...] of stored clips [n, ...]."""
         values = self._standardized(clips)
-        if self._augment.crop_frames and self._middle:
-            values = augmentation.middle_crop(values, self._augment.crop_frames)
+        if self._middle_frames:
+            values = augmentation.middle_crop(values, self._middle_frames)
         return values.astype(self._dtype)
 
     def training(self, batch: Batch, clips: jax.Array, partners: jax.Array | None, key: jax.Array) -> jax.Array:

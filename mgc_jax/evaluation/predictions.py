@@ -193,11 +193,24 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     return dataclasses.replace(parts[0], **per_clip, predicted_genres=own)
 
 
+def shared_clips(first: Predictions, second: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of both that are of the same tracks: int [clip] each."""
+    _, rows_first, rows_second = np.intersect1d(
+        first.track_id, second.track_id, assume_unique=True, return_indices=True
+    )
+    return rows_first, rows_second
+
+
+def same_bags(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two numberings of the bags of the same clips, int [clip] each, put the same clips together."""
+    return len(np.unique(np.stack([first, second]), axis=1).T) == len(np.unique(first)) == len(np.unique(second))
+
+
 def average(parts: Mapping[str, Predictions]) -> Predictions:
     """Averages the log probabilities (multi-label: the log odds) of several models for the same clips and bags.
 
     The result has the levels that all of them have, and no attention; what they say differently of themselves is left
-    out.
+    out, and so is the model.
 
     Args:
         parts: of each model, by its name.
@@ -205,65 +218,57 @@ def average(parts: Mapping[str, Predictions]) -> Predictions:
     Raises:
         UserError: the parts are of other clips, bags, labels or genres, or they have no level in common.
     """
-    name, first = next(iter(parts.items()))
-    aligned = [first]
-    for other, part in list(parts.items())[1:]:
-        order = _rows_of(part, first.track_id)
-        if order is None or len(part) != len(first):
-            lacks = len(np.setdiff1d(first.track_id, part.track_id)), len(np.setdiff1d(part.track_id, first.track_id))
-            raise UserError(
-                f"{name} and {other} cannot be averaged: {lacks[0]:,} clips are in the first alone, {lacks[1]:,} in "
-                "the second. Give models of one corpus and split"
-            )
-        same_bags = part.bag[order][first.offsets[:-1]][first.bag]  # of each clip, the bag of the first one in ours
-        differs = [
-            field
-            for field, equal in {
-                "genres": (part.genres, part.parents) == (first.genres, first.parents),
-                "splits": np.array_equal(part.split[order], first.split),
-                "labels": np.array_equal(part.label[order], first.label),
-                "bags": np.array_equal(part.bag[order], same_bags) and len(part.bag_sizes) == len(first.bag_sizes),
-            }.items()
-            if not equal
-        ]
-        if differs:
-            raise UserError(f"{name} and {other} cannot be averaged: they have other {' and '.join(differs)}")
-        scores = {
-            field: None if (value := getattr(part, field)) is None else value[order]
-            for field in ("clip_scores", "bag_scores")
-        }
-        aligned.append(part.replace(**scores))
-    means = {
-        field: _mean_log_probabilities([getattr(part, field) for part in aligned], first.multi_label)
-        for field in ("clip_scores", "bag_scores")
-    }
+    names, models = list(parts), list(parts.values())
+    first = models[0]
+    orders = [_order_like(first, model, names[0], name) for name, model in parts.items()]
+    means = {}
+    for field in ("clip_scores", "bag_scores"):
+        scores = [getattr(model, field) for model in models]
+        given = [score[order] for score, order in zip(scores, orders, strict=True) if score is not None]
+        means[field] = _mean_log_probabilities(given, first.multi_label) if len(given) == len(scores) else None
     if all(mean is None for mean in means.values()):
         raise UserError(
-            f"{', '.join(parts)} cannot be averaged: some have scores of clips alone, others of bags alone"
+            f"{', '.join(names)} cannot be averaged: some have scores of clips alone, others of bags alone"
         )
     same = {field: getattr(first, field) for field in ("fold", "train_clips", "train_clips_outside_small")}
     for field, value in same.items():
-        same[field] = value if all(np.array_equal(getattr(part, field), value) for part in parts.values()) else None
-    info = {key: value for key, value in first.info.items() if all(p.info.get(key) == value for p in aligned)}
+        same[field] = value if all(np.array_equal(getattr(model, field), value) for model in models) else None
+    info = {key: value for key, value in first.info.items() if all(m.info.get(key) == value for m in models)}
+    info.pop("model", None)
     return first.replace(**means, **same, predicted_genres={}, attention=None, info=info)
 
 
-def _rows_of(predictions: Predictions, track_id: np.ndarray) -> np.ndarray | None:
-    """The rows of these tracks, or None where one is missing."""
-    order = np.argsort(predictions.track_id, kind="stable")
-    at = np.searchsorted(predictions.track_id, track_id, sorter=order)
-    rows = order[np.minimum(at, len(order) - 1)]
-    return rows if np.array_equal(predictions.track_id[rows], track_id) else None
+def _order_like(first: Predictions, second: Predictions, name: str, other: str) -> np.ndarray:
+    """Returns the rows of the second in the order of the first: int [clip].
+
+    Raises:
+        UserError: they are of other clips, or differ in what must be the same; it gives both names.
+    """
+    rows_first, rows_second = shared_clips(first, second)
+    lacks = len(first) - len(rows_first), len(second) - len(rows_second)
+    if any(lacks):
+        raise UserError(
+            f"{name} and {other} cannot be averaged: {lacks[0]:,} clips are in the first alone, {lacks[1]:,} in "
+            "the second. Give models of one corpus and split"
+        )
+    order = rows_second[np.argsort(rows_first)]
+    same = {
+        "genres": (second.genres, second.parents) == (first.genres, first.parents),
+        "splits": np.array_equal(second.split[order], first.split),
+        "labels": np.array_equal(second.label[order], first.label),
+        "bags": same_bags(second.bag[order], first.bag),
+    }
+    if differs := [what for what, equal in same.items() if not equal]:
+        raise UserError(f"{name} and {other} cannot be averaged: they have other {' and '.join(differs)}")
+    return order
 
 
-def _mean_log_probabilities(scores: list[np.ndarray | None], multi_label: bool) -> np.ndarray | None:
-    """The mean of the models' scores, each normalized (SVM's and MATT's are no probabilities); None: one has none."""
-    given = [np.asarray(score, np.float64) for score in scores if score is not None]
-    if len(given) < len(scores):
-        return None
+def _mean_log_probabilities(scores: Sequence[np.ndarray], multi_label: bool) -> np.ndarray:
+    """The mean of the models' scores, each normalized (SVM's and MATT's are no probabilities); not so multi-label."""
+    exact = [score.astype(np.float64) for score in scores]
     if not multi_label:
-        given = [score - np.logaddexp.reduce(score, axis=1, keepdims=True) for score in given]
-    return np.mean(given, axis=0)
+        exact = [score - np.logaddexp.reduce(score, axis=1, keepdims=True) for score in exact]
+    return np.mean(exact, axis=0)
 
 
 def training_clips(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mgc_jax.data.inputs import middle_frames
 from mgc_jax.inference import CheckpointMeta
 from mgc_jax.songs.representation import recorded_representation
 from tfds_fma.representations.audio import Audio
@@ -27,8 +28,7 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     mean, std = meta.standardization["mean"], meta.standardization["std"]
     standardized = any(mean) or any(value != 1 for value in std)
     kept = {name: meta.config["data"].get(name) for name in ("corpus", "representation", "features", "frames")}
-    cropped = meta.config["eval"].get("crop", "middle") == "middle"
-    crop = meta.config["augment"]["crop_frames"] if cropped else 0
+    crop = middle_frames(meta.config)
     common: dict[str, Any] = {
         "clip": {"shape": list(meta.stored_shape), "axes": _axes(meta), "dtype": "float32"},
         "inside_the_model": {

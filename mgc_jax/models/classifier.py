@@ -14,13 +14,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.models.encoders import ENCODERS
 from mgc_jax.models.layers import Count
 from mgc_jax.models.pooling import POOLINGS, Segments, Target
-from mgc_jax.models.pooling.segments import (
-    genre_scores,
-    membership,
-    of_own_bag,
-    uniform,
-    weighted_sum,
-)
+from mgc_jax.models.pooling.segments import genre_scores, membership, of_own_bag, uniform, weighted_sum
 from mgc_jax.models.recurrent import use_gru_kernels
 from mgc_jax.runtime.platform import in_order, split_rows
 

@@ -12,7 +12,7 @@ from mgc_jax.errors import UserError
 from mgc_jax.evaluation import metrics
 from mgc_jax.evaluation.bootstrap import ArtistBootstrap, mcnemar, paired
 from mgc_jax.evaluation.levels import LEVELS
-from mgc_jax.evaluation.predictions import Predictions
+from mgc_jax.evaluation.predictions import Predictions, same_bags, shared_clips
 from mgc_jax.evaluation.tasks import metric_samples, metric_values, metrics_of
 from mgc_jax.report import charts
 from mgc_jax.report.finished_run import FinishedRun, levels_of, read_run
@@ -153,14 +153,6 @@ def compared_metrics(task: str = SINGLE_LABEL) -> list[str]:
     ]
 
 
-def shared_clips(first: Predictions, second: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows of both that are of the same tracks: int [clip] each."""
-    _, rows_first, rows_second = np.intersect1d(
-        first.track_id, second.track_id, assume_unique=True, return_indices=True
-    )
-    return rows_first, rows_second
-
-
 def comparable_levels(first: Predictions, second: Predictions) -> list[tuple[str, str]]:
     """Returns pairs of a level of the second and one of the first.
 
@@ -192,7 +184,7 @@ def _pair(name: str, run: FinishedRun, base: FinishedRun, split: str) -> dict[st
         pair["why"] = f"not paired: the {split} splits of the two share no clip"
     else:
         levels = comparable_levels(first, second)
-        if not _same_bags(first.bag[at_first], second.bag[at_second]):
+        if not same_bags(first.bag[at_first], second.bag[at_second]):
             levels = [pair for pair in levels if pair == ("clip", "clip")]
             if not levels:
                 return pair | {"why": "not paired: its bags hold other clips"}
@@ -230,7 +222,7 @@ def mismatches(base: FinishedRun, run: FinishedRun, split: str) -> list[str]:
             f"it scored other clips: {len(at_first):,} of its {len(second):,} are among the {len(first):,} of the "
             "first"
         )
-    if not _same_bags(first.bag[at_first], second.bag[at_second]):
+    if not same_bags(first.bag[at_first], second.bag[at_second]):
         differ.append("its bags hold other clips (data.bag_key, or the albums), which concerns all levels but clip")
     return differ
 
@@ -242,11 +234,6 @@ def _on(run: FinishedRun, split: str) -> str:
         f"{run.corpus} (fingerprint {run.results.get('fingerprint', 'unknown')}, {result['clips']:,} {split} clips in "
         f"{result['bags']:,} bags)"
     )
-
-
-def _same_bags(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two numberings of the bags of the same clips, int [clip] each, put the same clips together."""
-    return len(np.unique(np.stack([first, second]), axis=1).T) == len(np.unique(first)) == len(np.unique(second))
 
 
 def _same_corpus(base: FinishedRun, run: FinishedRun, first: Predictions, second: Predictions) -> bool:

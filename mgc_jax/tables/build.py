@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgc_jax.config.keys import LAST_STEP
 from mgc_jax.data.corpus import INNER
 from mgc_jax.errors import UserError
 from mgc_jax.evaluation.bootstrap import FEWEST_ARTISTS, concentration_warnings
@@ -231,9 +232,9 @@ def _facts(
         "less it.",
     ]
     chosen = {outcomes[entry.number.cell].selected_by for entry in entries} - {""}
-    if "last step" in chosen:
+    if LAST_STEP in chosen:
         facts.append("Of our models the last checkpoint counts: nothing selected one.")
-    chosen -= {"last step"}
+    chosen -= {LAST_STEP}
     if chosen:
         facts.append(
             f"Our models: the checkpoint that was best by {' or '.join(sorted(chosen))}. " + _selection(request)
